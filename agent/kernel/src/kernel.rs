@@ -1,0 +1,308 @@
+//! The kernel: scripts, transactions, and commits that concurrent writers share.
+
+use crate::error::KernelError;
+use crate::matching::query;
+use crate::mutate::{self, Bound};
+use crate::rows::{Output, Summary};
+use crate::tx::Tx;
+use mew_lang::check::{Scope, check};
+use mew_lang::plan::{Plan, Returns};
+use mew_lang::parse_script;
+use mew_model::{KernelKey, Ontology, Value, name};
+use mew_store::{Place, Store, StoreError, Stored, View};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+pub type Params = BTreeMap<String, Value>;
+
+/// Most transactions that share one commit, so that the first of them does not wait for ever.
+const MAX_GROUP: usize = 256;
+/// Statements that one request may hold.
+const MAX_STATEMENTS: usize = 100_000;
+
+/// Who this kernel is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub kernel_id: String,
+    pub key: KernelKey,
+    /// Distinguishes local ids of different incarnations.
+    tag: String,
+}
+
+impl Identity {
+    pub fn new(kernel_id: &str, incarnation: &str) -> Self {
+        // Six characters of base 32: two incarnations of one kernel share a tag once in 2^30.
+        let n = name::number(incarnation);
+        let tag = (0..6).map(|i| b"0123456789abcdefghjkmnpqrstvwxyz"[(n >> (5 * i) & 31) as usize] as char).collect();
+        Identity { kernel_id: kernel_id.to_owned(), key: KernelKey::of(kernel_id), tag }
+    }
+
+    /// `e<tag>_<number>`: an identifier of the language, unique across incarnations.
+    pub fn local_id(&self, ent: u32) -> String {
+        format!("e{}_{ent}", self.tag)
+    }
+
+    pub fn parse_local(&self, id: &str) -> Option<u32> {
+        id.strip_prefix('e')?.strip_prefix(&self.tag)?.strip_prefix('_')?.parse().ok()
+    }
+}
+
+/// A transaction that waits for its turn.
+type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Box<dyn FnOnce(std::result::Result<u64, KernelError>) + Send> + Send>;
+
+/// Gives the turn to the next writer, also when a transaction panics.
+struct Turn<'a>(&'a Kernel);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).busy = false;
+        self.0.turn.notify_all();
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Somebody is committing; it takes what is queued when it is done.
+    busy: bool,
+}
+
+pub struct Kernel {
+    store: Store,
+    identity: Identity,
+    queue: Mutex<Queue>,
+    turn: Condvar,
+    head: AtomicU64,
+    on_commit: Mutex<Vec<Box<dyn Fn(u64) + Send + Sync>>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernel {
+    pub fn new(store: Store) -> Self {
+        let identity = Identity::new(store.kernel_id(), store.incarnation());
+        let head = AtomicU64::new(store.view().last_seq());
+        Kernel { identity, head, queue: Mutex::default(), turn: Condvar::new(), on_commit: Mutex::default(), store }
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn incarnation(&self) -> &str {
+        self.store.incarnation()
+    }
+
+    pub fn ontology(&self) -> Arc<Ontology> {
+        self.store.view().ontology().clone()
+    }
+
+    /// Takes an ontology that only adds; otherwise names what it would take away, and keeps the old one.
+    pub fn set_ontology(&self, o: Ontology) -> std::result::Result<(), Vec<String>> {
+        let refused = self.ontology().refused_changes(&o);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        self.store.set_ontology(Arc::new(o));
+        Ok(())
+    }
+
+    /// The newest durable seq.
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// Calls `f` with the newest seq after each commit, from the committing thread.
+    pub fn on_commit(&self, f: impl Fn(u64) + Send + Sync + 'static) {
+        lock(&self.on_commit).push(Box::new(f));
+    }
+
+    pub fn view(&self) -> View<'_> {
+        self.store.view()
+    }
+
+    pub fn feed(&self, place: &mut Place, out: &mut Vec<Stored>) -> std::result::Result<bool, StoreError> {
+        self.store.feed(place, out)
+    }
+
+    pub fn history(&self, place: &mut Place, out: &mut Vec<Stored>) -> std::result::Result<bool, StoreError> {
+        self.store.history(place, out)
+    }
+
+    /// Why the kernel cannot be written to until it is opened again, if so.
+    pub fn broken(&self) -> Option<String> {
+        self.store.broken()
+    }
+
+    /// (bytes of the log, entities with tombstones).
+    pub fn usage(&self) -> (u64, u64) {
+        self.store.usage()
+    }
+
+    /// Runs a transaction. It sees everything before it and is whole or not at all; transactions that wait together
+    /// share one commit. When this returns, what it did is durable. `now_ms` is the time of its writes.
+    pub fn write<T: Send + 'static>(
+        &self,
+        now_ms: u64,
+        f: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<(T, u64)> {
+        let done: Arc<Mutex<Option<Result<(T, u64)>>>> = Arc::default();
+        let to = done.clone();
+        let job: Job = Box::new(move |tx| {
+            tx.now_ms = now_ms;
+            match f(tx) {
+                Ok(v) => {
+                    tx.keep();
+                    Box::new(move |committed| *lock(&to) = Some(committed.map(|seq| (v, seq))))
+                }
+                Err(e) => {
+                    tx.undo();
+                    Box::new(move |_| *lock(&to) = Some(Err(e)))
+                }
+            }
+        });
+        let mut q = lock(&self.queue);
+        q.jobs.push_back(job);
+        loop {
+            if q.busy {
+                q = self.turn.wait(q).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                q.busy = true;
+                let n = q.jobs.len().min(MAX_GROUP);
+                let jobs: Vec<Job> = q.jobs.drain(..n).collect();
+                drop(q);
+                let turn = Turn(self);
+                self.commit(jobs);
+                drop(turn);
+                q = lock(&self.queue);
+            }
+            if let Some(r) = lock(&done).take() {
+                return r;
+            }
+        }
+    }
+
+    fn commit(&self, jobs: Vec<Job>) {
+        let (batch, answers) = {
+            let view = self.store.view();
+            let mut tx = Tx::new(&view, &self.identity, 0);
+            let answers: Vec<_> = jobs.into_iter().map(|j| j(&mut tx)).collect();
+            (tx.into_batch(), answers)
+        };
+        let changed = !batch.changes.is_empty();
+        let r = self.store.commit(batch).map_err(KernelError::from);
+        if let (Ok(seq), true) = (&r, changed) {
+            self.head.store(*seq, Ordering::Release);
+            for f in lock(&self.on_commit).iter() {
+                f(*seq);
+            }
+        }
+        for a in answers {
+            a(r.clone());
+        }
+    }
+
+    // ---------------------------------------------------------------- scripts
+
+    /// Runs a script. Each statement is a transaction of its own, unless BEGIN … COMMIT joins several. The first error
+    /// ends the script; what was committed before stays.
+    pub fn execute(&self, now_ms: u64, text: &str, params: &Params) -> Result<Output> {
+        let statements = parse_script(text).map_err(KernelError::Text)?;
+        if statements.len() > MAX_STATEMENTS {
+            return Err(KernelError::Limit(format!("{} statements; at most {MAX_STATEMENTS} in one request", statements.len())));
+        }
+        let o = self.ontology();
+        // All of it is checked before any of it runs: a typo in line 90 must not leave 89 lines done.
+        let mut scope = Scope::default();
+        let plans: Vec<Plan> =
+            statements.iter().map(|s| check(&o, &mut scope, s)).collect::<std::result::Result<_, _>>().map_err(|d| KernelError::Text(vec![d]))?;
+        let mut out = Output::default();
+        let mut bound = Bound::default();
+        for unit in units(plans)? {
+            match unit {
+                Unit::Read(Plan::Query(q)) => {
+                    let view = self.store.view();
+                    let rows = query(&Tx::new(&view, &self.identity, now_ms), params, &q)?;
+                    (out.columns, out.rows) = (columns(Some(&q.returns)), rows);
+                }
+                Unit::Read(_) => {}
+                Unit::Write(plans) => {
+                    let (params, start) = (params.clone(), bound.clone());
+                    let (done, seq) = self.write(now_ms, move |tx| run_all(tx, &params, start, &plans))?;
+                    bound = done.bound;
+                    out.summary.add(done.summary);
+                    (out.columns, out.rows, out.seq) = (done.columns, done.rows, seq);
+                }
+                Unit::Discard(plans) => {
+                    let view = self.store.view();
+                    let done = run_all(&mut Tx::new(&view, &self.identity, now_ms), params, bound.clone(), &plans)?;
+                    (out.columns, out.rows) = (done.columns, done.rows);
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+struct Done {
+    bound: Bound,
+    columns: Vec<String>,
+    rows: Vec<Vec<Value>>,
+    summary: Summary,
+}
+
+/// The statements of one transaction, in order.
+fn run_all(tx: &mut Tx<'_>, params: &Params, bound: Bound, plans: &[Plan]) -> Result<Done> {
+    let mut d = Done { bound, columns: Vec::new(), rows: Vec::new(), summary: Summary::default() };
+    for p in plans {
+        match p {
+            Plan::Query(q) => (d.columns, d.rows) = (columns(Some(&q.returns)), query(tx, params, q)?),
+            Plan::Mutate(m) => {
+                let (rows, summary) = mutate::run(tx, params, &mut d.bound, m)?;
+                (d.columns, d.rows) = (columns(m.returning.as_ref()), rows);
+                d.summary.add(summary);
+            }
+            Plan::Begin | Plan::Commit | Plan::Rollback => {}
+        }
+    }
+    Ok(d)
+}
+
+fn columns(r: Option<&Returns>) -> Vec<String> {
+    r.map(|r| r.columns.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default()
+}
+
+enum Unit {
+    Read(Plan),
+    Write(Vec<Plan>),
+    /// Run for its rows and errors, then forgotten.
+    Discard(Vec<Plan>),
+}
+
+/// Cuts a script into transactions.
+fn units(plans: Vec<Plan>) -> Result<Vec<Unit>> {
+    let mut out = Vec::new();
+    let mut open: Option<Vec<Plan>> = None;
+    for p in plans {
+        match (p, &mut open) {
+            (Plan::Begin, None) => open = Some(Vec::new()),
+            (Plan::Begin, Some(_)) => return Err(KernelError::Transaction("BEGIN inside a transaction")),
+            (Plan::Commit, Some(_)) => out.extend(open.take().map(Unit::Write)),
+            (Plan::Rollback, Some(_)) => out.extend(open.take().map(Unit::Discard)),
+            (Plan::Commit, None) => return Err(KernelError::Transaction("COMMIT without BEGIN")),
+            (Plan::Rollback, None) => return Err(KernelError::Transaction("ROLLBACK without BEGIN")),
+            (p, Some(list)) => list.push(p),
+            (p @ Plan::Query(_), None) => out.push(Unit::Read(p)),
+            (p, None) => out.push(Unit::Write(vec![p])),
+        }
+    }
+    match open {
+        Some(_) => Err(KernelError::Transaction("the transaction has BEGIN and no COMMIT; nothing of it was done")),
+        None => Ok(out),
+    }
+}

@@ -1,0 +1,374 @@
+//! MATCH: binds variables step by step, the cheapest first, and tests each condition as soon as it can be.
+
+use crate::error::KernelError;
+use crate::kernel::Params;
+use crate::tx::Tx;
+use mew_lang::check::equalities;
+use mew_lang::eval::{Env, EvalError, eval, passes};
+use mew_lang::plan::{EdgePattern, Expr, Match, Op, Query, Returns, System};
+use mew_model::value::format_timestamp;
+use mew_model::{Number, Value};
+use mew_store::Stored;
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+/// Rows that one statement may hold in memory.
+const MAX_ROWS: usize = 10_000_000;
+
+/// One binding of the variables; slots of variables that are not bound yet are empty.
+pub type Row = Vec<Option<Stored>>;
+
+/// A row seen by expressions.
+pub struct RowEnv<'a, 'v> {
+    pub tx: &'a Tx<'v>,
+    pub params: &'a Params,
+    pub row: &'a Row,
+}
+
+impl RowEnv<'_, '_> {
+    fn stored(&self, slot: usize) -> Option<&Stored> {
+        self.row.get(slot).and_then(Option::as_ref)
+    }
+}
+
+impl Env for RowEnv<'_, '_> {
+    fn attr(&self, slot: usize, key: Number) -> Value {
+        self.stored(slot).and_then(|s| s.entity().ok().map(|e| e.attr(key))).unwrap_or(Value::Null)
+    }
+
+    fn system(&self, slot: usize, field: System) -> Value {
+        let Some(s) = self.stored(slot) else { return Value::Null };
+        let Ok(e) = s.entity() else { return Value::Null };
+        match field {
+            System::Id => Value::String(self.tx.identity().local_id(s.ent)),
+            System::Type => Value::String(self.tx.ontology().type_name(e.ty)),
+            System::SyncId => Value::String(e.sync_id.to_owned()),
+            System::UpdatedAt => Value::Timestamp(e.time.ms() as i64),
+            System::Version => Value::String(format!("{}+{}@{:016x}", format_timestamp(e.time.ms() as i64), e.time.0 & 0xffff, e.kernel.0)),
+            System::Origin if s.origin.0 == 0 => Value::Null,
+            System::Origin => Value::String(format!("{:016x}", s.origin.0)),
+        }
+    }
+
+    fn is_type(&self, slot: usize, ty: Number) -> bool {
+        let o = self.tx.ontology();
+        self.stored(slot).and_then(|s| s.entity().ok()).and_then(|e| o.by_number(e.ty)).is_some_and(|t| t.lineage.contains(&ty))
+    }
+
+    fn param(&self, name: &str) -> Option<Value> {
+        self.params.get(name).cloned()
+    }
+
+    fn reference(&self, name: &str) -> Value {
+        match self.tx.resolve(name) {
+            Ok(Some(s)) => s.entity().map_or(Value::Null, |e| Value::Id(e.sync_id.to_owned())),
+            _ => Value::Null,
+        }
+    }
+
+    fn exists(&self, m: &Match) -> std::result::Result<bool, EvalError> {
+        let mut row: Row = self.row.clone();
+        row.resize(m.vars.len(), None);
+        let mut found = false;
+        let r = Matcher::new(self.tx, self.params, m).and_then(|x| {
+            x.run(row, &mut |_| {
+                found = true;
+                Ok(ControlFlow::Break(()))
+            })
+        });
+        match r {
+            Ok(_) => Ok(found),
+            Err(KernelError::Eval(e)) => Err(e),
+            Err(e) => Err(EvalError::Other(e.to_string())),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.tx.now_ms
+    }
+}
+
+enum Step<'m> {
+    /// Enumerate a node variable.
+    Node(usize),
+    /// Follow an edge pattern from an end that is bound already, or enumerate the edges of its type.
+    Edge(&'m EdgePattern),
+}
+
+pub struct Matcher<'m, 'v> {
+    tx: &'m Tx<'v>,
+    params: &'m Params,
+    m: &'m Match,
+    steps: Vec<Step<'m>>,
+    /// Conditions to test after each step.
+    tests: Vec<Vec<&'m Expr>>,
+}
+
+type Found<'f> = &'f mut dyn FnMut(&Row) -> Result<ControlFlow<()>>;
+
+impl<'m, 'v> Matcher<'m, 'v> {
+    pub fn new(tx: &'m Tx<'v>, params: &'m Params, m: &'m Match) -> Result<Self> {
+        let mut bound: Vec<bool> = (0..m.vars.len()).map(|i| i < m.outer).collect();
+        let mut left: Vec<&EdgePattern> = m.edges.iter().collect();
+        let mut steps = Vec::new();
+        let mut tests = Vec::new();
+        let mut conditions = conjuncts(m.filter.as_ref());
+        loop {
+            let cheap = (0..m.vars.len()).find(|i| !bound[*i] && !m.vars[*i].is_edge && lookup(tx, m, *i).is_some());
+            let joined = left.iter().position(|e| e.ends.iter().flatten().any(|s| bound[*s]));
+            let step = if let Some(v) = cheap {
+                Step::Node(v)
+            } else if let Some(i) = joined {
+                Step::Edge(left.remove(i))
+            } else if let Some(v) = (0..m.vars.len()).filter(|i| !bound[*i] && !m.vars[*i].is_edge).min_by_key(|i| size(tx, m, *i)) {
+                Step::Node(v)
+            } else if !left.is_empty() {
+                Step::Edge(left.remove(0))
+            } else {
+                break;
+            };
+            match &step {
+                Step::Node(v) => bound[*v] = true,
+                Step::Edge(e) => e.ends.iter().flatten().chain(&e.slot).for_each(|s| bound[*s] = true),
+            }
+            steps.push(step);
+            let (now, later): (Vec<&Expr>, Vec<&Expr>) = conditions.into_iter().partition(|c| slots(c).iter().all(|s| bound[*s]));
+            tests.push(now);
+            conditions = later;
+        }
+        if let Some(last) = tests.last_mut() {
+            last.extend(conditions);
+        } else {
+            tests.push(conditions);
+        }
+        Ok(Matcher { tx, params, m, steps, tests })
+    }
+
+    /// Calls `found` for each row, until it breaks. `row` has the outer slots filled.
+    pub fn run(&self, mut row: Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        row.resize(self.m.vars.len(), None);
+        if self.steps.is_empty() {
+            return if self.passes(0, &row)? { found(&row) } else { Ok(ControlFlow::Continue(())) };
+        }
+        self.step(0, &mut row, found)
+    }
+
+    fn passes(&self, at: usize, row: &Row) -> Result<bool> {
+        let env = RowEnv { tx: self.tx, params: self.params, row };
+        for t in &self.tests[at] {
+            if !passes(Some(t), &env)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn descend(&self, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        if !self.passes(at, row)? {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if at + 1 == self.steps.len() { found(row) } else { self.step(at + 1, row, found) }
+    }
+
+    fn step(&self, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        match &self.steps[at] {
+            Step::Node(v) => {
+                for ent in self.candidates(*v, row)? {
+                    let Some(s) = self.tx.living(ent)? else { continue };
+                    row[*v] = Some(s);
+                    if self.descend(at, row, found)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                row[*v] = None;
+            }
+            Step::Edge(p) => {
+                let from = p.ends.iter().enumerate().find_map(|(i, s)| s.and_then(|s| row[s].as_ref()).map(|x| (i, x.ent)));
+                let edges = match from {
+                    Some((_, ent)) => self.tx.edges_of(ent),
+                    None => self.tx.of_type(p.ty),
+                };
+                for edge in edges {
+                    if self.edge(p, edge, at, row, found)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Tries one edge against a pattern: type, ends that are bound, types of ends that are not.
+    fn edge(&self, p: &EdgePattern, edge: u32, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        let go_on = Ok(ControlFlow::Continue(()));
+        let (Some(s), Some(ends)) = (self.tx.living(edge)?, self.tx.ends(edge)) else { return go_on };
+        if s.entity()?.ty != p.ty {
+            return go_on;
+        }
+        let mut set = Vec::new();
+        let mut fits = true;
+        for (slot, end) in p.ends.iter().zip(ends) {
+            let Some(slot) = *slot else { continue };
+            match &row[slot] {
+                Some(x) => fits &= x.ent == end,
+                None => {
+                    let Some(node) = self.tx.living(end)? else { fits = false; break };
+                    let o = self.tx.ontology();
+                    let ty = node.entity()?.ty;
+                    fits &= self.m.vars[slot].ty.is_none_or(|want| o.by_number(ty).is_some_and(|t| t.lineage.contains(&want)));
+                    row[slot] = Some(node);
+                    set.push(slot);
+                }
+            }
+        }
+        let r = if fits {
+            if let Some(slot) = p.slot {
+                row[slot] = Some(s);
+                set.push(slot);
+            }
+            self.descend(at, row, found)
+        } else {
+            go_on
+        };
+        for slot in set {
+            row[slot] = None;
+        }
+        r
+    }
+
+    fn candidates(&self, v: usize, row: &Row) -> Result<Vec<u32>> {
+        if let Some((scope, attr, value)) = lookup(self.tx, self.m, v) {
+            let env = RowEnv { tx: self.tx, params: self.params, row };
+            let value = eval(value, &env)?;
+            // Stored as the attribute's kind; what does not convert equals nothing.
+            let kind = self.tx.ontology().types().find_map(|t| t.attrs.values().find(|a| a.number == attr)).map(|a| a.kind);
+            let value = match kind.map(|k| value.clone().coerce(k)) {
+                Some(Ok(v)) => v,
+                Some(Err(_)) => return Ok(Vec::new()),
+                None => value,
+            };
+            if !value.is_null() {
+                return Ok(self.tx.unique(scope, attr, &value)?.into_iter().collect());
+            }
+        }
+        Ok(match self.m.vars[v].ty {
+            None => self.tx.all_nodes(),
+            Some(t) => {
+                let mut all: Vec<u32> = self.tx.ontology().with_subtypes(t).into_iter().flat_map(|t| self.tx.of_type(t)).collect();
+                all.sort_unstable();
+                all
+            }
+        })
+    }
+}
+
+/// `v.attr = constant` on a unique attribute, if the filter demands it. (Int against Float is left to the scan.)
+fn lookup<'m>(tx: &Tx<'_>, m: &'m Match, v: usize) -> Option<(Number, Number, &'m Expr)> {
+    let o = tx.ontology();
+    let t = o.by_number(m.vars[v].ty?)?;
+    equalities(m.filter.as_ref()?, v).into_iter().find_map(|(key, value)| {
+        let a = t.attrs.values().find(|a| a.number == key)?;
+        Some((a.unique_in?, key, value))
+    })
+}
+
+fn size(tx: &Tx<'_>, m: &Match, v: usize) -> usize {
+    match m.vars[v].ty {
+        None => usize::MAX,
+        Some(t) => tx.ontology().with_subtypes(t).into_iter().map(|t| tx.of_type(t).len()).sum(),
+    }
+}
+
+fn conjuncts(e: Option<&Expr>) -> Vec<&Expr> {
+    let mut out = Vec::new();
+    let mut todo: Vec<&Expr> = e.into_iter().collect();
+    while let Some(e) = todo.pop() {
+        match e {
+            Expr::Binary(a, Op::And, b) => todo.extend([b.as_ref(), a.as_ref()]),
+            e => out.push(e),
+        }
+    }
+    out
+}
+
+/// Slots that an expression reads.
+fn slots(e: &Expr) -> Vec<usize> {
+    match e {
+        Expr::Entity(s) | Expr::Attr(s, _) | Expr::System(s, _) | Expr::TypeTest(s, _) => vec![*s],
+        Expr::Not(x) | Expr::Negate(x) | Expr::IsNull(x, _) | Expr::Length(x) => slots(x),
+        Expr::Binary(a, _, b) => [slots(a), slots(b)].concat(),
+        Expr::In(x, l) => l.iter().flat_map(slots).chain(slots(x)).collect(),
+        Expr::Exists(m) => (0..m.outer).collect(),
+        Expr::Count(Some(x)) => slots(x),
+        Expr::Value(_) | Expr::Param(..) | Expr::Reference(_) | Expr::Now | Expr::Count(None) => Vec::new(),
+    }
+}
+
+pub fn rows_of(tx: &Tx<'_>, params: &Params, m: &Match) -> Result<Vec<Row>> {
+    let mut out = Vec::new();
+    let _ = Matcher::new(tx, params, m)?.run(Vec::new(), &mut |r| {
+        if out.len() >= MAX_ROWS {
+            return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows")));
+        }
+        out.push(r.clone());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(out)
+}
+
+pub fn query(tx: &Tx<'_>, params: &Params, q: &Query) -> Result<Vec<Vec<Value>>> {
+    let simple = q.returns.order.is_empty() && !q.returns.distinct && !q.returns.aggregate;
+    let enough = if simple { q.returns.limit.map(|l| l.saturating_add(q.returns.offset)) } else { None };
+    let mut rows = Vec::new();
+    if enough != Some(0) {
+        let _ = Matcher::new(tx, params, &q.matching)?.run(Vec::new(), &mut |r| {
+            if rows.len() >= MAX_ROWS {
+                return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows; use LIMIT")));
+            }
+            rows.push(project(tx, params, r, &q.returns)?);
+            Ok(if enough.is_some_and(|n| rows.len() as u64 >= n) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+    }
+    finish(rows, &q.returns)
+}
+
+/// Columns, and the keys to sort by.
+pub type Projected = (Vec<Value>, Vec<Value>);
+
+pub fn project(tx: &Tx<'_>, params: &Params, row: &Row, r: &Returns) -> Result<Projected> {
+    let env = RowEnv { tx, params, row };
+    let column = |e: &Expr| match e {
+        // What is counted: one for each row in which it is not null.
+        Expr::Count(None) => Ok(Value::Bool(true)),
+        Expr::Count(Some(x)) => eval(x, &env).map(|v| Value::Bool(!v.is_null())),
+        e => eval(e, &env),
+    };
+    let columns = r.columns.iter().map(|(_, e)| column(e)).collect::<std::result::Result<_, _>>()?;
+    let keys = r.order.iter().map(|(e, _)| column(e)).collect::<std::result::Result<_, _>>()?;
+    Ok((columns, keys))
+}
+
+/// Counts, DISTINCT, ORDER BY, OFFSET and LIMIT.
+pub fn finish(mut rows: Vec<Projected>, r: &Returns) -> Result<Vec<Vec<Value>>> {
+    if r.aggregate {
+        let count = |i: usize| rows.iter().filter(|(c, _)| matches!(c[i], Value::Bool(true))).count();
+        let counted: Vec<Value> = (0..r.columns.len()).map(|i| Value::Int(count(i) as i64)).collect();
+        return Ok(if r.limit == Some(0) || r.offset > 0 { Vec::new() } else { vec![counted] });
+    }
+    if r.distinct {
+        let mut seen = std::collections::HashSet::new();
+        rows.retain(|(c, _)| seen.insert(c.iter().map(Value::to_string).collect::<Vec<_>>()));
+    }
+    rows.sort_by(|(_, a), (_, b)| {
+        let mut o = Ordering::Equal;
+        for ((x, y), (_, descending)) in a.iter().zip(b).zip(&r.order) {
+            let c = x.sort_cmp(y);
+            o = o.then(if *descending { c.reverse() } else { c });
+        }
+        o
+    });
+    let limit = r.limit.map_or(usize::MAX, |l| l as usize);
+    Ok(rows.into_iter().skip(r.offset as usize).take(limit).map(|(c, _)| c).collect())
+}

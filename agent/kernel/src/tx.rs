@@ -1,0 +1,349 @@
+//! A transaction: the newest commit, what earlier transactions of the same commit changed, and what this one changed.
+
+use crate::error::KernelError;
+use crate::kernel::Identity;
+use bytes::Bytes;
+use mew_model::ontology::{Type, Violation};
+use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, entity};
+use mew_store::{Batch, Change, Stored, View};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+type Result<T> = std::result::Result<T, KernelError>;
+type UniqueKey = (Number, Number, Vec<u8>);
+
+/// Changes on top of something.
+#[derive(Default)]
+struct Layer {
+    /// In the order of first change, so that an edge follows its ends.
+    changes: Vec<Change>,
+    at: HashMap<u32, usize>,
+    ids: HashMap<String, u32>,
+    /// Who holds a unique value now; `None` if it was given up.
+    unique: HashMap<UniqueKey, Option<u32>>,
+    /// (end, edge) → whether the edge is there now.
+    by_end: BTreeMap<(u32, u32), bool>,
+    ends: HashMap<u32, [u32; 2]>,
+    /// (type, entity) → whether it lives now.
+    types: BTreeMap<(Number, u32), bool>,
+    facts: BTreeMap<Vec<u8>, Vec<u8>>,
+    new_entities: u32,
+}
+
+impl Layer {
+    fn put(&mut self, c: Change) {
+        match self.at.get(&c.ent) {
+            Some(i) => self.changes[*i] = c,
+            None => {
+                self.at.insert(c.ent, self.changes.len());
+                self.changes.push(c);
+            }
+        }
+    }
+
+    fn absorb(&mut self, over: Layer) {
+        for c in over.changes {
+            self.put(c);
+        }
+        self.ids.extend(over.ids);
+        self.unique.extend(over.unique);
+        self.by_end.extend(over.by_end);
+        self.ends.extend(over.ends);
+        self.types.extend(over.types);
+        self.facts.extend(over.facts);
+        self.new_entities += over.new_entities;
+    }
+}
+
+pub struct Tx<'a> {
+    view: &'a View<'a>,
+    identity: &'a Identity,
+    pub now_ms: u64,
+    /// Changes of the transactions before this one in the same commit, then this one's.
+    layers: [Layer; 2],
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(view: &'a View<'a>, identity: &'a Identity, now_ms: u64) -> Self {
+        Tx { view, identity, now_ms, layers: Default::default() }
+    }
+
+    /// Keeps what this transaction did, for the commit, and begins the next one.
+    pub(crate) fn keep(&mut self) {
+        let top = std::mem::take(&mut self.layers[1]);
+        self.layers[0].absorb(top);
+    }
+
+    /// Forgets what this transaction did.
+    pub(crate) fn undo(&mut self) {
+        self.layers[1] = Layer::default();
+    }
+
+    pub(crate) fn into_batch(self) -> Batch {
+        let [base, _] = self.layers;
+        Batch { changes: base.changes, facts: base.facts.into_iter().collect() }
+    }
+
+    pub fn ontology(&self) -> &Arc<Ontology> {
+        self.view.ontology()
+    }
+
+    pub fn identity(&self) -> &Identity {
+        self.identity
+    }
+
+    fn over(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().rev()
+    }
+
+    // ---------------------------------------------------------------- reading
+
+    /// Also finds tombstones.
+    pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
+        match self.over().find_map(|l| l.ids.get(sync_id)) {
+            Some(e) => Ok(Some(*e)),
+            None => Ok(self.view.find(sync_id)?),
+        }
+    }
+
+    /// The newest version, tombstones included.
+    pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
+        for l in self.over() {
+            if let Some(i) = l.at.get(&ent) {
+                let c = &l.changes[*i];
+                return Ok(Some(Stored { ent, seq: 0, origin: c.origin, crc: 0, bytes: c.bytes.clone() }));
+            }
+        }
+        Ok(self.view.get(ent)?)
+    }
+
+    pub fn living(&self, ent: u32) -> Result<Option<Stored>> {
+        Ok(match self.get(ent)? {
+            Some(s) if !s.entity()?.deleted => Some(s),
+            _ => None,
+        })
+    }
+
+    /// Living entities of exactly this type, ascending by number.
+    pub fn of_type(&self, ty: Number) -> Vec<u32> {
+        let mut all: BTreeSet<u32> = self.view.of_type(ty).into_iter().flatten().collect();
+        for l in &self.layers {
+            for ((_, ent), here) in l.types.range((ty, 0)..=(ty, u32::MAX)) {
+                if *here {
+                    all.insert(*ent);
+                } else {
+                    all.remove(ent);
+                }
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// All living nodes, ascending by number.
+    pub fn all_nodes(&self) -> Vec<u32> {
+        let o = self.ontology();
+        let mut all: Vec<u32> = o.types().filter(|t| t.edge.is_none()).flat_map(|t| self.of_type(t.number)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    pub fn edges_of(&self, ent: u32) -> Vec<u32> {
+        let mut all: BTreeSet<u32> = self.view.edges_of(ent).collect();
+        for l in &self.layers {
+            for ((_, edge), here) in l.by_end.range((ent, 0)..=(ent, u32::MAX)) {
+                if *here {
+                    all.insert(*edge);
+                } else {
+                    all.remove(edge);
+                }
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    pub fn ends(&self, edge: u32) -> Option<[u32; 2]> {
+        self.over().find_map(|l| l.ends.get(&edge)).copied().or_else(|| self.view.ends(edge))
+    }
+
+    /// The living entity that holds a unique value.
+    pub fn unique(&self, scope: Number, attr: Number, v: &Value) -> Result<Option<u32>> {
+        let key = (scope, attr, entity::value_key(v));
+        match self.over().find_map(|l| l.unique.get(&key)) {
+            Some(holder) => Ok(*holder),
+            None => Ok(self.view.unique(scope, attr, v)?),
+        }
+    }
+
+    pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match self.over().find_map(|l| l.facts.get(key)) {
+            Some(v) if v.is_empty() => Ok(None),
+            Some(v) => Ok(Some(Bytes::copy_from_slice(v))),
+            None => Ok(self.view.fact(key)?),
+        }
+    }
+
+    /// Facts whose key begins with `prefix`, ascending by key.
+    pub fn facts(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>> {
+        let mut all: BTreeMap<Vec<u8>, Bytes> = self.view.facts(prefix)?.into_iter().collect();
+        for l in &self.layers {
+            for (k, v) in l.facts.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix)) {
+                if v.is_empty() {
+                    all.remove(k);
+                } else {
+                    all.insert(k.clone(), Bytes::copy_from_slice(v));
+                }
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// An entity named by local id or `sync_id`.
+    pub fn resolve(&self, reference: &str) -> Result<Option<Stored>> {
+        if let Some(ent) = self.identity.parse_local(reference)
+            && let Some(s) = self.living(ent)?
+        {
+            return Ok(Some(s));
+        }
+        match self.find(reference)? {
+            Some(ent) => self.living(ent),
+            None => Ok(None),
+        }
+    }
+
+    // ---------------------------------------------------------------- writing
+
+    pub fn set_fact(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.layers[1].facts.insert(key, value);
+    }
+
+    pub fn delete_fact(&mut self, key: Vec<u8>) {
+        self.layers[1].facts.insert(key, Vec::new());
+    }
+
+    /// The local number that the next new entity gets.
+    pub fn next_entity(&self) -> u32 {
+        self.view.next_entity() + self.layers.iter().map(|l| l.new_entities).sum::<u32>()
+    }
+
+    /// Checks everything that the ontology asks of a living entity: attributes, unique values, and that an edge's ends
+    /// are there and of the right types. `ent` is its number if it exists already.
+    pub fn check(&self, ent: Option<u32>, e: &EntityRef<'_>) -> Result<()> {
+        let o = self.ontology().clone();
+        let attrs: Vec<_> = e.attrs().collect();
+        o.check_entity(e.ty, &attrs)?;
+        let Some(t) = o.by_number(e.ty) else { return Ok(()) };
+        for a in t.attrs.values() {
+            let Some(scope) = a.unique_in else { continue };
+            let v = e.attr(a.number);
+            if v.is_null() {
+                continue;
+            }
+            if let Some(holder) = self.unique(scope, a.number, &v)?
+                && Some(holder) != ent
+            {
+                let id = self.identity.local_id(holder);
+                return Err(Violation(format!("{}: attribute {} is unique and #{id} already has {v}", t.name, a.name)).into());
+            }
+        }
+        self.check_ends(t, e)
+    }
+
+    fn check_ends(&self, t: &Type, e: &EntityRef<'_>) -> Result<()> {
+        let o = self.ontology();
+        let ends: Vec<&str> = e.ends().collect();
+        let params = t.edge.as_ref().map(|e| e.params.as_slice()).unwrap_or_default();
+        if ends.len() != params.len() {
+            return Err(Violation(format!("{}: {} ends given, {} declared", t.name, ends.len(), params.len())).into());
+        }
+        for (end, p) in ends.iter().zip(params) {
+            let node = match self.find(end)? {
+                Some(n) => self.living(n)?,
+                None => None,
+            };
+            let node = node.ok_or_else(|| KernelError::NotFound(format!("end {end} of edge {}", t.name)))?;
+            let ty = node.entity()?.ty;
+            if !p.ty.as_deref().is_none_or(|want| o.is_one_of(ty, [want])) {
+                let want = p.ty.as_deref().unwrap_or("any");
+                return Err(Violation(format!("{}: end {} must be a {want}, {end} is a {}", t.name, p.name, o.type_name(ty))).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a version as it is. The caller has checked it, or it is a tombstone. Returns the entity's number.
+    pub fn put(&mut self, bytes: Bytes, origin: KernelKey) -> Result<u32> {
+        let new = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
+        let o = self.ontology().clone();
+        let (ent, old) = match self.find(new.sync_id)? {
+            Some(ent) => (ent, self.get(ent)?),
+            None => {
+                let ent = self.next_entity();
+                let top = &mut self.layers[1];
+                top.new_entities += 1;
+                top.ids.insert(new.sync_id.to_owned(), ent);
+                (ent, None)
+            }
+        };
+        if let Some(old) = &old {
+            self.unindex(ent, &old.entity()?, &o);
+        }
+        if !new.deleted {
+            let ends = new.ends().map(|e| self.find(e)).collect::<Result<Vec<_>>>()?;
+            let top = &mut self.layers[1];
+            top.types.insert((new.ty, ent), true);
+            for (scope, attr, key) in unique_keys(&new, &o) {
+                top.unique.insert((scope, attr, key), Some(ent));
+            }
+            if let [Some(a), Some(b)] = ends.as_slice() {
+                top.ends.insert(ent, [*a, *b]);
+                top.by_end.insert((*a, ent), true);
+                top.by_end.insert((*b, ent), true);
+            }
+        }
+        self.layers[1].put(Change { ent, origin, bytes });
+        Ok(ent)
+    }
+
+    fn unindex(&mut self, ent: u32, old: &EntityRef<'_>, o: &Ontology) {
+        if old.deleted {
+            return;
+        }
+        let ends = self.ends(ent);
+        let top = &mut self.layers[1];
+        top.types.insert((old.ty, ent), false);
+        for (scope, attr, key) in unique_keys(old, o) {
+            top.unique.insert((scope, attr, key), None);
+        }
+        for end in ends.into_iter().flatten() {
+            top.by_end.insert((end, ent), false);
+        }
+    }
+
+    /// A local write: stamps the draft with this kernel's version, checks it and stores it.
+    pub fn write_local(&mut self, mut d: Draft, replaces: Option<&Stored>) -> Result<u32> {
+        let old_time = match replaces {
+            Some(s) => Some(s.entity()?.time),
+            None => None,
+        };
+        d.stamp(self.identity.key, self.now_ms, old_time);
+        let bytes = Bytes::from(d.encode());
+        if bytes.len() > entity::MAX_ENTITY {
+            return Err(KernelError::Limit(format!("the entity has {} bytes; at most {} are allowed", bytes.len(), entity::MAX_ENTITY)));
+        }
+        if !d.deleted {
+            let e = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
+            self.check(replaces.map(|s| s.ent), &e)?;
+        }
+        self.put(bytes, replaces.map_or(KernelKey(0), |s| s.origin))
+    }
+}
+
+fn unique_keys(e: &EntityRef<'_>, o: &Ontology) -> Vec<UniqueKey> {
+    let Some(t) = o.by_number(e.ty) else { return Vec::new() };
+    t.attrs
+        .values()
+        .filter_map(|a| Some((a.unique_in?, a.number, e.attr(a.number))))
+        .filter(|(_, _, v)| !v.is_null())
+        .map(|(s, a, v)| (s, a, entity::value_key(&v)))
+        .collect()
+}

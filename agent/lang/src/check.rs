@@ -1,0 +1,496 @@
+//! Syntax tree + ontology → plan. Finds unknown names and kinds that cannot fit, and says what would.
+
+use crate::ast::{self, ExprKind, Name, Op, PatternItem, StatementKind};
+use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::plan::*;
+use mew_model::ontology::{Attribute, Type};
+use mew_model::value::Kind;
+use mew_model::{Number, Ontology, Value};
+use std::collections::BTreeMap;
+
+type Checked<T> = Result<T, Diagnostic>;
+
+/// Variables that earlier statements of a script bound, with their types.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    bound: BTreeMap<String, Option<Number>>,
+}
+
+/// Checks one statement; names that it binds are added to `scope`.
+pub fn check(o: &Ontology, scope: &mut Scope, s: &ast::Statement) -> Checked<Plan> {
+    match &s.kind {
+        StatementKind::Begin => Ok(Plan::Begin),
+        StatementKind::Commit => Ok(Plan::Commit),
+        StatementKind::Rollback => Ok(Plan::Rollback),
+        StatementKind::Query(m, r) => {
+            let mut c = Checker { o, scope, vars: Vec::new() };
+            let matching = c.matching(m)?;
+            let returns = c.returns(r)?;
+            Ok(Plan::Query(Query { matching, returns }))
+        }
+        StatementKind::Mutate(m, actions, returning) => {
+            let mut c = Checker { o, scope, vars: Vec::new() };
+            let matching = m.as_ref().map(|m| c.matching(m)).transpose()?;
+            let from_match = c.vars.len();
+            let actions = actions.iter().map(|a| c.action(a)).collect::<Checked<Vec<_>>>()?;
+            let returning = returning.as_ref().map(|r| c.returns(r)).transpose()?;
+            let slots = c.vars.len();
+            let new: Vec<(usize, Var)> = c.vars.into_iter().enumerate().skip(from_match).collect();
+            let binds: Vec<_> = new.iter().filter(|(_, v)| v.name != "_").map(|(i, v)| (v.name.clone(), *i)).collect();
+            // With a match the actions run once per row: which row a name would mean is not defined.
+            let binds = if m.is_none() { binds } else { Vec::new() };
+            for (i, v) in new.into_iter().filter(|(i, _)| binds.iter().any(|b| b.1 == *i)) {
+                let _ = i;
+                scope.bound.insert(v.name, v.ty);
+            }
+            Ok(Plan::Mutate(Mutate { matching, slots, actions, binds, returning }))
+        }
+    }
+}
+
+/// Checks `v: Type WHERE …` by itself, for the patterns of syncs.
+pub fn check_match(o: &Ontology, m: &ast::Match) -> Checked<Match> {
+    let scope = Scope::default();
+    Checker { o, scope: &scope, vars: Vec::new() }.matching(m)
+}
+
+struct Checker<'a> {
+    o: &'a Ontology,
+    scope: &'a Scope,
+    vars: Vec<Var>,
+}
+
+impl Checker<'_> {
+    fn type_of(&self, n: &Name) -> Checked<&Type> {
+        self.o.get(&n.text).ok_or_else(|| {
+            Diagnostic::new(n.span.clone(), format!("unknown type {}", n.text))
+                .label("no such type in the ontology")
+                .suggest(nearest(&n.text, self.o.types().map(|t| t.name.as_str())))
+        })
+    }
+
+    fn edge_type(&self, n: &Name, arity: usize) -> Checked<&Type> {
+        let t = self.type_of(n)?;
+        match &t.edge {
+            None => Err(Diagnostic::new(n.span.clone(), format!("{} is a node type, not an edge type", n.text))),
+            Some(e) if e.params.len() != arity => Err(Diagnostic::new(
+                n.span.clone(),
+                format!("edge {} has {} ends, {arity} given", n.text, e.params.len()),
+            )),
+            Some(_) => Ok(t),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.vars.iter().position(|v| v.name == name)
+    }
+
+    fn slot(&self, n: &Name) -> Checked<usize> {
+        self.find(&n.text).ok_or_else(|| {
+            Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text))
+                .suggest(nearest(&n.text, self.vars.iter().map(|v| v.name.as_str())))
+        })
+    }
+
+    fn declare(&mut self, n: &Name, ty: Option<Number>, is_edge: bool) -> Checked<usize> {
+        if n.text != "_" && self.find(&n.text).is_some() {
+            return Err(Diagnostic::new(n.span.clone(), format!("variable {} is declared twice", n.text)));
+        }
+        self.vars.push(Var { name: n.text.clone(), ty, is_edge });
+        Ok(self.vars.len() - 1)
+    }
+
+    fn matching(&mut self, m: &ast::Match) -> Checked<Match> {
+        let outer = self.vars.len();
+        // Nodes first, so that an edge pattern may stand before the variables it joins.
+        for p in &m.patterns {
+            if let PatternItem::Node { var, ty } = p {
+                let t = if ty.text.eq_ignore_ascii_case("any") { None } else { Some(self.type_of(ty)?.number) };
+                self.declare(var, t, false)?;
+            }
+        }
+        let mut edges = Vec::new();
+        for p in &m.patterns {
+            let PatternItem::Edge { ty, args, alias } = p else { continue };
+            let t = self.edge_type(ty, args.len())?;
+            let (number, params) = (t.number, t.edge.as_ref().map(|e| e.params.clone()).unwrap_or_default());
+            let mut ends = Vec::new();
+            for (a, p) in args.iter().zip(&params) {
+                if a.text == "_" {
+                    ends.push(None);
+                    continue;
+                }
+                let slot = self.slot(a)?;
+                self.fits(slot, p.ty.as_deref(), &a.span, &ty.text)?;
+                ends.push(Some(slot));
+            }
+            let slot = alias.as_ref().map(|a| self.declare(a, Some(number), true)).transpose()?;
+            edges.push(EdgePattern { ty: number, ends, slot });
+        }
+        let filter = m.filter.as_ref().map(|f| self.condition(f)).transpose()?;
+        Ok(Match { vars: self.vars.clone(), edges, filter, outer })
+    }
+
+    /// Whether the variable's type can be at an edge's end of type `want`.
+    fn fits(&self, slot: usize, want: Option<&str>, span: &Span, edge: &str) -> Checked<()> {
+        let (Some(want), Some(have)) = (want, self.vars[slot].ty) else { return Ok(()) };
+        let want_number = mew_model::name::number(want);
+        let related = self.o.with_subtypes(want_number).contains(&have) || self.o.with_subtypes(have).contains(&want_number);
+        if related {
+            return Ok(());
+        }
+        Err(Diagnostic::new(span.clone(), format!("edge {edge} takes a {want} here"))
+            .label(format!("{} is a {}", self.vars[slot].name, self.o.type_name(have))))
+    }
+
+    fn condition(&self, e: &ast::Expr) -> Checked<Expr> {
+        let (x, kind) = self.expr(e, Some(Kind::Bool))?;
+        match kind {
+            None | Some(Kind::Bool) => Ok(x),
+            Some(k) => Err(Diagnostic::new(e.span.clone(), format!("a condition must be a Bool, this is a {k}"))),
+        }
+    }
+
+    fn returns(&mut self, r: &ast::Return) -> Checked<Returns> {
+        let mut columns = Vec::new();
+        if r.columns.is_empty() {
+            for (i, v) in self.vars.iter().enumerate().filter(|(_, v)| v.name != "_") {
+                columns.push((v.name.clone(), Expr::Entity(i)));
+            }
+        }
+        for (e, alias) in &r.columns {
+            let x = self.column(e)?;
+            let name = alias.as_ref().map_or_else(|| default_column(e), |a| a.text.clone());
+            columns.push((name, x));
+        }
+        let counts = columns.iter().filter(|(_, e)| matches!(e, Expr::Count(_))).count();
+        if counts > 0 && counts < columns.len() {
+            return Err(Diagnostic::new(r.span.clone(), "COUNT cannot stand beside other columns")
+                .help("return the count alone, or the rows"));
+        }
+        let mut order = Vec::new();
+        for (e, descending) in &r.order {
+            let alias = match &e.kind {
+                ExprKind::Var(v) => columns.iter().find(|(n, _)| n == v).map(|(_, x)| x.clone()),
+                _ => None,
+            };
+            order.push((alias.map_or_else(|| self.expr(e, None).map(|x| x.0), Ok)?, *descending));
+        }
+        Ok(Returns { columns, distinct: r.distinct, order, limit: r.limit, offset: r.offset, aggregate: counts > 0 })
+    }
+
+    fn column(&self, e: &ast::Expr) -> Checked<Expr> {
+        match &e.kind {
+            ExprKind::Count(inner) => {
+                Ok(Expr::Count(inner.as_ref().map(|i| self.expr(i, None).map(|x| Box::new(x.0))).transpose()?))
+            }
+            _ => self.expr(e, None).map(|x| x.0),
+        }
+    }
+
+    // ---------------------------------------------------------------- actions
+
+    fn action(&mut self, a: &ast::Action) -> Checked<Action> {
+        Ok(match a {
+            ast::Action::Spawn { var, ty, attrs } => {
+                let t = self.type_of(ty)?.clone();
+                if t.edge.is_some() {
+                    return Err(Diagnostic::new(ty.span.clone(), format!("{} is an edge type", ty.text)).help("edges are made with LINK"));
+                }
+                let (attrs, sync_id) = self.assignments(Some(&t), attrs, true)?;
+                let anonymous = Name { text: "_".into(), span: ty.span.clone() };
+                let slot = self.declare(var.as_ref().unwrap_or(&anonymous), Some(t.number), false)?;
+                Action::Spawn { ty: t.number, attrs, sync_id, slot }
+            }
+            ast::Action::Set { target, attrs } => {
+                let (target, ty) = self.target(target)?;
+                let t = ty.and_then(|t| self.o.by_number(t)).cloned();
+                Action::Set { target, attrs: self.assignments(t.as_ref(), attrs, false)?.0 }
+            }
+            ast::Action::Kill { target, mode } => Action::Kill { target: self.target(target)?.0, mode: *mode },
+            ast::Action::Link { ty, targets, if_not_exists, var, attrs } => {
+                let t = self.edge_type(ty, targets.len())?.clone();
+                let params = t.edge.as_ref().map(|e| e.params.clone()).unwrap_or_default();
+                let mut ends = Vec::new();
+                for (x, p) in targets.iter().zip(&params) {
+                    let (target, have) = self.target(x)?;
+                    self.end_fits(have, p.ty.as_deref(), x, &ty.text)?;
+                    ends.push(target);
+                }
+                let (attrs, sync_id) = self.assignments(Some(&t), attrs, true)?;
+                let anonymous = Name { text: "_".into(), span: ty.span.clone() };
+                let slot = self.declare(var.as_ref().unwrap_or(&anonymous), Some(t.number), true)?;
+                Action::Link { ty: t.number, ends, if_not_exists: *if_not_exists, attrs, sync_id, slot }
+            }
+            ast::Action::Unlink { target: ast::UnlinkTarget::One(t) } => Action::Unlink { target: self.target(t)?.0 },
+            ast::Action::Unlink { target: ast::UnlinkTarget::Between { ty, ends } } => {
+                let number = self.edge_type(ty, ends.len())?.number;
+                let ends = ends
+                    .iter()
+                    .map(|e| e.as_ref().map(|t| self.target(t).map(|t| t.0)).transpose())
+                    .collect::<Checked<Vec<_>>>()?;
+                Action::UnlinkBetween { ty: number, ends }
+            }
+        })
+    }
+
+    fn end_fits(&self, have: Option<Number>, want: Option<&str>, t: &ast::Target, edge: &str) -> Checked<()> {
+        let (Some(have), Some(want)) = (have, want) else { return Ok(()) };
+        let n = mew_model::name::number(want);
+        if self.o.with_subtypes(n).contains(&have) || self.o.with_subtypes(have).contains(&n) {
+            return Ok(());
+        }
+        Err(Diagnostic::new(target_span(t), format!("edge {edge} takes a {want} here"))
+            .label(format!("this is a {}", self.o.type_name(have))))
+    }
+
+    fn target(&self, t: &ast::Target) -> Checked<(Target, Option<Number>)> {
+        Ok(match t {
+            ast::Target::Reference(n) => match self.scope.bound.get(&n.text) {
+                Some(ty) => (Target::Bound(n.text.clone()), *ty),
+                None => (Target::Reference(n.text.clone()), None),
+            },
+            ast::Target::Var(n) => match (self.find(&n.text), self.scope.bound.get(&n.text)) {
+                (Some(i), _) => (Target::Slot(i), self.vars[i].ty),
+                (None, Some(ty)) => (Target::Bound(n.text.clone()), *ty),
+                (None, None) => {
+                    let known = self.vars.iter().map(|v| v.name.as_str()).chain(self.scope.bound.keys().map(String::as_str));
+                    return Err(Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text))
+                        .suggest(nearest(&n.text, known))
+                        .help("bind it with MATCH or SPAWN, or name an entity by #id"));
+                }
+            },
+            ast::Target::Match(m, _) => {
+                let inner = Checker { o: self.o, scope: self.scope, vars: Vec::new() }.matching(m)?;
+                let ty = inner.vars.first().and_then(|v| v.ty);
+                (Target::Match(Box::new(inner)), ty)
+            }
+        })
+    }
+
+    /// Attribute assignments, and `_sync_id` apart where it may be given.
+    fn assignments(&self, t: Option<&Type>, attrs: &[(Name, ast::Expr)], creating: bool) -> Checked<(Vec<(Number, Expr)>, Option<Expr>)> {
+        let (mut out, mut sync_id) = (Vec::new(), None);
+        for (n, e) in attrs {
+            if n.text == "_sync_id" && creating {
+                sync_id = Some(self.fitting(e, Kind::String, "_sync_id")?);
+                continue;
+            }
+            if n.text.starts_with('_') {
+                return Err(Diagnostic::new(n.span.clone(), format!("{} is kept by the kernel and cannot be set", n.text)));
+            }
+            let (number, kind) = match t {
+                Some(t) => {
+                    let a = self.attribute(t, n)?;
+                    (a.number, Some(a.kind))
+                }
+                None => match self.o.types().find_map(|t| t.attrs.get(&n.text)) {
+                    Some(a) => (a.number, None),
+                    None => return Err(Diagnostic::new(n.span.clone(), format!("no type has an attribute {}", n.text))),
+                },
+            };
+            if out.iter().any(|(k, _)| *k == number) {
+                return Err(Diagnostic::new(n.span.clone(), format!("attribute {} is given twice", n.text)));
+            }
+            let x = match kind {
+                Some(k) => self.fitting(e, k, &n.text)?,
+                None => self.expr(e, None)?.0,
+            };
+            out.push((number, x));
+        }
+        Ok((out, sync_id))
+    }
+
+    fn attribute<'t>(&self, t: &'t Type, n: &Name) -> Checked<&'t Attribute> {
+        t.attrs.get(&n.text).ok_or_else(|| {
+            Diagnostic::new(n.span.clone(), format!("{} has no attribute {}", t.name, n.text))
+                .label("unknown attribute")
+                .suggest(nearest(&n.text, t.attrs.keys().map(String::as_str)))
+        })
+    }
+
+    fn fitting(&self, e: &ast::Expr, want: Kind, what: &str) -> Checked<Expr> {
+        let (x, kind) = self.expr(e, Some(want))?;
+        match kind {
+            None => Ok(x),
+            Some(k) if k == want => Ok(x),
+            Some(Kind::Int) if want == Kind::Float => Ok(x),
+            Some(Kind::String) if want == Kind::Id => Ok(x),
+            Some(k) => Err(Diagnostic::new(e.span.clone(), format!("type mismatch: {what} is a {want}, this is a {k}"))),
+        }
+    }
+
+    // ---------------------------------------------------------------- expressions
+
+    /// The expression and its kind, if it is known before the data is; `want` is what its place asks of a parameter.
+    fn expr(&self, e: &ast::Expr, want: Option<Kind>) -> Checked<(Expr, Option<Kind>)> {
+        let boxed = |x: &ast::Expr, w| self.expr(x, w).map(|(x, k)| (Box::new(x), k));
+        Ok(match &e.kind {
+            ExprKind::Value(v) => (Expr::Value(v.clone()), v.kind()),
+            ExprKind::Reference(r) => (Expr::Reference(r.clone()), Some(Kind::Id)),
+            ExprKind::Param(p, nullable) => (Expr::Param(p.clone(), *nullable, want), want),
+            ExprKind::Var(v) => (Expr::Entity(self.slot(&Name { text: v.clone(), span: e.span.clone() })?), Some(Kind::Id)),
+            ExprKind::Attr(var, attr) => {
+                let slot = self.slot(var)?;
+                if let Some((s, kind)) = System::parse(&attr.text) {
+                    return Ok((Expr::System(slot, s), Some(kind)));
+                }
+                let Some(t) = self.vars[slot].ty.and_then(|t| self.o.by_number(t)) else {
+                    return Err(Diagnostic::new(attr.span.clone(), format!("{} may be of any type: its attributes are unknown", var.text))
+                        .help("only _id, _type, _sync_id and the other fields with _ can be used, or give it a type"));
+                };
+                let a = self.attribute(t, attr)?;
+                (Expr::Attr(slot, a.number), Some(a.kind))
+            }
+            ExprKind::Not(x) => (Expr::Not(Box::new(self.condition(x)?)), Some(Kind::Bool)),
+            ExprKind::Negate(x) => {
+                let (y, k) = boxed(x, want)?;
+                match k {
+                    None | Some(Kind::Int | Kind::Float | Kind::Duration) => (Expr::Negate(y), k),
+                    Some(k) => return Err(Diagnostic::new(x.span.clone(), format!("a {k} cannot be negated"))),
+                }
+            }
+            ExprKind::Binary(a, op, b) => self.binary(e, a, *op, b, want)?,
+            ExprKind::IsNull(x, is) => (Expr::IsNull(boxed(x, None)?.0, *is), Some(Kind::Bool)),
+            ExprKind::In(x, list) => {
+                let (y, k) = boxed(x, None)?;
+                let mut out = Vec::new();
+                for l in list {
+                    let (z, lk) = self.expr(l, k)?;
+                    comparable(k, lk, &l.span)?;
+                    out.push(z);
+                }
+                (Expr::In(y, out), Some(Kind::Bool))
+            }
+            ExprKind::TypeTest(v, t) => (Expr::TypeTest(self.slot(v)?, self.type_of(t)?.number), Some(Kind::Bool)),
+            ExprKind::Exists(m) => {
+                let mut inner = Checker { o: self.o, scope: self.scope, vars: self.vars.clone() };
+                (Expr::Exists(Box::new(inner.matching(m)?)), Some(Kind::Bool))
+            }
+            ExprKind::Count(_) => return Err(Diagnostic::new(e.span.clone(), "COUNT may only stand as a column of RETURN")),
+            ExprKind::Call(f, args) => self.call(f, args)?,
+        })
+    }
+
+    fn call(&self, f: &Name, args: &[ast::Expr]) -> Checked<(Expr, Option<Kind>)> {
+        match (f.text.to_ascii_lowercase().as_str(), args) {
+            ("now", []) => Ok((Expr::Now, Some(Kind::Timestamp))),
+            ("length", [x]) => Ok((Expr::Length(Box::new(self.fitting(x, Kind::String, "length")?)), Some(Kind::Int))),
+            ("coalesce", [a, b]) => {
+                let joined = ast::Expr {
+                    span: a.span.start..b.span.end,
+                    kind: ExprKind::Binary(Box::new(a.clone()), Op::Coalesce, Box::new(b.clone())),
+                };
+                self.expr(&joined, None)
+            }
+            ("now" | "length" | "coalesce", _) => Err(Diagnostic::new(f.span.clone(), format!("{} does not take {} arguments", f.text, args.len()))),
+            _ => Err(Diagnostic::new(f.span.clone(), format!("unknown function {}", f.text))
+                .suggest(nearest(&f.text, ["now", "length", "coalesce"]))
+                .help("functions: now(), length(text), coalesce(a, b)")),
+        }
+    }
+
+    fn binary(&self, whole: &ast::Expr, a: &ast::Expr, op: Op, b: &ast::Expr, want: Option<Kind>) -> Checked<(Expr, Option<Kind>)> {
+        if matches!(op, Op::And | Op::Or) {
+            let (x, y) = (self.condition(a)?, self.condition(b)?);
+            return Ok((Expr::Binary(Box::new(x), op, Box::new(y)), Some(Kind::Bool)));
+        }
+        let compares = matches!(op, Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge);
+        let text = matches!(op, Op::Concat | Op::Contains | Op::StartsWith | Op::EndsWith);
+        let hint = if text { Some(Kind::String) } else if compares { None } else { want };
+        let (mut x, mut ka) = self.expr(a, hint)?;
+        let (y, kb) = self.expr(b, if compares { ka } else { hint })?;
+        if compares && ka.is_none() {
+            (x, ka) = self.expr(a, kb)?;
+        }
+        let kind = if compares {
+            comparable(ka, kb, &whole.span)?;
+            Some(Kind::Bool)
+        } else if text {
+            for (k, e) in [(ka, a), (kb, b)] {
+                if let Some(k) = k.filter(|k| *k != Kind::String) {
+                    return Err(Diagnostic::new(e.span.clone(), format!("expected a String, this is a {k}")));
+                }
+            }
+            Some(if op == Op::Concat { Kind::String } else { Kind::Bool })
+        } else {
+            arithmetic(op, ka, kb).map_err(|m| {
+                let d = Diagnostic::new(whole.span.clone(), m);
+                if op == Op::Add && ka == Some(Kind::String) { d.help("strings are joined with ++") } else { d }
+            })?
+        };
+        Ok((Expr::Binary(Box::new(x), op, Box::new(y)), kind))
+    }
+}
+
+fn comparable(a: Option<Kind>, b: Option<Kind>, span: &Span) -> Checked<()> {
+    let numeric = |k| matches!(k, Kind::Int | Kind::Float);
+    let textual = |k| matches!(k, Kind::String | Kind::Id);
+    match (a, b) {
+        (Some(a), Some(b)) if a != b && !(numeric(a) && numeric(b)) && !(textual(a) && textual(b)) => {
+            Err(Diagnostic::new(span.clone(), format!("Cannot compare {a} with {b}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn arithmetic(op: Op, a: Option<Kind>, b: Option<Kind>) -> Result<Option<Kind>, String> {
+    use Kind::*;
+    let (Some(a), Some(b)) = (a, b) else {
+        return Ok(if op == Op::Coalesce { a.or(b) } else { None });
+    };
+    Ok(Some(match (a, op, b) {
+        (a, Op::Coalesce, b) if a == b => a,
+        (Int, Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Rem, Int) => Int,
+        (Int | Float, Op::Coalesce | Op::Add | Op::Sub | Op::Mul | Op::Div, Int | Float) => Float,
+        (Timestamp, Op::Sub, Timestamp) => Duration,
+        (Timestamp, Op::Add | Op::Sub, Duration) | (Duration, Op::Add, Timestamp) => Timestamp,
+        (Duration, Op::Add | Op::Sub, Duration) | (Duration, Op::Mul | Op::Div, Int) | (Int, Op::Mul, Duration) => Duration,
+        _ => return Err(format!("this does not work between {a} and {b}")),
+    }))
+}
+
+fn target_span(t: &ast::Target) -> Span {
+    match t {
+        ast::Target::Var(n) | ast::Target::Reference(n) => n.span.clone(),
+        ast::Target::Match(_, s) => s.clone(),
+    }
+}
+
+fn default_column(e: &ast::Expr) -> String {
+    match &e.kind {
+        ExprKind::Attr(v, a) => format!("{}.{}", v.text, a.text),
+        ExprKind::Var(v) => v.clone(),
+        ExprKind::Count(_) => "count".into(),
+        _ => "value".into(),
+    }
+}
+
+/// A constant that a pattern compares an attribute with, for index look-ups: `v.attr = constant` among the ANDs.
+pub fn equalities(filter: &Expr, slot: usize) -> Vec<(Number, &Expr)> {
+    let mut out = Vec::new();
+    let mut todo = vec![filter];
+    while let Some(e) = todo.pop() {
+        match e {
+            Expr::Binary(a, Op::And, b) => todo.extend([a.as_ref(), b.as_ref()]),
+            Expr::Binary(a, Op::Eq, b) => match (a.as_ref(), b.as_ref()) {
+                (Expr::Attr(s, k), c @ (Expr::Value(_) | Expr::Param(..))) | (c @ (Expr::Value(_) | Expr::Param(..)), Expr::Attr(s, k))
+                    if *s == slot =>
+                {
+                    out.push((*k, c));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    out
+}
+
+/// What a literal is worth without any data.
+pub fn constant(e: &Expr) -> Option<&Value> {
+    match e {
+        Expr::Value(v) => Some(v),
+        _ => None,
+    }
+}

@@ -1,0 +1,415 @@
+//! The one form of an entity: what is stored is what travels (`Entity` in `agent/wire/proto/mew.proto`).
+//!
+//! Written by hand in canonical order (fields ascending, attribute keys ascending), so the version sits at a fixed
+//! offset, an attribute is found by a short scan in place, and nothing is re-encoded on the way to a peer.
+
+use crate::{Hlc, KernelKey, Number, Value, Vector, Version};
+use thiserror::Error;
+
+/// Most bytes of one entity: one gRPC message must hold it, with room.
+pub const MAX_ENTITY: usize = 1 << 20;
+/// Most bytes of a `sync_id`.
+pub const MAX_SYNC_ID: usize = 255;
+/// Most kernels in one entity's version vector; a bound on what a peer can make us store.
+pub const MAX_WRITERS: usize = 64;
+
+const FLAG_DELETED: u64 = 1;
+const FLAGS_KNOWN: u64 = FLAG_DELETED;
+
+const TAG_TIME: u8 = 0x09;
+const TAG_KERNEL: u8 = 0x11;
+const TAG_FLAGS: u8 = 0x18;
+const TAG_TYPE: u8 = 0x25;
+const TAG_SYNC_ID: u8 = 0x2a;
+const TAG_SEEN: u8 = 0x32;
+const TAG_END: u8 = 0x3a;
+const TAG_ATTR: u8 = 0x42;
+const SEEN_LEN: usize = 18;
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    #[error("not an entity in canonical form")]
+    Head,
+    #[error("entity of {0} bytes; at most {MAX_ENTITY} are allowed")]
+    TooLarge(usize),
+    #[error("sync_id must be 1 to {MAX_SYNC_ID} bytes of UTF-8")]
+    SyncId,
+    #[error("malformed version vector")]
+    Vector,
+    #[error("malformed edge endpoint")]
+    End,
+    #[error("malformed attribute after key {0:#010x}")]
+    Attribute(u32),
+}
+
+/// An entity read in place. Cheap to make; attributes are looked up on demand.
+#[derive(Clone, Copy, Debug)]
+pub struct EntityRef<'a> {
+    pub bytes: &'a [u8],
+    pub time: Hlc,
+    pub kernel: KernelKey,
+    pub deleted: bool,
+    pub ty: Number,
+    pub sync_id: &'a str,
+    /// Encoded `Seen` entries, then edge ends, then attributes.
+    rest: &'a [u8],
+}
+
+impl<'a> EntityRef<'a> {
+    /// Reads the head. Trusts nothing, but leaves vector, ends and attributes unread; bytes from a peer go through
+    /// [`EntityRef::validate`] first.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        Self::read_opt(bytes).ok_or(Malformed::Head)
+    }
+
+    fn read_opt(bytes: &'a [u8]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        r.tag(TAG_TIME)?;
+        let time = Hlc(r.fixed64()?);
+        r.tag(TAG_KERNEL)?;
+        let kernel = KernelKey(r.fixed64()?);
+        let mut flags = 0;
+        if r.peek() == Some(TAG_FLAGS) {
+            r.byte()?;
+            flags = r.varint()?;
+            // A zero would be a second form of the same entity; an unknown flag might change its meaning.
+            if flags == 0 || flags & !FLAGS_KNOWN != 0 {
+                return None;
+            }
+        }
+        r.tag(TAG_TYPE)?;
+        let ty = r.fixed32()?;
+        r.tag(TAG_SYNC_ID)?;
+        let sync_id = std::str::from_utf8(r.bytes()?).ok()?;
+        Some(EntityRef { bytes, time, kernel, deleted: flags & FLAG_DELETED != 0, ty, sync_id, rest: r.0 })
+    }
+
+    /// The check for bytes from a peer or a damaged disk: structure, order, lengths and UTF-8, all of it.
+    pub fn validate(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_ENTITY {
+            return Err(Malformed::TooLarge(bytes.len()));
+        }
+        let e = Self::read(bytes)?;
+        if e.sync_id.is_empty() || e.sync_id.len() > MAX_SYNC_ID {
+            return Err(Malformed::SyncId);
+        }
+        let mut r = Reader(e.rest);
+        let (mut last, mut writers) = (None, 1);
+        while r.peek() == Some(TAG_SEEN) {
+            let (kernel, time) = r.seen().ok_or(Malformed::Vector)?;
+            writers += 1;
+            if last.is_some_and(|l| kernel <= l) || kernel == e.kernel || time > e.time || writers > MAX_WRITERS {
+                return Err(Malformed::Vector);
+            }
+            last = Some(kernel);
+        }
+        while r.peek() == Some(TAG_END) {
+            let end = r.end().ok_or(Malformed::End)?;
+            if end.is_empty() || end.len() > MAX_SYNC_ID {
+                return Err(Malformed::End);
+            }
+        }
+        let mut last = None;
+        while !r.0.is_empty() {
+            match r.attr() {
+                Some((key, _)) if last.is_none_or(|l| key > l) => last = Some(key),
+                _ => return Err(Malformed::Attribute(last.unwrap_or(0))),
+            }
+        }
+        Ok(e)
+    }
+
+    pub fn version(&self) -> Version {
+        Version { time: self.time, kernel: self.kernel }
+    }
+
+    pub fn vector(&self) -> Vector {
+        let mut v = Vector::of(self.version());
+        let mut r = Reader(self.rest);
+        while r.peek() == Some(TAG_SEEN) {
+            let Some((k, t)) = r.seen() else { break };
+            v.raise(k, t);
+        }
+        v
+    }
+
+    /// The `sync_id`s of an edge's ends, in order; empty for a node.
+    pub fn ends(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let mut r = Reader(self.rest);
+        while r.peek() == Some(TAG_SEEN) && r.seen().is_some() {}
+        std::iter::from_fn(move || if r.peek() == Some(TAG_END) { r.end() } else { None })
+    }
+
+    fn attr_bytes(&self) -> Reader<'a> {
+        let mut r = Reader(self.rest);
+        while r.peek() == Some(TAG_SEEN) && r.seen().is_some() {}
+        while r.peek() == Some(TAG_END) && r.end().is_some() {}
+        r
+    }
+
+    /// One attribute, found in place; null if absent.
+    pub fn attr(&self, key: Number) -> Value {
+        let mut r = self.attr_bytes();
+        while let Some((k, v)) = r.attr_raw() {
+            if k == key {
+                return Reader(v).value().unwrap_or(Value::Null);
+            }
+            if k > key {
+                break;
+            }
+        }
+        Value::Null
+    }
+
+    /// All attributes, ascending by key.
+    pub fn attrs(&self) -> impl Iterator<Item = (Number, Value)> + use<'a> {
+        let mut r = self.attr_bytes();
+        std::iter::from_fn(move || r.attr())
+    }
+
+    /// A copy that can be changed and written again.
+    pub fn to_draft(&self) -> Draft {
+        Draft {
+            time: self.time,
+            kernel: self.kernel,
+            deleted: self.deleted,
+            ty: self.ty,
+            sync_id: self.sync_id.to_owned(),
+            vector: self.vector(),
+            ends: self.ends().map(str::to_owned).collect(),
+            attrs: self.attrs().collect(),
+        }
+    }
+
+    /// Whether two versions say the same: type, deletion, ends and attributes, whatever their history.
+    pub fn same_content(&self, other: &EntityRef<'_>) -> bool {
+        self.ty == other.ty
+            && self.deleted == other.deleted
+            && self.ends().eq(other.ends())
+            && self.attr_bytes().0 == other.attr_bytes().0
+    }
+}
+
+/// An entity under construction; [`Draft::encode`] writes the canonical form.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    pub time: Hlc,
+    pub kernel: KernelKey,
+    pub deleted: bool,
+    pub ty: Number,
+    pub sync_id: String,
+    /// Includes (kernel, time) itself.
+    pub vector: Vector,
+    pub ends: Vec<String>,
+    pub attrs: Vec<(Number, Value)>,
+}
+
+impl Draft {
+    pub fn new(ty: Number, sync_id: String) -> Self {
+        Draft {
+            time: Hlc(0),
+            kernel: KernelKey(0),
+            deleted: false,
+            ty,
+            sync_id,
+            vector: Vector::default(),
+            ends: Vec::new(),
+            attrs: Vec::new(),
+        }
+    }
+
+    /// Sets or (with null) removes an attribute.
+    pub fn set(&mut self, key: Number, value: Value) {
+        match (self.attrs.binary_search_by_key(&key, |a| a.0), value) {
+            (Ok(i), Value::Null) => drop(self.attrs.remove(i)),
+            (Ok(i), v) => self.attrs[i].1 = v,
+            (Err(_), Value::Null) => {}
+            (Err(i), v) => self.attrs.insert(i, (key, v)),
+        }
+    }
+
+    /// Stamps a local write by `kernel` at `now_ms`; `self` still carries the version that it replaces, if any.
+    pub fn stamp(&mut self, kernel: KernelKey, now_ms: u64, replaces: Option<Hlc>) {
+        self.time = Hlc::next(now_ms, replaces);
+        self.kernel = kernel;
+        self.vector.raise(kernel, self.time);
+    }
+
+    /// Turns it into a tombstone: identity, version and ends stay, attributes go.
+    pub fn delete(&mut self) {
+        self.deleted = true;
+        self.attrs.clear();
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.sync_id.len() + 24 * self.attrs.len());
+        out.push(TAG_TIME);
+        out.extend_from_slice(&self.time.0.to_le_bytes());
+        out.push(TAG_KERNEL);
+        out.extend_from_slice(&self.kernel.0.to_le_bytes());
+        if self.deleted {
+            out.extend_from_slice(&[TAG_FLAGS, FLAG_DELETED as u8]);
+        }
+        out.push(TAG_TYPE);
+        out.extend_from_slice(&self.ty.to_le_bytes());
+        put_bytes(&mut out, TAG_SYNC_ID, self.sync_id.as_bytes());
+        for (k, t) in self.vector.iter().filter(|(k, _)| *k != self.kernel) {
+            out.extend_from_slice(&[TAG_SEEN, SEEN_LEN as u8, TAG_TIME]);
+            out.extend_from_slice(&k.0.to_le_bytes());
+            out.push(TAG_KERNEL);
+            out.extend_from_slice(&t.0.to_le_bytes());
+        }
+        for e in &self.ends {
+            put_bytes(&mut out, TAG_END, e.as_bytes());
+        }
+        let mut body = Vec::new();
+        for (key, v) in &self.attrs {
+            body.clear();
+            body.push(0x0d);
+            body.extend_from_slice(&key.to_le_bytes());
+            put_value(&mut body, v);
+            put_bytes(&mut out, TAG_ATTR, &body);
+        }
+        out
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut v: u64) {
+    while v >= 0x80 {
+        out.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, b: &[u8]) {
+    out.push(tag);
+    put_varint(out, b.len() as u64);
+    out.extend_from_slice(b);
+}
+
+fn put_signed(out: &mut Vec<u8>, tag: u8, v: i64) {
+    out.push(tag);
+    put_varint(out, ((v << 1) ^ (v >> 63)) as u64);
+}
+
+fn put_value(out: &mut Vec<u8>, v: &Value) {
+    match v {
+        Value::Null => {}
+        Value::String(s) => put_bytes(out, 0x12, s.as_bytes()),
+        Value::Int(i) => put_signed(out, 0x18, *i),
+        Value::Float(x) => {
+            out.push(0x21);
+            out.extend_from_slice(&x.to_bits().to_le_bytes());
+        }
+        Value::Bool(b) => out.extend_from_slice(&[0x28, u8::from(*b)]),
+        Value::Timestamp(t) => put_signed(out, 0x30, *t),
+        Value::Duration(d) => put_signed(out, 0x38, *d),
+        Value::Id(s) => put_bytes(out, 0x42, s.as_bytes()),
+    }
+}
+
+/// Bytes that identify a value, for unique indexes: equal values of an attribute give equal bytes.
+pub fn value_key(v: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_value(&mut out, v);
+    out
+}
+
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+    fn byte(&mut self) -> Option<u8> {
+        let (b, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*b)
+    }
+    fn tag(&mut self, t: u8) -> Option<()> {
+        (self.byte()? == t).then_some(())
+    }
+    /// Only the shortest form is accepted: a value has one encoding.
+    fn varint(&mut self) -> Option<u64> {
+        let mut v = 0u64;
+        for shift in (0..64).step_by(7) {
+            let b = self.byte()?;
+            let part = u64::from(b & 0x7f);
+            if shift == 63 && part > 1 {
+                return None;
+            }
+            v |= part << shift;
+            if b < 0x80 {
+                return (b != 0 || shift == 0).then_some(v);
+            }
+        }
+        None
+    }
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (a, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(a)
+    }
+    fn fixed64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+    fn fixed32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let n = self.varint()?;
+        self.take(usize::try_from(n).ok()?)
+    }
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+    fn signed(&mut self) -> Option<i64> {
+        let z = self.varint()?;
+        Some((z >> 1) as i64 ^ -((z & 1) as i64))
+    }
+    fn seen(&mut self) -> Option<(KernelKey, Hlc)> {
+        self.tag(TAG_SEEN)?;
+        let mut b = Reader(self.bytes()?);
+        if b.0.len() != SEEN_LEN {
+            return None;
+        }
+        b.tag(TAG_TIME)?;
+        let k = KernelKey(b.fixed64()?);
+        b.tag(TAG_KERNEL)?;
+        Some((k, Hlc(b.fixed64()?)))
+    }
+    fn end(&mut self) -> Option<&'a str> {
+        self.tag(TAG_END)?;
+        self.text()
+    }
+    fn attr_raw(&mut self) -> Option<(Number, &'a [u8])> {
+        self.tag(TAG_ATTR)?;
+        let mut a = Reader(self.bytes()?);
+        a.tag(0x0d)?;
+        Some((a.fixed32()?, a.0))
+    }
+    fn attr(&mut self) -> Option<(Number, Value)> {
+        let (key, body) = self.attr_raw()?;
+        let mut r = Reader(body);
+        let v = r.value()?;
+        r.0.is_empty().then_some((key, v))
+    }
+    fn value(&mut self) -> Option<Value> {
+        Some(match self.byte()? {
+            0x12 => Value::String(self.text()?.to_owned()),
+            0x18 => Value::Int(self.signed()?),
+            0x21 => Value::Float(f64::from_bits(self.fixed64()?)),
+            0x28 => match self.byte()? {
+                0 => Value::Bool(false),
+                1 => Value::Bool(true),
+                _ => return None,
+            },
+            0x30 => Value::Timestamp(self.signed()?),
+            0x38 => Value::Duration(self.signed()?),
+            0x42 => Value::Id(self.text()?.to_owned()),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! The few file operations that the store needs, so that tests can stand in a disk that fails and forgets.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A flat directory of files.
+pub trait Disk: Send + Sync {
+    fn list(&self) -> io::Result<Vec<String>>;
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Makes the file, empty, and its name durable.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Takes the directory for this process alone, until dropped.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+}
+
+pub trait DiskFile: Send + Sync {
+    /// Reads what is there; fewer bytes than asked for only at the end.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Everything written before is durable when this returns.
+    fn sync(&self) -> io::Result<()>;
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// A directory of the operating system.
+pub struct DirDisk(PathBuf);
+
+impl DirDisk {
+    /// Makes the directory if it is not there.
+    pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = dir.into();
+        std::fs::create_dir_all(&dir)?;
+        Ok(DirDisk(dir))
+    }
+}
+
+impl Disk for DirDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut out = Vec::new();
+        for e in std::fs::read_dir(&self.0)? {
+            if let Ok(name) = e?.file_name().into_string() {
+                out.push(name);
+            }
+        }
+        Ok(out)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.0.join(name))?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.0.join(name))?;
+        f.sync_all()?;
+        File::open(&self.0)?.sync_all()?;
+        Ok(Arc::new(f))
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let f = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.0.join("lock"))?;
+        f.try_lock().map_err(|e| match e {
+            std::fs::TryLockError::Error(e) => e,
+            std::fs::TryLockError::WouldBlock => {
+                io::Error::new(ErrorKind::ResourceBusy, format!("{} is in use by another process", self.0.display()))
+            }
+        })?;
+        Ok(Box::new(f))
+    }
+}
+
+impl DiskFile for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut n = 0;
+        while n < buf.len() {
+            match FileExt::read_at(self, &mut buf[n..], offset + n as u64) {
+                Ok(0) => break,
+                Ok(k) => n += k,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(n)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

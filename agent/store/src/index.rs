@@ -1,0 +1,175 @@
+//! What is derived from the log, in memory: never written per commit, rebuilt by replay.
+
+use crate::log::Loc;
+use hashbrown::{HashMap, HashTable};
+use mew_model::entity::value_key;
+use mew_model::{EntityRef, Number, Ontology, Value};
+use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+
+/// So that a growing table never stops the kernel for long.
+const SHARDS: usize = 64;
+
+pub struct Index {
+    /// Keyed hash, because peers choose the ids.
+    hasher: RandomState,
+    /// (32 bits of the hash of a `sync_id`, entity number). The id itself is only in the log: a hit is verified there.
+    ids: Vec<HashTable<(u32, u32)>>,
+    locs: Vec<Loc>,
+    /// Living entities by exact type.
+    types: BTreeMap<Number, RoaringBitmap>,
+    /// (hash of type, attribute and value, entity): living entities' unique values; verified in the log.
+    unique: HashTable<(u64, u32)>,
+    /// (end, edge): living edges by either end.
+    by_end: BTreeSet<(u32, u32)>,
+    ends: HashMap<u32, [u32; 2], RandomState>,
+    facts: BTreeMap<Box<[u8]>, Loc>,
+    pub last_seq: u64,
+}
+
+fn spread(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+impl Index {
+    pub fn new() -> Self {
+        Index {
+            hasher: RandomState::new(),
+            ids: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            locs: Vec::new(),
+            types: BTreeMap::new(),
+            unique: HashTable::new(),
+            by_end: BTreeSet::new(),
+            ends: HashMap::with_hasher(RandomState::new()),
+            facts: BTreeMap::new(),
+            last_seq: 0,
+        }
+    }
+
+    pub fn find(&self, sync_id: &str, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let hash = self.hasher.hash_one(sync_id);
+        let tag = hash as u32;
+        self.ids[(hash >> 58) as usize % SHARDS].find(spread(tag), |e| e.0 == tag && is_it(e.1)).map(|e| e.1)
+    }
+
+    pub fn insert_id(&mut self, sync_id: &str, ent: u32) {
+        let hash = self.hasher.hash_one(sync_id);
+        let tag = hash as u32;
+        self.ids[(hash >> 58) as usize % SHARDS].insert_unique(spread(tag), (tag, ent), |e| spread(e.0));
+    }
+
+    /// The number that the next new entity gets.
+    pub fn next(&self) -> u32 {
+        self.locs.len() as u32
+    }
+
+    pub fn loc(&self, ent: u32) -> Loc {
+        self.locs.get(ent as usize).copied().unwrap_or(Loc::NONE)
+    }
+
+    pub fn set_loc(&mut self, ent: u32, loc: Loc) {
+        if self.locs.len() <= ent as usize {
+            self.locs.resize(ent as usize + 1, Loc::NONE);
+        }
+        self.locs[ent as usize] = loc;
+    }
+
+    pub fn of_type(&self, ty: Number) -> Option<&RoaringBitmap> {
+        self.types.get(&ty)
+    }
+
+    pub fn types(&self) -> impl Iterator<Item = (Number, &RoaringBitmap)> {
+        self.types.iter().map(|(t, b)| (*t, b))
+    }
+
+    pub fn edges_of(&self, ent: u32) -> impl Iterator<Item = u32> + '_ {
+        self.by_end.range((ent, 0)..=(ent, u32::MAX)).map(|e| e.1)
+    }
+
+    pub fn ends(&self, edge: u32) -> Option<[u32; 2]> {
+        self.ends.get(&edge).copied()
+    }
+
+    /// Entities that may hold a unique value; to be verified.
+    pub fn unique_candidates(&self, scope: Number, attr: Number, v: &Value) -> Vec<u32> {
+        let h = self.unique_hash(scope, attr, v);
+        self.unique.iter_hash(h).filter(|e| e.0 == h).map(|e| e.1).collect()
+    }
+
+    fn unique_hash(&self, scope: Number, attr: Number, v: &Value) -> u64 {
+        self.hasher.hash_one((scope, attr, value_key(v)))
+    }
+
+    /// Whether anything is derived from the entity's attributes or ends, so that its old form matters on update.
+    pub fn needs_old(&self, ty: Number, o: &Ontology) -> bool {
+        o.by_number(ty).is_none_or(|t| t.edge.is_some() || t.attrs.values().any(|a| a.unique_in.is_some()))
+    }
+
+    pub fn remove(&mut self, ent: u32, e: &EntityRef<'_>, o: &Ontology) {
+        if e.deleted {
+            return;
+        }
+        if let Some(b) = self.types.get_mut(&e.ty) {
+            b.remove(ent);
+        }
+        for (scope, attr, v) in uniques(e, o) {
+            let h = self.unique_hash(scope, attr, &v);
+            if let Ok(hit) = self.unique.find_entry(h, |x| *x == (h, ent)) {
+                hit.remove();
+            }
+        }
+        if let Some(ends) = self.ends.remove(&ent) {
+            for end in ends {
+                self.by_end.remove(&(end, ent));
+            }
+        }
+    }
+
+    /// `ends` are the entity numbers of an edge's ends, in order.
+    pub fn insert(&mut self, ent: u32, e: &EntityRef<'_>, ends: Option<[u32; 2]>, o: &Ontology) {
+        if e.deleted {
+            return;
+        }
+        self.types.entry(e.ty).or_default().insert(ent);
+        for (scope, attr, v) in uniques(e, o) {
+            let h = self.unique_hash(scope, attr, &v);
+            self.unique.insert_unique(h, (h, ent), |x| x.0);
+        }
+        if let Some(ends) = ends {
+            self.ends.insert(ent, ends);
+            for end in ends {
+                self.by_end.insert((end, ent));
+            }
+        }
+    }
+
+    pub fn fact(&self, key: &[u8]) -> Option<Loc> {
+        self.facts.get(key).copied()
+    }
+
+    /// Facts whose key begins with `prefix`, ascending.
+    pub fn facts(&self, prefix: &[u8]) -> impl Iterator<Item = (&[u8], Loc)> {
+        self.facts.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded)).map(|(k, l)| (&**k, *l)).take_while({
+            let p = prefix.to_vec();
+            move |(k, _)| k.starts_with(&p)
+        })
+    }
+
+    pub fn set_fact(&mut self, key: &[u8], loc: Option<Loc>) {
+        match loc {
+            Some(l) => drop(self.facts.insert(key.into(), l)),
+            None => drop(self.facts.remove(key)),
+        }
+    }
+}
+
+/// The unique values of an entity: (declaring type, attribute, value). Nulls are exempt.
+pub fn uniques(e: &EntityRef<'_>, o: &Ontology) -> Vec<(Number, Number, Value)> {
+    let Some(t) = o.by_number(e.ty) else { return Vec::new() };
+    t.attrs
+        .values()
+        .filter_map(|a| Some((a.unique_in?, a.number, e.attr(a.number))))
+        .filter(|(_, _, v)| !v.is_null())
+        .collect()
+}
