@@ -1,1 +1,230 @@
-fn main() {}
+//! `mew`: the operator, the agent, and the commands that people type. Also `kubectl mew`, if installed as `kubectl-mew`.
+
+mod client;
+mod crds;
+mod demo;
+mod get;
+mod objects;
+mod process;
+mod statements;
+mod table;
+mod trust;
+mod validate;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use mew_agent::{AgentOptions, OperatorAddress};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+#[command(
+    name = "mew",
+    version,
+    about = "Declare which graph data flows between which kernels, and see that it does",
+    propagate_version = true
+)]
+struct Cli {
+    /// Log what the program does; RUST_LOG refines it.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Two kernels, two operators, real data, one flow: on this machine, now
+    Demo(demo::DemoArgs),
+    /// The operator on a directory of manifests, without Kubernetes
+    Run(RunArgs),
+    /// An agent: a kernel and its links to peers
+    Agent(Box<AgentArgs>),
+    /// Tables of remotes, syncs and policies
+    Get(get::GetArgs),
+    /// One object with all its conditions
+    Describe(get::DescribeArgs),
+    /// Exchange of trust with another organisation
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
+    /// Check manifests, ontologies and statements without running anything
+    Validate(validate::ValidateArgs),
+    /// Run a statement and show its rows
+    Query(statements::StatementArgs),
+    /// Run a statement or a file of statements
+    Exec(statements::StatementArgs),
+    /// Run a statement once for each row of a CSV file
+    Load(statements::LoadArgs),
+    /// Entities that arrived and cannot be applied yet
+    Held(statements::RecordArgs),
+    /// Conflicting versions, with what became of them
+    Conflicts(statements::RecordArgs),
+    /// Print the CustomResourceDefinitions
+    Crds(crds::CrdArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Directories or files of manifests
+    #[arg(long, required = true)]
+    manifests: Vec<PathBuf>,
+    /// Where certificates, status and the socket are kept
+    #[arg(long)]
+    state: PathBuf,
+    /// Namespace of objects that name none, and of the kernels
+    #[arg(long, default_value = "default")]
+    namespace: String,
+    /// Trust domain whose identities this operator signs
+    #[arg(long)]
+    trust_domain: String,
+    #[arg(long, hide = true)]
+    die_with: Option<u32>,
+}
+
+#[derive(Args)]
+struct AgentArgs {
+    /// Name of the kernel that this agent holds
+    #[arg(long, env = "MEW_KERNEL")]
+    kernel: String,
+    /// Data directory
+    #[arg(long, env = "MEW_DATA")]
+    data: PathBuf,
+    /// The ontology, a file
+    #[arg(long, env = "MEW_ONTOLOGY")]
+    ontology: PathBuf,
+    /// `unix:<path>` of a standalone operator, or `<host>:<port>` of one on Kubernetes
+    #[arg(long, env = "MEW_OPERATOR")]
+    operator: String,
+    /// Trust domain of the operator, on Kubernetes
+    #[arg(long, env = "MEW_TRUST_DOMAIN", default_value = "")]
+    trust_domain: String,
+    /// Token that tells the operator which kernel this is, on Kubernetes
+    #[arg(long, env = "MEW_TOKEN_FILE", default_value = "/var/run/secrets/federation.mew.dev/token")]
+    token_file: PathBuf,
+    /// Roots of the operator's own trust domain, on Kubernetes
+    #[arg(long, env = "MEW_ROOTS_FILE", default_value = "/var/run/federation.mew.dev/ca.crt")]
+    roots_file: PathBuf,
+    /// Address for applications
+    #[arg(long, env = "MEW_LISTEN", default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// Address for peers
+    #[arg(long, env = "MEW_FEDERATION", default_value = "0.0.0.0:9001")]
+    federation: SocketAddr,
+    /// Address of /live, /ready and /metrics
+    #[arg(long, env = "MEW_HEALTH", default_value = "127.0.0.1:9464")]
+    health: SocketAddr,
+    /// Pod or process, for people
+    #[arg(long, env = "MEW_INSTANCE", default_value = "")]
+    instance: String,
+    #[arg(long, hide = true)]
+    die_with: Option<u32>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let serves = matches!(cli.command, Command::Run(_) | Command::Agent(_));
+    log(cli.verbose, serves);
+    let rt = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(rt) => rt,
+        Err(e) => {
+            eprintln!("error: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let r = rt.block_on(run(cli.command));
+    // A blocking call that hangs must not keep the process.
+    rt.shutdown_timeout(std::time::Duration::from_secs(2));
+    match r {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(verbose: bool, serves: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = if verbose {
+        "info,mew=debug"
+    } else if serves {
+        "info"
+    } else {
+        "warn"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+}
+
+async fn run(c: Command) -> Result<ExitCode> {
+    let done = |r: Result<()>| r.map(|()| ExitCode::SUCCESS);
+    match c {
+        Command::Demo(a) => demo::run(a).await,
+        Command::Run(a) => {
+            process::die_with(a.die_with)?;
+            let o = mew_files::RunOptions {
+                manifests: a.manifests,
+                state: a.state,
+                namespace: a.namespace,
+                trust_domain: a.trust_domain,
+            };
+            done(mew_files::run(o, stopped()).await)
+        }
+        Command::Agent(a) => {
+            process::die_with(a.die_with)?;
+            done(mew_agent::run(agent_options(*a)?, stopped()).await)
+        }
+        Command::Get(a) => done(get::get(a).await),
+        Command::Describe(a) => done(get::describe(a).await),
+        Command::Trust(t) => done(trust::run(t).await),
+        Command::Validate(a) => validate::run(&a),
+        Command::Query(a) | Command::Exec(a) => done(statements::run(a).await),
+        Command::Load(a) => done(statements::load(a).await),
+        Command::Held(a) => done(statements::records("held", a).await),
+        Command::Conflicts(a) => done(statements::records("conflicts", a).await),
+        Command::Crds(a) => done(crds::run(&a)),
+    }
+}
+
+fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
+    let operator = match a.operator.parse::<OperatorAddress>() {
+        Ok(o) => o,
+        Err(_) => {
+            let (host, port) = a.operator.rsplit_once(':').ok_or_else(|| {
+                anyhow::anyhow!("--operator {:?} is neither unix:<path> nor <host>:<port>", a.operator)
+            })?;
+            anyhow::ensure!(!a.trust_domain.is_empty(), "--trust-domain is needed with an operator on Kubernetes");
+            OperatorAddress::Tls {
+                host: host.to_owned(),
+                port: port.parse()?,
+                trust_domain: a.trust_domain,
+                token: a.token_file,
+                roots: a.roots_file,
+            }
+        }
+    };
+    let instance = if a.instance.is_empty() { format!("process {}", std::process::id()) } else { a.instance };
+    Ok(AgentOptions {
+        kernel: a.kernel,
+        data: a.data,
+        ontology: a.ontology,
+        operator,
+        listen: a.listen,
+        federation: a.federation,
+        health: a.health,
+        instance,
+    })
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+fn stopped() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        process::terminated().await;
+        token.cancel();
+    });
+    stop
+}

@@ -1,1 +1,12 @@
+//! What operator and agent say to each other: the whole configuration of one agent, numbered and with a digest
+//! ([`Snapshot`]), and an agent's absolute state ([`Report`]). Pure types, JSON on the wire and on disk.
+//!
+//! Fail closed: an unknown field in an item makes the agent reject that item by name and apply the rest.
 
+pub mod reason;
+pub mod report;
+pub mod snapshot;
+
+pub use reason::Reason;
+pub use report::{FlowReport, FlowState, LinkState, PeerInfo, Problem, Rejection, RemoteReport, Report};
+pub use snapshot::{Grant, RemoteItem, Snapshot, SyncItem, TypeRules};

@@ -6,8 +6,8 @@ use crate::mutate::{self, Bound};
 use crate::rows::{Output, Summary};
 use crate::tx::Tx;
 use mew_lang::check::{Scope, check};
-use mew_lang::plan::{Plan, Returns};
 use mew_lang::parse_script;
+use mew_lang::plan::{Plan, Returns};
 use mew_model::{KernelKey, Ontology, Value, name};
 use mew_store::{Place, Store, StoreError, Stored, View};
 use std::collections::{BTreeMap, VecDeque};
@@ -214,13 +214,20 @@ impl Kernel {
     pub fn execute(&self, now_ms: u64, text: &str, params: &Params) -> Result<Output> {
         let statements = parse_script(text).map_err(KernelError::Text)?;
         if statements.len() > MAX_STATEMENTS {
-            return Err(KernelError::Limit(format!("{} statements; at most {MAX_STATEMENTS} in one request", statements.len())));
+            return Err(KernelError::Limit(format!(
+                "{} statements; at most {MAX_STATEMENTS} in one request",
+                statements.len()
+            )));
         }
         let o = self.ontology();
         // All of it is checked before any of it runs: a typo in line 90 must not leave 89 lines done.
         let mut scope = Scope::default();
-        let plans: Vec<Plan> =
-            statements.iter().map(|s| check(&o, &mut scope, s)).collect::<std::result::Result<_, _>>().map_err(|d| KernelError::Text(vec![d]))?;
+        let plans: Vec<Plan> = statements
+            .iter()
+            .map(|s| check(&o, &mut scope, s))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|d| KernelError::Text(vec![d]))?;
+        missing_parameter(text, params)?;
         let mut out = Output::default();
         let mut bound = Bound::default();
         for unit in units(plans)? {
@@ -247,6 +254,16 @@ impl Kernel {
         }
         Ok(out)
     }
+}
+
+/// Every `$name` must be given, also where no row would come to ask for it.
+fn missing_parameter(text: &str, params: &Params) -> Result<()> {
+    let (tokens, _) = mew_lang::lexer::lex(text);
+    let missing = tokens.into_iter().find_map(|(t, _)| match t {
+        mew_lang::lexer::Token::Param(p, false) if !params.contains_key(&p) => Some(p),
+        _ => None,
+    });
+    missing.map_or(Ok(()), |p| Err(mew_lang::eval::EvalError::MissingParameter(p).into()))
 }
 
 struct Done {

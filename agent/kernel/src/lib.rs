@@ -12,5 +12,6 @@ mod tx;
 
 pub use error::KernelError;
 pub use kernel::{Identity, Kernel, Params};
+pub use mutate::{bury, kill_set};
 pub use rows::{Output, Summary};
 pub use tx::Tx;

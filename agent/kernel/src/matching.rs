@@ -2,6 +2,7 @@
 
 use crate::error::KernelError;
 use crate::kernel::Params;
+use crate::mutate::Bound;
 use crate::tx::Tx;
 use mew_lang::check::equalities;
 use mew_lang::eval::{Env, EvalError, eval, passes};
@@ -25,6 +26,8 @@ pub struct RowEnv<'a, 'v> {
     pub tx: &'a Tx<'v>,
     pub params: &'a Params,
     pub row: &'a Row,
+    /// Names that earlier statements of the script bound.
+    pub bound: Option<&'a Bound>,
 }
 
 impl RowEnv<'_, '_> {
@@ -46,7 +49,12 @@ impl Env for RowEnv<'_, '_> {
             System::Type => Value::String(self.tx.ontology().type_name(e.ty)),
             System::SyncId => Value::String(e.sync_id.to_owned()),
             System::UpdatedAt => Value::Timestamp(e.time.ms() as i64),
-            System::Version => Value::String(format!("{}+{}@{:016x}", format_timestamp(e.time.ms() as i64), e.time.0 & 0xffff, e.kernel.0)),
+            System::Version => Value::String(format!(
+                "{}+{}@{:016x}",
+                format_timestamp(e.time.ms() as i64),
+                e.time.0 & 0xffff,
+                e.kernel.0
+            )),
             System::Origin if s.origin.0 == 0 => Value::Null,
             System::Origin => Value::String(format!("{:016x}", s.origin.0)),
         }
@@ -54,17 +62,25 @@ impl Env for RowEnv<'_, '_> {
 
     fn is_type(&self, slot: usize, ty: Number) -> bool {
         let o = self.tx.ontology();
-        self.stored(slot).and_then(|s| s.entity().ok()).and_then(|e| o.by_number(e.ty)).is_some_and(|t| t.lineage.contains(&ty))
+        self.stored(slot)
+            .and_then(|s| s.entity().ok())
+            .and_then(|e| o.by_number(e.ty))
+            .is_some_and(|t| t.lineage.contains(&ty))
     }
 
     fn param(&self, name: &str) -> Option<Value> {
         self.params.get(name).cloned()
     }
 
-    fn reference(&self, name: &str) -> Value {
-        match self.tx.resolve(name) {
-            Ok(Some(s)) => s.entity().map_or(Value::Null, |e| Value::Id(e.sync_id.to_owned())),
-            _ => Value::Null,
+    fn reference(&self, name: &str) -> std::result::Result<Value, EvalError> {
+        let bound = self.bound.and_then(|b| b.get(name)).map(|ent| self.tx.living(*ent));
+        let found = bound.unwrap_or_else(|| self.tx.resolve(name));
+        match found {
+            Ok(Some(s)) => {
+                s.entity().map(|e| Value::Id(e.sync_id.to_owned())).map_err(|e| EvalError::Other(e.to_string()))
+            }
+            Ok(None) => Err(EvalError::Other(format!("#{name} not found"))),
+            Err(e) => Err(EvalError::Other(e.to_string())),
         }
     }
 
@@ -122,7 +138,9 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 Step::Node(v)
             } else if let Some(i) = joined {
                 Step::Edge(left.remove(i))
-            } else if let Some(v) = (0..m.vars.len()).filter(|i| !bound[*i] && !m.vars[*i].is_edge).min_by_key(|i| size(tx, m, *i)) {
+            } else if let Some(v) =
+                (0..m.vars.len()).filter(|i| !bound[*i] && !m.vars[*i].is_edge).min_by_key(|i| size(tx, m, *i))
+            {
                 Step::Node(v)
             } else if !left.is_empty() {
                 Step::Edge(left.remove(0))
@@ -134,7 +152,8 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 Step::Edge(e) => e.ends.iter().flatten().chain(&e.slot).for_each(|s| bound[*s] = true),
             }
             steps.push(step);
-            let (now, later): (Vec<&Expr>, Vec<&Expr>) = conditions.into_iter().partition(|c| slots(c).iter().all(|s| bound[*s]));
+            let (now, later): (Vec<&Expr>, Vec<&Expr>) =
+                conditions.into_iter().partition(|c| slots(c).iter().all(|s| bound[*s]));
             tests.push(now);
             conditions = later;
         }
@@ -156,7 +175,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
     }
 
     fn passes(&self, at: usize, row: &Row) -> Result<bool> {
-        let env = RowEnv { tx: self.tx, params: self.params, row };
+        let env = RowEnv { tx: self.tx, params: self.params, row, bound: None };
         for t in &self.tests[at] {
             if !passes(Some(t), &env)? {
                 return Ok(false);
@@ -185,7 +204,8 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 row[*v] = None;
             }
             Step::Edge(p) => {
-                let from = p.ends.iter().enumerate().find_map(|(i, s)| s.and_then(|s| row[s].as_ref()).map(|x| (i, x.ent)));
+                let from =
+                    p.ends.iter().enumerate().find_map(|(i, s)| s.and_then(|s| row[s].as_ref()).map(|x| (i, x.ent)));
                 let edges = match from {
                     Some((_, ent)) => self.tx.edges_of(ent),
                     None => self.tx.of_type(p.ty),
@@ -214,10 +234,15 @@ impl<'m, 'v> Matcher<'m, 'v> {
             match &row[slot] {
                 Some(x) => fits &= x.ent == end,
                 None => {
-                    let Some(node) = self.tx.living(end)? else { fits = false; break };
+                    let Some(node) = self.tx.living(end)? else {
+                        fits = false;
+                        break;
+                    };
                     let o = self.tx.ontology();
                     let ty = node.entity()?.ty;
-                    fits &= self.m.vars[slot].ty.is_none_or(|want| o.by_number(ty).is_some_and(|t| t.lineage.contains(&want)));
+                    fits &= self.m.vars[slot]
+                        .ty
+                        .is_none_or(|want| o.by_number(ty).is_some_and(|t| t.lineage.contains(&want)));
                     row[slot] = Some(node);
                     set.push(slot);
                 }
@@ -240,23 +265,28 @@ impl<'m, 'v> Matcher<'m, 'v> {
 
     fn candidates(&self, v: usize, row: &Row) -> Result<Vec<u32>> {
         if let Some((scope, attr, value)) = lookup(self.tx, self.m, v) {
-            let env = RowEnv { tx: self.tx, params: self.params, row };
+            let env = RowEnv { tx: self.tx, params: self.params, row, bound: None };
             let value = eval(value, &env)?;
-            // Stored as the attribute's kind; what does not convert equals nothing.
-            let kind = self.tx.ontology().types().find_map(|t| t.attrs.values().find(|a| a.number == attr)).map(|a| a.kind);
-            let value = match kind.map(|k| value.clone().coerce(k)) {
-                Some(Ok(v)) => v,
-                Some(Err(_)) => return Ok(Vec::new()),
-                None => value,
-            };
-            if !value.is_null() {
-                return Ok(self.tx.unique(scope, attr, &value)?.into_iter().collect());
+            let o = self.tx.ontology();
+            let ty = self.m.vars[v].ty.and_then(|t| o.by_number(t));
+            let kind = ty.and_then(|t| t.attrs.values().find(|a| a.number == attr)).map(|a| a.kind);
+            // Values of another kind may still be equal (1 and 1.0): those are left to the scan.
+            if let Some(Ok(value)) = kind.map(|k| value.coerce(k))
+                && !value.is_null()
+            {
+                let Some(ent) = self.tx.unique(scope, attr, &value)? else { return Ok(Vec::new()) };
+                let own = match (self.tx.living(ent)?, ty) {
+                    (Some(s), Some(t)) => o.by_number(s.entity()?.ty).is_some_and(|x| x.lineage.contains(&t.number)),
+                    _ => false,
+                };
+                return Ok(if own { vec![ent] } else { Vec::new() });
             }
         }
         Ok(match self.m.vars[v].ty {
             None => self.tx.all_nodes(),
             Some(t) => {
-                let mut all: Vec<u32> = self.tx.ontology().with_subtypes(t).into_iter().flat_map(|t| self.tx.of_type(t)).collect();
+                let mut all: Vec<u32> =
+                    self.tx.ontology().with_subtypes(t).into_iter().flat_map(|t| self.tx.of_type(t)).collect();
                 all.sort_unstable();
                 all
             }
@@ -328,7 +358,11 @@ pub fn query(tx: &Tx<'_>, params: &Params, q: &Query) -> Result<Vec<Vec<Value>>>
                 return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows; use LIMIT")));
             }
             rows.push(project(tx, params, r, &q.returns)?);
-            Ok(if enough.is_some_and(|n| rows.len() as u64 >= n) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if enough.is_some_and(|n| rows.len() as u64 >= n) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
     }
     finish(rows, &q.returns)
@@ -338,7 +372,7 @@ pub fn query(tx: &Tx<'_>, params: &Params, q: &Query) -> Result<Vec<Vec<Value>>>
 pub type Projected = (Vec<Value>, Vec<Value>);
 
 pub fn project(tx: &Tx<'_>, params: &Params, row: &Row, r: &Returns) -> Result<Projected> {
-    let env = RowEnv { tx, params, row };
+    let env = RowEnv { tx, params, row, bound: None };
     let column = |e: &Expr| match e {
         // What is counted: one for each row in which it is not null.
         Expr::Count(None) => Ok(Value::Bool(true)),

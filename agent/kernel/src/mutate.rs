@@ -50,7 +50,7 @@ pub fn run(tx: &mut Tx<'_>, params: &Params, bound: &mut Bound, m: &Mutate) -> R
         if let Some(ret) = &m.returning {
             // As they are now, not as they were when the row was bound.
             for s in row.iter_mut().flatten() {
-                if let Some(new) = r.tx.get(s.ent)? {
+                if let Some(new) = r.tx.living(s.ent)? {
                     *s = new;
                 }
             }
@@ -64,7 +64,7 @@ pub fn run(tx: &mut Tx<'_>, params: &Params, bound: &mut Bound, m: &Mutate) -> R
 
 impl Run<'_, '_> {
     fn value(&self, e: &Expr, row: &Row) -> Result<Value> {
-        Ok(eval(e, &RowEnv { tx: self.tx, params: self.params, row })?)
+        Ok(eval(e, &RowEnv { tx: self.tx, params: self.params, row, bound: Some(self.bound) })?)
     }
 
     fn target(&self, t: &Target, row: &Row) -> Result<Stored> {
@@ -80,24 +80,31 @@ impl Run<'_, '_> {
                 self.tx.living(ent)?.ok_or_else(|| gone(n.clone()))
             }
             Target::Reference(r) => self.tx.resolve(r)?.ok_or_else(|| gone(format!("#{r}"))),
-            Target::Match(m) => self.exactly_one(m),
+            Target::Match(m, slot) => self.exactly_one(m, *slot),
         }
     }
 
-    fn exactly_one(&self, m: &Match) -> Result<Stored> {
+    /// Distinct entities in a slot of a match, at most `most`.
+    fn hits(&self, m: &Match, slot: usize, most: usize) -> Result<Vec<Stored>> {
         let mut hits: Vec<Stored> = Vec::new();
+        let mut seen = BTreeSet::new();
         let _ = Matcher::new(self.tx, self.params, m)?.run(Row::new(), &mut |row| {
-            if let Some(s) = &row[0]
-                && hits.iter().all(|h| h.ent != s.ent)
-            {
+            if let Some(s) = row[slot].as_ref().filter(|s| seen.insert(s.ent)) {
                 hits.push(s.clone());
             }
-            Ok(if hits.len() > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if hits.len() >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        Ok(hits)
+    }
+
+    fn exactly_one(&self, m: &Match, slot: usize) -> Result<Stored> {
+        let mut hits = self.hits(m, slot, 2)?;
         match (hits.len(), hits.pop()) {
             (1, Some(s)) => Ok(s),
             (0, _) => Err(KernelError::NotFound("the entity of {MATCH …}".into())),
-            _ => Err(KernelError::Violation(Violation("{MATCH …} must find exactly one entity, it found several".into()))),
+            _ => Err(KernelError::Violation(Violation(
+                "{MATCH …} must find exactly one entity, it found several".into(),
+            ))),
         }
     }
 
@@ -129,6 +136,14 @@ impl Run<'_, '_> {
                 }
                 self.summary.set += 1;
             }
+            Action::Kill { target: Target::Match(m, slot), mode } => {
+                // All that it finds; an earlier one's cascade may have taken a later one.
+                for s in self.hits(m, *slot, usize::MAX)? {
+                    if self.tx.living(s.ent)?.is_some() {
+                        self.summary.add(kill(self.tx, s.ent, *mode)?);
+                    }
+                }
+            }
             Action::Kill { target, mode } => {
                 // The row may name an entity that an earlier row's cascade already took.
                 if let Target::Slot(i) = target
@@ -142,9 +157,7 @@ impl Run<'_, '_> {
             }
             Action::Link { ty, ends, if_not_exists, attrs, sync_id, slot } => {
                 let ends = ends.iter().map(|t| self.target(t, row)).collect::<Result<Vec<_>>>()?;
-                if *if_not_exists
-                    && let Some(edge) = self.edge_between(*ty, &ends)?
-                {
+                if *if_not_exists && let Some(edge) = self.edge_between(*ty, &ends)? {
                     row[*slot] = Some(edge);
                     return Ok(());
                 }
@@ -154,6 +167,13 @@ impl Run<'_, '_> {
                 self.summary.linked += 1;
             }
             Action::Unlink { target } => {
+                // Several rows may name one edge.
+                if let Target::Slot(i) = target
+                    && let Some(s) = &row[*i]
+                    && self.tx.living(s.ent)?.is_none()
+                {
+                    return Ok(());
+                }
                 let s = self.target(target, row)?;
                 if self.tx.ends(s.ent).is_none() {
                     return Err(Violation("UNLINK takes an edge; a node is ended with KILL".into()).into());
@@ -161,7 +181,10 @@ impl Run<'_, '_> {
                 self.unlink(s)?;
             }
             Action::UnlinkBetween { ty, ends } => {
-                let ends = ends.iter().map(|t| t.as_ref().map(|t| self.target(t, row)).transpose()).collect::<Result<Vec<_>>>()?;
+                let ends = ends
+                    .iter()
+                    .map(|t| t.as_ref().map(|t| self.target(t, row)).transpose())
+                    .collect::<Result<Vec<_>>>()?;
                 let from = ends.iter().flatten().next();
                 let all = match from {
                     Some(s) => self.tx.edges_of(s.ent),
@@ -169,7 +192,10 @@ impl Run<'_, '_> {
                 };
                 let mut hit = false;
                 for edge in all {
-                    let fits = self.tx.ends(edge).is_some_and(|e| ends.iter().zip(e).all(|(w, e)| w.as_ref().is_none_or(|w| w.ent == e)));
+                    let fits = self
+                        .tx
+                        .ends(edge)
+                        .is_some_and(|e| ends.iter().zip(e).all(|(w, e)| w.as_ref().is_none_or(|w| w.ent == e)));
                     if let Some(s) = self.tx.living(edge)?.filter(|_| fits)
                         && s.entity()?.ty == *ty
                     {
@@ -178,7 +204,10 @@ impl Run<'_, '_> {
                     }
                 }
                 if !hit {
-                    return Err(KernelError::NotFound(format!("an edge {} between these", self.tx.ontology().type_name(*ty))));
+                    return Err(KernelError::NotFound(format!(
+                        "an edge {} between these",
+                        self.tx.ontology().type_name(*ty)
+                    )));
                 }
             }
         }
@@ -260,9 +289,11 @@ fn checked_sync_id(tx: &Tx<'_>, s: String) -> Result<String> {
         return Err(Violation(format!("_sync_id must have 1 to {} bytes", entity::MAX_SYNC_ID)).into());
     }
     match name::kernel_of_sync_id(&s) {
-        Some(k) if k != tx.identity().kernel_id => {
-            Err(Violation(format!("_sync_id {s:?} names the kernel {k}; ids with a slash begin with {}/", tx.identity().kernel_id)).into())
-        }
+        Some(k) if k != tx.identity().kernel_id => Err(Violation(format!(
+            "_sync_id {s:?} names the kernel {k}; ids with a slash begin with {}/",
+            tx.identity().kernel_id
+        ))
+        .into()),
         _ => Ok(s),
     }
 }
@@ -287,7 +318,9 @@ pub fn kill_set(tx: &Tx<'_>, first: u32, mode: KillMode) -> Result<(BTreeSet<u32
         for node in front {
             for edge in tx.edges_of(node) {
                 let (Some(ends), Some(s)) = (tx.ends(edge), tx.living(edge)?) else { continue };
-                let Some(t) = o.by_number(s.entity()?.ty).and_then(|t| t.edge.as_ref().map(|e| (&t.name, e))) else { continue };
+                let Some(t) = o.by_number(s.entity()?.ty).and_then(|t| t.edge.as_ref().map(|e| (&t.name, e))) else {
+                    continue;
+                };
                 edges.insert(edge);
                 for (i, end) in ends.iter().enumerate().filter(|(_, e)| **e == node) {
                     let _ = end;
@@ -300,9 +333,11 @@ pub fn kill_set(tx: &Tx<'_>, first: u32, mode: KillMode) -> Result<(BTreeSet<u32
                         (d, KillMode::Declared) => d,
                     };
                     match action {
-                        OnKill::Prevent if !nodes.contains(&other) => {
+                        OnKill::Prevent if other != node => {
                             let (n, e) = (tx.identity().local_id(node), tx.identity().local_id(edge));
-                            return Err(Violation(format!("#{n} cannot be killed: edge {} #{e} prevents it", t.0)).into());
+                            return Err(
+                                Violation(format!("#{n} cannot be killed: edge {} #{e} prevents it", t.0)).into()
+                            );
                         }
                         OnKill::Cascade if nodes.insert(other) => next.push(other),
                         _ => {}

@@ -197,6 +197,27 @@ impl<'a> Tx<'a> {
         Ok(all.into_iter().collect())
     }
 
+    /// Number of facts whose key begins with `prefix`.
+    pub fn count_facts(&self, prefix: &[u8]) -> usize {
+        let mut n = self.view.count_facts(prefix) as isize;
+        let mut seen = BTreeSet::new();
+        for l in self.over() {
+            for (k, v) in l.facts.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix)) {
+                if seen.insert(k) {
+                    let was = self.view.has_fact(k);
+                    n += isize::from(!v.is_empty()) - isize::from(was);
+                }
+            }
+        }
+        n.max(0) as usize
+    }
+
+    /// Keys of committed facts with the prefix beyond the newest `keep`.
+    pub fn oldest_facts_beyond(&self, prefix: &[u8], keep: usize) -> Vec<Vec<u8>> {
+        let n = self.view.count_facts(prefix);
+        if n > keep { self.view.fact_keys(prefix).take(n - keep).map(<[u8]>::to_vec).collect() } else { Vec::new() }
+    }
+
     /// An entity named by local id or `sync_id`.
     pub fn resolve(&self, reference: &str) -> Result<Option<Stored>> {
         if let Some(ent) = self.identity.parse_local(reference)
@@ -242,7 +263,9 @@ impl<'a> Tx<'a> {
                 && Some(holder) != ent
             {
                 let id = self.identity.local_id(holder);
-                return Err(Violation(format!("{}: attribute {} is unique and #{id} already has {v}", t.name, a.name)).into());
+                return Err(
+                    Violation(format!("{}: attribute {} is unique and #{id} already has {v}", t.name, a.name)).into()
+                );
             }
         }
         self.check_ends(t, e)
@@ -264,7 +287,13 @@ impl<'a> Tx<'a> {
             let ty = node.entity()?.ty;
             if !p.ty.as_deref().is_none_or(|want| o.is_one_of(ty, [want])) {
                 let want = p.ty.as_deref().unwrap_or("any");
-                return Err(Violation(format!("{}: end {} must be a {want}, {end} is a {}", t.name, p.name, o.type_name(ty))).into());
+                return Err(Violation(format!(
+                    "{}: end {} must be a {want}, {end} is a {}",
+                    t.name,
+                    p.name,
+                    o.type_name(ty)
+                ))
+                .into());
             }
         }
         Ok(())
@@ -328,7 +357,11 @@ impl<'a> Tx<'a> {
         d.stamp(self.identity.key, self.now_ms, old_time);
         let bytes = Bytes::from(d.encode());
         if bytes.len() > entity::MAX_ENTITY {
-            return Err(KernelError::Limit(format!("the entity has {} bytes; at most {} are allowed", bytes.len(), entity::MAX_ENTITY)));
+            return Err(KernelError::Limit(format!(
+                "the entity has {} bytes; at most {} are allowed",
+                bytes.len(),
+                entity::MAX_ENTITY
+            )));
         }
         if !d.deleted {
             let e = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;

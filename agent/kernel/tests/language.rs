@@ -67,7 +67,8 @@ fn read(text: &str) -> File {
             "ontology" => f.ontology = lines.by_ref().take_while(|l| l.trim() != "end").collect::<Vec<_>>().join("\n"),
             "given" => f.given = lines.by_ref().take_while(|l| l.trim() != "end").collect::<Vec<_>>().join("\n"),
             l if l.starts_with("case ") => {
-                let mut c = Case { title: l[5..].to_owned(), script: String::new(), params: Params::new(), expect: Expect::Ok };
+                let mut c =
+                    Case { title: l[5..].to_owned(), script: String::new(), params: Params::new(), expect: Expect::Ok };
                 for l in lines.by_ref() {
                     let t = l.trim();
                     if let Expect::Table(rows) = &mut c.expect {

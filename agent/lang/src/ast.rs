@@ -72,8 +72,8 @@ pub enum KillMode {
 pub enum Target {
     Var(Name),
     Reference(Name),
-    /// `{ MATCH … }`: the first variable of the match.
-    Match(Box<Match>, Span),
+    /// `{ MATCH … [RETURN v] }`: the named variable, or the first one.
+    Match(Box<Match>, Option<Name>, Span),
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -105,7 +105,12 @@ impl Checker<'_> {
         // Nodes first, so that an edge pattern may stand before the variables it joins.
         for p in &m.patterns {
             if let PatternItem::Node { var, ty } = p {
-                let t = if ty.text.eq_ignore_ascii_case("any") { None } else { Some(self.type_of(ty)?.number) };
+                let t = if ty.text.eq_ignore_ascii_case("any") { None } else { Some(self.type_of(ty)?) };
+                if t.is_some_and(|t| t.edge.is_some()) {
+                    return Err(Diagnostic::new(ty.span.clone(), format!("{} is an edge type", ty.text))
+                        .help("match it as edge(a, b) AS variable"));
+                }
+                let t = t.map(|t| t.number);
                 self.declare(var, t, false)?;
             }
         }
@@ -135,12 +140,16 @@ impl Checker<'_> {
     fn fits(&self, slot: usize, want: Option<&str>, span: &Span, edge: &str) -> Checked<()> {
         let (Some(want), Some(have)) = (want, self.vars[slot].ty) else { return Ok(()) };
         let want_number = mew_model::name::number(want);
-        let related = self.o.with_subtypes(want_number).contains(&have) || self.o.with_subtypes(have).contains(&want_number);
+        let related =
+            self.o.with_subtypes(want_number).contains(&have) || self.o.with_subtypes(have).contains(&want_number);
         if related {
             return Ok(());
         }
-        Err(Diagnostic::new(span.clone(), format!("edge {edge} takes a {want} here"))
-            .label(format!("{} is a {}", self.vars[slot].name, self.o.type_name(have))))
+        Err(Diagnostic::new(span.clone(), format!("edge {edge} takes a {want} here")).label(format!(
+            "{} is a {}",
+            self.vars[slot].name,
+            self.o.type_name(have)
+        )))
     }
 
     fn condition(&self, e: &ast::Expr) -> Checked<Expr> {
@@ -195,7 +204,8 @@ impl Checker<'_> {
             ast::Action::Spawn { var, ty, attrs } => {
                 let t = self.type_of(ty)?.clone();
                 if t.edge.is_some() {
-                    return Err(Diagnostic::new(ty.span.clone(), format!("{} is an edge type", ty.text)).help("edges are made with LINK"));
+                    return Err(Diagnostic::new(ty.span.clone(), format!("{} is an edge type", ty.text))
+                        .help("edges are made with LINK"));
                 }
                 let (attrs, sync_id) = self.assignments(Some(&t), attrs, true)?;
                 let anonymous = Name { text: "_".into(), span: ty.span.clone() };
@@ -254,22 +264,30 @@ impl Checker<'_> {
                 (Some(i), _) => (Target::Slot(i), self.vars[i].ty),
                 (None, Some(ty)) => (Target::Bound(n.text.clone()), *ty),
                 (None, None) => {
-                    let known = self.vars.iter().map(|v| v.name.as_str()).chain(self.scope.bound.keys().map(String::as_str));
+                    let known =
+                        self.vars.iter().map(|v| v.name.as_str()).chain(self.scope.bound.keys().map(String::as_str));
                     return Err(Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text))
                         .suggest(nearest(&n.text, known))
                         .help("bind it with MATCH or SPAWN, or name an entity by #id"));
                 }
             },
-            ast::Target::Match(m, _) => {
-                let inner = Checker { o: self.o, scope: self.scope, vars: Vec::new() }.matching(m)?;
-                let ty = inner.vars.first().and_then(|v| v.ty);
-                (Target::Match(Box::new(inner)), ty)
+            ast::Target::Match(m, which, _) => {
+                let mut c = Checker { o: self.o, scope: self.scope, vars: Vec::new() };
+                let inner = c.matching(m)?;
+                let slot = which.as_ref().map_or(Ok(0), |n| c.slot(n))?;
+                let ty = inner.vars.get(slot).and_then(|v| v.ty);
+                (Target::Match(Box::new(inner), slot), ty)
             }
         })
     }
 
     /// Attribute assignments, and `_sync_id` apart where it may be given.
-    fn assignments(&self, t: Option<&Type>, attrs: &[(Name, ast::Expr)], creating: bool) -> Checked<(Vec<(Number, Expr)>, Option<Expr>)> {
+    fn assignments(
+        &self,
+        t: Option<&Type>,
+        attrs: &[(Name, ast::Expr)],
+        creating: bool,
+    ) -> Checked<(Vec<(Number, Expr)>, Option<Expr>)> {
         let (mut out, mut sync_id) = (Vec::new(), None);
         for (n, e) in attrs {
             if n.text == "_sync_id" && creating {
@@ -277,7 +295,10 @@ impl Checker<'_> {
                 continue;
             }
             if n.text.starts_with('_') {
-                return Err(Diagnostic::new(n.span.clone(), format!("{} is kept by the kernel and cannot be set", n.text)));
+                return Err(Diagnostic::new(
+                    n.span.clone(),
+                    format!("{} is kept by the kernel and cannot be set", n.text),
+                ));
             }
             let (number, kind) = match t {
                 Some(t) => {
@@ -286,7 +307,9 @@ impl Checker<'_> {
                 }
                 None => match self.o.types().find_map(|t| t.attrs.get(&n.text)) {
                     Some(a) => (a.number, None),
-                    None => return Err(Diagnostic::new(n.span.clone(), format!("no type has an attribute {}", n.text))),
+                    None => {
+                        return Err(Diagnostic::new(n.span.clone(), format!("no type has an attribute {}", n.text)));
+                    }
                 },
             };
             if out.iter().any(|(k, _)| *k == number) {
@@ -316,7 +339,9 @@ impl Checker<'_> {
             Some(k) if k == want => Ok(x),
             Some(Kind::Int) if want == Kind::Float => Ok(x),
             Some(Kind::String) if want == Kind::Id => Ok(x),
-            Some(k) => Err(Diagnostic::new(e.span.clone(), format!("type mismatch: {what} is a {want}, this is a {k}"))),
+            Some(k) => {
+                Err(Diagnostic::new(e.span.clone(), format!("type mismatch: {what} is a {want}, this is a {k}")))
+            }
         }
     }
 
@@ -329,15 +354,20 @@ impl Checker<'_> {
             ExprKind::Value(v) => (Expr::Value(v.clone()), v.kind()),
             ExprKind::Reference(r) => (Expr::Reference(r.clone()), Some(Kind::Id)),
             ExprKind::Param(p, nullable) => (Expr::Param(p.clone(), *nullable, want), want),
-            ExprKind::Var(v) => (Expr::Entity(self.slot(&Name { text: v.clone(), span: e.span.clone() })?), Some(Kind::Id)),
+            ExprKind::Var(v) => {
+                (Expr::Entity(self.slot(&Name { text: v.clone(), span: e.span.clone() })?), Some(Kind::Id))
+            }
             ExprKind::Attr(var, attr) => {
                 let slot = self.slot(var)?;
                 if let Some((s, kind)) = System::parse(&attr.text) {
                     return Ok((Expr::System(slot, s), Some(kind)));
                 }
                 let Some(t) = self.vars[slot].ty.and_then(|t| self.o.by_number(t)) else {
-                    return Err(Diagnostic::new(attr.span.clone(), format!("{} may be of any type: its attributes are unknown", var.text))
-                        .help("only _id, _type, _sync_id and the other fields with _ can be used, or give it a type"));
+                    return Err(Diagnostic::new(
+                        attr.span.clone(),
+                        format!("{} may be of any type: its attributes are unknown", var.text),
+                    )
+                    .help("only _id, _type, _sync_id and the other fields with _ can be used, or give it a type"));
                 };
                 let a = self.attribute(t, attr)?;
                 (Expr::Attr(slot, a.number), Some(a.kind))
@@ -367,7 +397,9 @@ impl Checker<'_> {
                 let mut inner = Checker { o: self.o, scope: self.scope, vars: self.vars.clone() };
                 (Expr::Exists(Box::new(inner.matching(m)?)), Some(Kind::Bool))
             }
-            ExprKind::Count(_) => return Err(Diagnostic::new(e.span.clone(), "COUNT may only stand as a column of RETURN")),
+            ExprKind::Count(_) => {
+                return Err(Diagnostic::new(e.span.clone(), "COUNT may only stand as a column of RETURN"));
+            }
             ExprKind::Call(f, args) => self.call(f, args)?,
         })
     }
@@ -376,28 +408,42 @@ impl Checker<'_> {
         match (f.text.to_ascii_lowercase().as_str(), args) {
             ("now", []) => Ok((Expr::Now, Some(Kind::Timestamp))),
             ("length", [x]) => Ok((Expr::Length(Box::new(self.fitting(x, Kind::String, "length")?)), Some(Kind::Int))),
-            ("coalesce", [a, b]) => {
-                let joined = ast::Expr {
+            ("coalesce", [first @ .., last]) if !first.is_empty() => {
+                let join = |b: ast::Expr, a: &ast::Expr| ast::Expr {
                     span: a.span.start..b.span.end,
-                    kind: ExprKind::Binary(Box::new(a.clone()), Op::Coalesce, Box::new(b.clone())),
+                    kind: ExprKind::Binary(Box::new(a.clone()), Op::Coalesce, Box::new(b)),
                 };
-                self.expr(&joined, None)
+                self.expr(&first.iter().rev().fold(last.clone(), join), None)
             }
-            ("now" | "length" | "coalesce", _) => Err(Diagnostic::new(f.span.clone(), format!("{} does not take {} arguments", f.text, args.len()))),
+            ("now" | "length" | "coalesce", _) => {
+                Err(Diagnostic::new(f.span.clone(), format!("{} does not take {} arguments", f.text, args.len())))
+            }
             _ => Err(Diagnostic::new(f.span.clone(), format!("unknown function {}", f.text))
                 .suggest(nearest(&f.text, ["now", "length", "coalesce"]))
                 .help("functions: now(), length(text), coalesce(a, b)")),
         }
     }
 
-    fn binary(&self, whole: &ast::Expr, a: &ast::Expr, op: Op, b: &ast::Expr, want: Option<Kind>) -> Checked<(Expr, Option<Kind>)> {
+    fn binary(
+        &self,
+        whole: &ast::Expr,
+        a: &ast::Expr,
+        op: Op,
+        b: &ast::Expr,
+        want: Option<Kind>,
+    ) -> Checked<(Expr, Option<Kind>)> {
         if matches!(op, Op::And | Op::Or) {
             let (x, y) = (self.condition(a)?, self.condition(b)?);
             return Ok((Expr::Binary(Box::new(x), op, Box::new(y)), Some(Kind::Bool)));
         }
         let compares = matches!(op, Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge);
         let text = matches!(op, Op::Concat | Op::Contains | Op::StartsWith | Op::EndsWith);
-        let hint = if text { Some(Kind::String) } else if compares { None } else { want };
+        // In arithmetic the sides need not be of the kind of the result (a Timestamp minus a Duration).
+        let hint = match op {
+            _ if text => Some(Kind::String),
+            Op::Coalesce => want,
+            _ => None,
+        };
         let (mut x, mut ka) = self.expr(a, hint)?;
         let (y, kb) = self.expr(b, if compares { ka } else { hint })?;
         if compares && ka.is_none() {
@@ -445,7 +491,9 @@ fn arithmetic(op: Op, a: Option<Kind>, b: Option<Kind>) -> Result<Option<Kind>, 
         (Int | Float, Op::Coalesce | Op::Add | Op::Sub | Op::Mul | Op::Div, Int | Float) => Float,
         (Timestamp, Op::Sub, Timestamp) => Duration,
         (Timestamp, Op::Add | Op::Sub, Duration) | (Duration, Op::Add, Timestamp) => Timestamp,
-        (Duration, Op::Add | Op::Sub, Duration) | (Duration, Op::Mul | Op::Div, Int) | (Int, Op::Mul, Duration) => Duration,
+        (Duration, Op::Add | Op::Sub, Duration) | (Duration, Op::Mul | Op::Div, Int) | (Int, Op::Mul, Duration) => {
+            Duration
+        }
         _ => return Err(format!("this does not work between {a} and {b}")),
     }))
 }
@@ -453,7 +501,7 @@ fn arithmetic(op: Op, a: Option<Kind>, b: Option<Kind>) -> Result<Option<Kind>, 
 fn target_span(t: &ast::Target) -> Span {
     match t {
         ast::Target::Var(n) | ast::Target::Reference(n) => n.span.clone(),
-        ast::Target::Match(_, s) => s.clone(),
+        ast::Target::Match(_, _, s) => s.clone(),
     }
 }
 
@@ -474,7 +522,8 @@ pub fn equalities(filter: &Expr, slot: usize) -> Vec<(Number, &Expr)> {
         match e {
             Expr::Binary(a, Op::And, b) => todo.extend([a.as_ref(), b.as_ref()]),
             Expr::Binary(a, Op::Eq, b) => match (a.as_ref(), b.as_ref()) {
-                (Expr::Attr(s, k), c @ (Expr::Value(_) | Expr::Param(..))) | (c @ (Expr::Value(_) | Expr::Param(..)), Expr::Attr(s, k))
+                (Expr::Attr(s, k), c @ (Expr::Value(_) | Expr::Param(..)))
+                | (c @ (Expr::Value(_) | Expr::Param(..)), Expr::Attr(s, k))
                     if *s == slot =>
                 {
                     out.push((*k, c));

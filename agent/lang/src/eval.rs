@@ -1,4 +1,5 @@
-//! Computes checked expressions. Three-valued: a comparison with null is null, and only true passes a filter.
+//! Computes checked expressions. `null = null` is true and `<` with null is false; AND, OR and NOT are three-valued, and only
+//! true passes a filter.
 
 use crate::plan::{Expr, Match, Op, System};
 use mew_model::{Number, Value, value::Kind};
@@ -27,8 +28,8 @@ pub trait Env {
     /// Whether the entity in the slot is of the type or a subtype.
     fn is_type(&self, slot: usize, ty: Number) -> bool;
     fn param(&self, name: &str) -> Option<Value>;
-    /// The `sync_id` that a `#reference` means, or null if there is no such entity.
-    fn reference(&self, name: &str) -> Value;
+    /// The `sync_id` that a `#reference` means, as an ID; an error if there is no such entity.
+    fn reference(&self, name: &str) -> Result<Value, EvalError>;
     fn exists(&self, m: &Match) -> Result<bool, EvalError>;
     /// Milliseconds since 1970; constant inside a transaction.
     fn now_ms(&self) -> u64;
@@ -40,11 +41,14 @@ pub fn eval(e: &Expr, env: &dyn Env) -> Result<Value, EvalError> {
         Expr::Param(p, nullable, want) => match (env.param(p), want) {
             (None | Some(Value::Null), _) if *nullable => Value::Null,
             (None, _) => return Err(EvalError::MissingParameter(p.clone())),
+            (Some(Value::Null), _) => {
+                return Err(EvalError::Other(format!("parameter ${p} is null; write ${p}? where null is allowed")));
+            }
             (Some(v), None) => v,
             (Some(v), Some(k)) => v.coerce(*k).map_err(|v| EvalError::ParameterKind(p.clone(), *k, v))?,
         },
         Expr::Entity(slot) => env.system(*slot, System::SyncId).into_id(),
-        Expr::Reference(r) => env.reference(r),
+        Expr::Reference(r) => env.reference(r)?,
         Expr::Attr(slot, key) => env.attr(*slot, *key),
         Expr::System(slot, f) => env.system(*slot, *f),
         Expr::Not(x) => match eval(x, env)? {
@@ -161,7 +165,9 @@ fn arithmetic(x: Value, op: Op, y: Value) -> Result<Value, EvalError> {
         (Float(a), op, Int(b)) => float(a, op, b as f64),
         (Float(a), op, Float(b)) => float(a, op, b),
         (Timestamp(a), Op::Sub, Timestamp(b)) => Duration(a.checked_sub(b).ok_or(over)?),
-        (Timestamp(a), Op::Add, Duration(b)) | (Duration(a), Op::Add, Timestamp(b)) => Timestamp(a.checked_add(b).ok_or(over)?),
+        (Timestamp(a), Op::Add, Duration(b)) | (Duration(a), Op::Add, Timestamp(b)) => {
+            Timestamp(a.checked_add(b).ok_or(over)?)
+        }
         (Timestamp(a), Op::Sub, Duration(b)) => Timestamp(a.checked_sub(b).ok_or(over)?),
         (Duration(a), Op::Add, Duration(b)) => Duration(a.checked_add(b).ok_or(over)?),
         (Duration(a), Op::Sub, Duration(b)) => Duration(a.checked_sub(b).ok_or(over)?),

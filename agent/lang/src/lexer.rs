@@ -21,8 +21,8 @@ pub enum Token {
 
 /// Longest first.
 const SYMBOLS: [&str; 29] = [
-    "=>", "!=", "<=", ">=", "++", "..", "??", "->", "(", ")", "{", "}", "[", "]", ",", ":", ";", ".", "=", "<", ">", "+",
-    "-", "*", "/", "%", "|", "?", "::",
+    "=>", "!=", "<=", ">=", "++", "..", "??", "->", "(", ")", "{", "}", "[", "]", ",", ":", ";", ".", "=", "<", ">",
+    "+", "-", "*", "/", "%", "|", "?", "::",
 ];
 
 pub fn lex(src: &str) -> (Vec<(Token, Span)>, Vec<Diagnostic>) {
@@ -113,16 +113,31 @@ impl Lexer<'_> {
             }
         }
         let text = &self.src[from..self.at];
-        let token = if float { text.parse().ok().map(Token::Float) } else { text.parse().ok().map(Token::Int) };
+        let token = if float {
+            text.parse().ok().filter(|x: &f64| x.is_finite()).map(Token::Float)
+        } else {
+            text.parse().ok().map(Token::Int)
+        };
         match token {
             Some(t) => self.push(from, t),
             // The one integer whose absolute value does not fit: only sensible behind a minus.
-            None if text == "9223372036854775808" && matches!(self.out.last(), Some((Token::Sym("-"), _))) => {
+            None if text == "9223372036854775808" && self.after_unary_minus() => {
                 self.out.pop();
                 self.push(from - 1, Token::Int(i64::MIN));
             }
             None => self.bad.push(Diagnostic::new(from..self.at, "number does not fit in 64 bits")),
         }
+    }
+
+    /// Whether a minus was just read that cannot be a subtraction.
+    fn after_unary_minus(&self) -> bool {
+        let n = self.out.len();
+        let value = |t: &Token| match t {
+            Token::Sym(s) => matches!(*s, ")" | "]" | "}"),
+            Token::Ident(s) => !crate::parser::is_keyword(s),
+            _ => true,
+        };
+        matches!(self.out.last(), Some((Token::Sym("-"), _))) && (n < 2 || !value(&self.out[n - 2].0))
     }
 
     fn sigil(&mut self, from: usize, c: char) {
@@ -171,10 +186,13 @@ impl Lexer<'_> {
                         't' => out.push('\t'),
                         'u' => match self.unicode() {
                             Some(c) => out.push(c),
-                            None => self.bad.push(Diagnostic::new(here..self.at, "\\u takes four hex digits of a character")),
+                            None => self
+                                .bad
+                                .push(Diagnostic::new(here..self.at, "\\u takes four hex digits of a character")),
                         },
                         _ => self.bad.push(
-                            Diagnostic::new(here..self.at, "unknown escape").help("known: \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX"),
+                            Diagnostic::new(here..self.at, "unknown escape")
+                                .help("known: \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX"),
                         ),
                     }
                 }
@@ -186,7 +204,7 @@ impl Lexer<'_> {
     /// Four hex digits, or two such escapes that form a surrogate pair.
     fn unicode(&mut self) -> Option<char> {
         let mut four = || {
-            let v = u32::from_str_radix(self.rest().get(..4)?, 16).ok()?;
+            let v = hex4(self.rest())?;
             self.at += 4;
             Some(v)
         };
@@ -198,7 +216,7 @@ impl Lexer<'_> {
             return None;
         }
         self.at += 2;
-        let lo = u32::from_str_radix(self.rest().get(..4)?, 16).ok().filter(|l| (0xdc00..0xe000).contains(l))?;
+        let lo = hex4(self.rest()).filter(|l| (0xdc00..0xe000).contains(l))?;
         self.at += 4;
         char::from_u32(0x10000 + ((hi - 0xd800) << 10) + (lo - 0xdc00))
     }
@@ -209,10 +227,17 @@ impl Lexer<'_> {
         match parse_timestamp(&text) {
             Some(ms) => self.push(from, Token::Timestamp(ms)),
             None => self.bad.push(
-                Diagnostic::new(from..self.at, "not a timestamp").help("write @2026-11-21 or @2026-11-21T09:30:00.000Z"),
+                Diagnostic::new(from..self.at, "not a timestamp")
+                    .help("write @2026-11-21 or @2026-11-21T09:30:00.000Z"),
             ),
         }
     }
+}
+
+/// Exactly four hex digits.
+fn hex4(s: &str) -> Option<u32> {
+    let four = s.get(..4).filter(|f| f.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u32::from_str_radix(four, 16).ok()
 }
 
 /// `YYYY-MM-DD[THH:MM[:SS[.mmm]][Z|±hh:mm]]` to milliseconds since 1970; without a zone it is UTC.
@@ -234,7 +259,8 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
         (sec, s) = num(r, 2)?;
         if let Some(r) = s.strip_prefix('.') {
             let n = r.bytes().take_while(u8::is_ascii_digit).count();
-            let digits: String = r.get(..n).filter(|_| (1..=9).contains(&n))?.chars().chain("000".chars()).take(3).collect();
+            let digits: String =
+                r.get(..n).filter(|_| (1..=9).contains(&n))?.chars().chain("000".chars()).take(3).collect();
             ms += digits.parse::<i64>().ok()?;
             s = &r[n..];
         }

@@ -60,7 +60,7 @@ fn file(p: &mut Parser<'_>) -> Parsed<(Builder, Places)> {
 }
 
 fn type_name(p: &mut Parser<'_>, places: &mut Places) -> Parsed<Name> {
-    let n = p.name("a type name")?;
+    let n = p.word("a type name")?;
     if n.text.starts_with('_') {
         return Err(Diagnostic::new(n.span, format!("{}: names that begin with _ are reserved", n.text)));
     }
@@ -76,7 +76,7 @@ fn node(p: &mut Parser<'_>, places: &mut Places) -> Parsed<Declared> {
     let mut parents = Vec::new();
     if p.sym(":") {
         loop {
-            parents.push(p.name("a parent type")?.text);
+            parents.push(p.word("a parent type")?.text);
             if !p.sym(",") {
                 break;
             }
@@ -91,9 +91,9 @@ fn edge(p: &mut Parser<'_>, places: &mut Places) -> Parsed<Declared> {
     p.expect_sym("(")?;
     let mut params = Vec::new();
     loop {
-        let param = p.name("a parameter")?.text;
+        let param = p.word("a parameter")?.text;
         p.expect_sym(":")?;
-        let ty = p.name("a node type")?.text;
+        let ty = p.word("a node type")?.text;
         params.push(Param { name: param, ty: (!ty.eq_ignore_ascii_case("any")).then_some(ty) });
         if !p.sym(",") {
             break;
@@ -101,14 +101,17 @@ fn edge(p: &mut Parser<'_>, places: &mut Places) -> Parsed<Declared> {
     }
     p.expect_sym(")")?;
     if params.len() != 2 {
-        return Err(Diagnostic::new(n.span, format!("edge {} has {} ends; an edge joins two nodes", n.text, params.len())));
+        return Err(Diagnostic::new(
+            n.span,
+            format!("edge {} has {} ends; an edge joins two nodes", n.text, params.len()),
+        ));
     }
     let mut e = Edge { params, on_kill_source: OnKill::Unlink, on_kill_target: OnKill::Unlink };
     if p.sym("[") {
         loop {
-            let m = p.name("an edge modifier")?;
+            let m = p.word("an edge modifier")?;
             p.expect_sym(":")?;
-            let a = p.name("unlink, cascade or prevent")?;
+            let a = p.word("unlink, cascade or prevent")?;
             let what = match a.text.as_str() {
                 "unlink" => OnKill::Unlink,
                 "cascade" => OnKill::Cascade,
@@ -142,7 +145,7 @@ fn attributes(p: &mut Parser<'_>, ty: &str, places: &mut Places) -> Parsed<Vec<A
         return Ok(out);
     }
     while !p.sym("}") {
-        let n = p.name("an attribute")?;
+        let n = p.word("an attribute")?;
         if n.text.starts_with('_') {
             return Err(Diagnostic::new(n.span, format!("{}: names that begin with _ are reserved", n.text)));
         }
@@ -158,7 +161,7 @@ fn attributes(p: &mut Parser<'_>, ty: &str, places: &mut Places) -> Parsed<Vec<A
 
 fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
     p.expect_sym(":")?;
-    let k = p.name("a scalar type")?;
+    let k = p.word("a scalar type")?;
     let kind = Kind::parse(&k.text).ok_or_else(|| {
         Diagnostic::new(k.span.clone(), format!("unknown scalar type {}", k.text))
             .suggest(nearest(&k.text, Kind::ALL.iter().map(|k| k.name())))
@@ -188,7 +191,8 @@ fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
         }
     }
     if a.required && nullable {
-        return Err(Diagnostic::new(n.span, format!("attribute {} is required and nullable at once", a.name)).help("leave one of them out"));
+        return Err(Diagnostic::new(n.span, format!("attribute {} is required and nullable at once", a.name))
+            .help("leave one of them out"));
     }
     if p.sym("=") {
         let e = p.expr()?;
@@ -197,7 +201,8 @@ fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
     // Without a default nothing else could fill it, so a SPAWN that leaves it out is refused: it is required in effect.
     a.required |= !a.nullable && a.default.is_none();
     if let Some(DefaultValue::Value(v)) = &a.default {
-        a.check(v).map_err(|v| Diagnostic::new(n.span, format!("the default breaks the attribute's own rules: {v}")))?;
+        a.check(v)
+            .map_err(|v| Diagnostic::new(n.span, format!("the default breaks the attribute's own rules: {v}")))?;
     }
     Ok(a)
 }
@@ -229,7 +234,7 @@ fn modifier(p: &mut Parser<'_>, a: &mut Attribute, ty: &str) -> Parsed<()> {
         }
         return if a.one_of.is_empty() { Err(Diagnostic::new(span, "an empty list allows no value")) } else { Ok(()) };
     }
-    let m = p.name("a modifier")?;
+    let m = p.word("a modifier")?;
     match m.text.as_str() {
         "required" => a.required = true,
         "unique" => a.unique_in = Some(name::number(ty)),
@@ -272,8 +277,12 @@ fn literal(p: &mut Parser<'_>, kind: Kind) -> Parsed<Value> {
 
 /// A constant, `now()`, or `now() ± duration`.
 fn default_value(e: &Expr, kind: Kind) -> Parsed<DefaultValue> {
-    let is_now = |e: &Expr| matches!(&e.kind, ExprKind::Call(f, args) if f.text.eq_ignore_ascii_case("now") && args.is_empty());
-    let wrong = || Diagnostic::new(e.span.clone(), format!("the default must be a {kind} constant")).help("for a Timestamp also now(), or now() plus or minus a duration");
+    let is_now =
+        |e: &Expr| matches!(&e.kind, ExprKind::Call(f, args) if f.text.eq_ignore_ascii_case("now") && args.is_empty());
+    let wrong = || {
+        Diagnostic::new(e.span.clone(), format!("the default must be a {kind} constant"))
+            .help("for a Timestamp also now(), or now() plus or minus a duration")
+    };
     if kind == Kind::Timestamp {
         if is_now(e) {
             return Ok(DefaultValue::Now(0));

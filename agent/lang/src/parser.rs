@@ -7,13 +7,53 @@ use mew_model::Value;
 
 /// Nesting beyond this is refused: a hostile text must not exhaust the stack.
 const MAX_DEPTH: usize = 64;
+/// Operators of one statement: a chain of them is a tree as deep as the chain is long.
+const MAX_OPERATORS: usize = 400;
 
 const KEYWORDS: &[&str] = &[
-    "MATCH", "WHERE", "RETURN", "RETURNING", "ORDER", "BY", "LIMIT", "OFFSET", "SPAWN", "SET", "KILL", "LINK", "UNLINK",
-    "BEGIN", "COMMIT", "ROLLBACK", "AS", "AND", "OR", "NOT", "IN", "IS", "NULL", "TRUE", "FALSE", "EXISTS", "IF", "CASCADE",
-    "NO", "DISTINCT", "ASC", "DESC", "CONTAINS", "STARTS", "ENDS", "WITH", "COUNT",
+    "MATCH",
+    "WHERE",
+    "RETURN",
+    "RETURNING",
+    "ORDER",
+    "BY",
+    "LIMIT",
+    "OFFSET",
+    "SPAWN",
+    "SET",
+    "KILL",
+    "LINK",
+    "UNLINK",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "AS",
+    "AND",
+    "OR",
+    "NOT",
+    "IN",
+    "IS",
+    "NULL",
+    "TRUE",
+    "FALSE",
+    "EXISTS",
+    "IF",
+    "CASCADE",
+    "NO",
+    "DISTINCT",
+    "ASC",
+    "DESC",
+    "CONTAINS",
+    "STARTS",
+    "ENDS",
+    "WITH",
+    "COUNT",
 ];
 const STATEMENTS: &[&str] = &["MATCH", "SPAWN", "SET", "KILL", "LINK", "UNLINK", "BEGIN", "COMMIT", "ROLLBACK"];
+
+pub(crate) fn is_keyword(word: &str) -> bool {
+    KEYWORDS.iter().any(|k| k.eq_ignore_ascii_case(word))
+}
 
 pub type Parsed<T> = Result<T, Diagnostic>;
 
@@ -42,12 +82,13 @@ pub(crate) struct Parser<'s> {
     tokens: Vec<(Token, Span)>,
     at: usize,
     depth: usize,
+    operators: usize,
 }
 
 impl<'s> Parser<'s> {
     pub(crate) fn new(src: &'s str) -> Result<Self, Vec<Diagnostic>> {
         let (tokens, bad) = lex(src);
-        if bad.is_empty() { Ok(Parser { src, tokens, at: 0, depth: 0 }) } else { Err(bad) }
+        if bad.is_empty() { Ok(Parser { src, tokens, at: 0, depth: 0, operators: 0 }) } else { Err(bad) }
     }
 
     pub(crate) fn peek(&self) -> Option<&Token> {
@@ -107,7 +148,7 @@ impl<'s> Parser<'s> {
     /// An identifier that is no keyword.
     pub(crate) fn name(&mut self, what: &str) -> Parsed<Name> {
         match self.peek() {
-            Some(Token::Ident(s)) if !KEYWORDS.iter().any(|k| k.eq_ignore_ascii_case(s)) => {
+            Some(Token::Ident(s)) if !is_keyword(s) => {
                 let n = Name { text: s.clone(), span: self.span() };
                 self.at += 1;
                 Ok(n)
@@ -115,6 +156,18 @@ impl<'s> Parser<'s> {
             Some(Token::Ident(s)) => {
                 let help = format!("{} is a keyword", s.to_uppercase());
                 Err(self.expected(what).help(help))
+            }
+            _ => Err(self.expected(what)),
+        }
+    }
+
+    /// Any identifier, for places where only a name can stand: `count` and `order` are good attribute names.
+    pub(crate) fn word(&mut self, what: &str) -> Parsed<Name> {
+        match self.peek() {
+            Some(Token::Ident(s)) => {
+                let n = Name { text: s.clone(), span: self.span() };
+                self.at += 1;
+                Ok(n)
             }
             _ => Err(self.expected(what)),
         }
@@ -128,6 +181,7 @@ impl<'s> Parser<'s> {
     }
 
     fn statement(&mut self) -> Parsed<Statement> {
+        self.operators = 0;
         let from = self.span().start;
         let kind = if self.keyword("BEGIN") {
             StatementKind::Begin
@@ -160,19 +214,21 @@ impl<'s> Parser<'s> {
                         Some(Token::Ident(s)) => nearest(s, STATEMENTS.iter().copied()),
                         _ => None,
                     };
-                    return Err(self.expected("a statement").suggest(near).help(format!("statements begin with {}", STATEMENTS.join(", "))));
+                    return Err(self
+                        .expected("a statement")
+                        .suggest(near)
+                        .help(format!("statements begin with {}", STATEMENTS.join(", "))));
                 }
             }
         };
-        if self.peek().is_some()
-            && !self.sym(";")
-            && !STATEMENTS.iter().any(|k| self.is_keyword(k))
-        {
+        if self.peek().is_some() && !self.sym(";") && !STATEMENTS.iter().any(|k| self.is_keyword(k)) {
             let near = match self.peek() {
                 Some(Token::Ident(s)) => nearest(s, KEYWORDS.iter().copied()),
                 _ => None,
             };
-            return Err(Diagnostic::new(self.span(), "unexpected text after the statement").label(self.found()).suggest(near));
+            return Err(Diagnostic::new(self.span(), "unexpected text after the statement")
+                .label(self.found())
+                .suggest(near));
         }
         Ok(Statement { span: self.since(from), kind })
     }
@@ -211,8 +267,8 @@ impl<'s> Parser<'s> {
     }
 
     fn spawn(&mut self) -> Parsed<Action> {
-        let first = self.name("a type or `variable: Type`")?;
-        let (mut var, ty) = if self.sym(":") { (Some(first), self.name("a type")?) } else { (None, first) };
+        let first = self.word("a type or `variable: Type`")?;
+        let (mut var, ty) = if self.sym(":") { (Some(first), self.word("a type")?) } else { (None, first) };
         let attrs = self.braces()?;
         if var.is_none() && self.keyword("AS") {
             var = Some(self.name("a variable")?);
@@ -223,7 +279,7 @@ impl<'s> Parser<'s> {
     fn set(&mut self) -> Parsed<Action> {
         let target = self.target()?;
         if self.sym(".") {
-            let attr = self.name("an attribute")?;
+            let attr = self.word("an attribute")?;
             self.expect_sym("=")?;
             let e = self.expr()?;
             return Ok(Action::Set { target, attrs: vec![(attr, e)] });
@@ -240,7 +296,7 @@ impl<'s> Parser<'s> {
             self.expect_keyword("NOT")?;
             self.expect_keyword("EXISTS")?;
         }
-        let ty = self.name("an edge type")?;
+        let ty = self.word("an edge type")?;
         self.expect_sym("(")?;
         let mut targets = vec![self.target()?];
         while self.sym(",") {
@@ -257,7 +313,7 @@ impl<'s> Parser<'s> {
         if !is_call {
             return Ok(Action::Unlink { target: UnlinkTarget::One(self.target()?) });
         }
-        let ty = self.name("an edge type")?;
+        let ty = self.word("an edge type")?;
         self.expect_sym("(")?;
         let mut ends = Vec::new();
         loop {
@@ -286,11 +342,9 @@ impl<'s> Parser<'s> {
         if self.sym("{") {
             self.expect_keyword("MATCH")?;
             let m = self.nested(Self::matching)?;
-            if self.keyword("RETURN") {
-                self.name("the variable to return")?;
-            }
+            let which = if self.keyword("RETURN") { Some(self.name("the variable to return")?) } else { None };
             self.expect_sym("}")?;
-            return Ok(Target::Match(Box::new(m), self.since(span.start)));
+            return Ok(Target::Match(Box::new(m), which, self.since(span.start)));
         }
         self.name("a variable, an #id or {MATCH …}").map(Target::Var)
     }
@@ -302,7 +356,7 @@ impl<'s> Parser<'s> {
             return Ok(out);
         }
         while !self.sym("}") {
-            let a = self.name("an attribute")?;
+            let a = self.word("an attribute")?;
             if !self.sym("=") {
                 let colon = matches!(self.peek(), Some(Token::Sym(":")));
                 return Err(self.expected("`=`").suggest(colon.then_some(" =")));
@@ -326,12 +380,18 @@ impl<'s> Parser<'s> {
     }
 
     fn pattern_item(&mut self) -> Parsed<PatternItem> {
-        let first = self.name("a pattern such as `t: Task` or `edge(a, b)`")?;
+        let first = match self.tokens.get(self.at + 1) {
+            // `order(a, b)` is an edge pattern, whatever else the word may be.
+            Some((Token::Sym("("), _)) => self.word("an edge type")?,
+            _ => self.name("a pattern such as `t: Task` or `edge(a, b)`")?,
+        };
         if self.sym(":") {
-            return Ok(PatternItem::Node { var: first, ty: self.name("a type")? });
+            return Ok(PatternItem::Node { var: first, ty: self.word("a type")? });
         }
         if !self.sym("(") {
-            return Err(self.expected("`:` or `(`").help("write `variable: Type` for a node, `edge(a, b)` for an edge"));
+            return Err(self
+                .expected("`:` or `(`")
+                .help("write `variable: Type` for a node, `edge(a, b)` for an edge"));
         }
         let mut args = vec![self.name("a variable")?];
         while self.sym(",") {
@@ -380,7 +440,7 @@ impl<'s> Parser<'s> {
         let mut out = Vec::new();
         loop {
             let e = self.expr()?;
-            let alias = if self.keyword("AS") { Some(self.name("a column name")?) } else { None };
+            let alias = if self.keyword("AS") { Some(self.word("a column name")?) } else { None };
             out.push((e, alias));
             if !self.sym(",") {
                 return Ok((distinct, out));
@@ -435,7 +495,8 @@ impl<'s> Parser<'s> {
     }
 
     fn operator(&self) -> Option<(Op, u8, usize)> {
-        let next_is = |k: &str| matches!(self.tokens.get(self.at + 1), Some((Token::Ident(s), _)) if s.eq_ignore_ascii_case(k));
+        let next_is =
+            |k: &str| matches!(self.tokens.get(self.at + 1), Some((Token::Ident(s), _)) if s.eq_ignore_ascii_case(k));
         Some(match self.peek()? {
             Token::Sym(s) => match *s {
                 "??" => (Op::Coalesce, 1, 1),
@@ -469,6 +530,14 @@ impl<'s> Parser<'s> {
         let from = self.span().start;
         let mut left = self.unary()?;
         loop {
+            self.operators += 1;
+            if self.operators > MAX_OPERATORS {
+                return Err(Diagnostic::new(
+                    self.span(),
+                    format!("more than {MAX_OPERATORS} operators in one statement"),
+                )
+                .help("use IN [..] for many values"));
+            }
             if min <= 5 && (self.is_keyword("IS") || self.is_keyword("IN") || self.is_keyword("NOT")) {
                 left = self.postfix(left, from)?;
                 continue;
@@ -512,7 +581,9 @@ impl<'s> Parser<'s> {
             match self.nested(Self::unary)? {
                 Expr { kind: ExprKind::Value(Value::Int(i)), .. } => ExprKind::Value(Value::Int(i.wrapping_neg())),
                 Expr { kind: ExprKind::Value(Value::Float(x)), .. } => ExprKind::Value(Value::Float(-x)),
-                Expr { kind: ExprKind::Value(Value::Duration(d)), .. } => ExprKind::Value(Value::Duration(d.wrapping_neg())),
+                Expr { kind: ExprKind::Value(Value::Duration(d)), .. } => {
+                    ExprKind::Value(Value::Duration(d.wrapping_neg()))
+                }
                 e => ExprKind::Negate(Box::new(e)),
             }
         } else {
@@ -564,7 +635,9 @@ impl<'s> Parser<'s> {
             },
             Token::Sym(_) => {
                 self.at -= 1;
-                Err(self.expected("a value").help("a value is a literal, a variable's attribute such as t.name, or a parameter such as $name"))
+                Err(self
+                    .expected("a value")
+                    .help("a value is a literal, a variable's attribute such as t.name, or a parameter such as $name"))
             }
         }?;
         Ok(Expr { span: self.since(from), kind })
@@ -573,10 +646,10 @@ impl<'s> Parser<'s> {
     fn named(&mut self) -> Parsed<ExprKind> {
         let n = self.name("a value")?;
         if self.sym(".") {
-            return Ok(ExprKind::Attr(n, self.name("an attribute")?));
+            return Ok(ExprKind::Attr(n, self.word("an attribute")?));
         }
         if self.sym(":") {
-            return Ok(ExprKind::TypeTest(n, self.name("a type")?));
+            return Ok(ExprKind::TypeTest(n, self.word("a type")?));
         }
         if !self.sym("(") {
             return Ok(ExprKind::Var(n.text));

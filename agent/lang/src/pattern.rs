@@ -21,16 +21,21 @@ impl PatternText {
     pub fn parse(text: &str) -> Result<Self, Vec<Diagnostic>> {
         let mut p = Parser::new(text)?;
         if p.is_keyword("MATCH") {
-            return Err(vec![p.expected("a pattern such as `t: Task WHERE t.shared = true`").help("leave the word MATCH out")]);
+            return Err(vec![
+                p.expected("a pattern such as `t: Task WHERE t.shared = true`").help("leave the word MATCH out"),
+            ]);
         }
         let one = |d: Diagnostic| vec![d];
         let matching = p.matching().map_err(one)?;
         if p.peek().is_some() {
-            return Err(one(p.expected("the end of the pattern").help("a sync's pattern is `v: Type` and at most one WHERE")));
+            return Err(one(p
+                .expected("the end of the pattern")
+                .help("a sync's pattern is `v: Type` and at most one WHERE")));
         }
         let span = 0..text.len();
         let [PatternItem::Node { ty, .. }] = matching.patterns.as_slice() else {
-            return Err(one(Diagnostic::new(span, "a sync's pattern has exactly one node variable").help("edges follow by the field edges")));
+            return Err(one(Diagnostic::new(span, "a sync's pattern has exactly one node variable")
+                .help("edges follow by the field edges")));
         };
         if let Some(f) = &matching.filter {
             only_own_attributes(f).map_err(one)?;
@@ -107,8 +112,8 @@ impl Env for One<'_> {
     fn param(&self, _: &str) -> Option<Value> {
         None
     }
-    fn reference(&self, name: &str) -> Value {
-        Value::Id(name.to_owned())
+    fn reference(&self, name: &str) -> Result<Value, EvalError> {
+        Ok(Value::Id(name.to_owned()))
     }
     fn exists(&self, _: &Match) -> Result<bool, EvalError> {
         Err(EvalError::Other("EXISTS in a sync's pattern".into()))

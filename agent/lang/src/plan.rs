@@ -71,12 +71,35 @@ pub struct Mutate {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    Spawn { ty: Number, attrs: Vec<(Number, Expr)>, sync_id: Option<Expr>, slot: usize },
-    Set { target: Target, attrs: Vec<(Number, Expr)> },
-    Kill { target: Target, mode: KillMode },
-    Link { ty: Number, ends: Vec<Target>, if_not_exists: bool, attrs: Vec<(Number, Expr)>, sync_id: Option<Expr>, slot: usize },
-    Unlink { target: Target },
-    UnlinkBetween { ty: Number, ends: Vec<Option<Target>> },
+    Spawn {
+        ty: Number,
+        attrs: Vec<(Number, Expr)>,
+        sync_id: Option<Expr>,
+        slot: usize,
+    },
+    Set {
+        target: Target,
+        attrs: Vec<(Number, Expr)>,
+    },
+    Kill {
+        target: Target,
+        mode: KillMode,
+    },
+    Link {
+        ty: Number,
+        ends: Vec<Target>,
+        if_not_exists: bool,
+        attrs: Vec<(Number, Expr)>,
+        sync_id: Option<Expr>,
+        slot: usize,
+    },
+    Unlink {
+        target: Target,
+    },
+    UnlinkBetween {
+        ty: Number,
+        ends: Vec<Option<Target>>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,8 +109,8 @@ pub enum Target {
     Bound(String),
     /// A local id or a `sync_id`.
     Reference(String),
-    /// Exactly one entity, in slot 0 of the match.
-    Match(Box<Match>),
+    /// The entity in a slot of the match.
+    Match(Box<Match>, usize),
 }
 
 /// Fields that every entity has.

@@ -98,7 +98,12 @@ impl<'a> EntityRef<'a> {
         while r.peek() == Some(TAG_SEEN) {
             let (kernel, time) = r.seen().ok_or(Malformed::Vector)?;
             writers += 1;
-            if last.is_some_and(|l| kernel <= l) || kernel == e.kernel || time > e.time || writers > MAX_WRITERS {
+            if last.is_some_and(|l| kernel <= l)
+                || kernel == e.kernel
+                || time.0 == 0
+                || time > e.time
+                || writers > MAX_WRITERS
+            {
                 return Err(Malformed::Vector);
             }
             last = Some(kernel);
@@ -312,7 +317,10 @@ fn put_value(out: &mut Vec<u8>, v: &Value) {
 /// Bytes that identify a value, for unique indexes: equal values of an attribute give equal bytes.
 pub fn value_key(v: &Value) -> Vec<u8> {
     let mut out = Vec::new();
-    put_value(&mut out, v);
+    match v {
+        Value::Float(x) if *x == 0.0 => put_value(&mut out, &Value::Float(0.0)),
+        v => put_value(&mut out, v),
+    }
     out
 }
 

@@ -126,12 +126,20 @@ impl Attribute {
         if let Some(b) = &self.min
             && !v.query_cmp(&b.value).is_some_and(|o| o.is_gt() || (b.inclusive && o.is_eq()))
         {
-            return bad(format!("{v} is below the range (must be {} {})", if b.inclusive { ">=" } else { ">" }, b.value));
+            return bad(format!(
+                "{v} is below the range (must be {} {})",
+                if b.inclusive { ">=" } else { ">" },
+                b.value
+            ));
         }
         if let Some(b) = &self.max
             && !v.query_cmp(&b.value).is_some_and(|o| o.is_lt() || (b.inclusive && o.is_eq()))
         {
-            return bad(format!("{v} is above the range (must be {} {})", if b.inclusive { "<=" } else { "<" }, b.value));
+            return bad(format!(
+                "{v} is above the range (must be {} {})",
+                if b.inclusive { "<=" } else { "<" },
+                b.value
+            ));
         }
         if let (Some((lo, hi)), Value::String(s)) = (self.length, v) {
             let n = s.chars().count();
@@ -276,7 +284,11 @@ impl Builder {
                 match p.ty.as_deref().map(|t| by_name.get(t)) {
                     Some(None) => problems.push(Problem {
                         about: d.name.clone(),
-                        message: format!("edge parameter {} has the unknown type {}", p.name, p.ty.as_deref().unwrap_or("")),
+                        message: format!(
+                            "edge parameter {} has the unknown type {}",
+                            p.name,
+                            p.ty.as_deref().unwrap_or("")
+                        ),
                     }),
                     Some(Some(t)) if t.edge.is_some() => problems.push(Problem {
                         about: d.name.clone(),
@@ -345,7 +357,9 @@ fn collect_lineage<'a>(
     for p in &d.parents {
         match all.get(p.as_str()) {
             None => problem(format!("unknown parent type {p}")),
-            Some(p) if p.edge.is_some() != d.edge.is_some() => problem(format!("{} cannot inherit from {}", d.name, p.name)),
+            Some(p) if p.edge.is_some() != d.edge.is_some() => {
+                problem(format!("{} cannot inherit from {}", d.name, p.name))
+            }
             Some(p) => parents.push(*p),
         }
     }

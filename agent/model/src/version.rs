@@ -3,7 +3,8 @@
 //! An entity's version is (time, writing kernel); its vector names, for each kernel that ever wrote it, the time of
 //! that kernel's last write that it includes. Concurrent means: neither vector dominates.
 //!
-//! Invariant **dominates-implies-later**: if a vector dominates another, its version is later in (time, kernel) order.
+//! Invariant **dominates-implies-later**: if a vector dominates another, its version is later in (time, kernel) order, or is
+//! the same write with more knowledge.
 //! [`Hlc::next`](crate::Hlc::next) keeps it for local writes and [`Vector::merge`] under last-write-wins.
 
 use crate::{Hlc, KernelKey};

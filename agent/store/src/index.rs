@@ -150,10 +150,13 @@ impl Index {
 
     /// Facts whose key begins with `prefix`, ascending.
     pub fn facts(&self, prefix: &[u8]) -> impl Iterator<Item = (&[u8], Loc)> {
-        self.facts.range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded)).map(|(k, l)| (&**k, *l)).take_while({
-            let p = prefix.to_vec();
-            move |(k, _)| k.starts_with(&p)
-        })
+        self.facts
+            .range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
+            .map(|(k, l)| (&**k, *l))
+            .take_while({
+                let p = prefix.to_vec();
+                move |(k, _)| k.starts_with(&p)
+            })
     }
 
     pub fn set_fact(&mut self, key: &[u8], loc: Option<Loc>) {

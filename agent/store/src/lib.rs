@@ -11,5 +11,6 @@ mod mem;
 mod store;
 
 pub use disk::{DirDisk, Disk, DiskFile};
+pub use log::LogError;
 pub use mem::{Fault, MemDisk};
 pub use store::{Batch, Change, Opened, Options, Place, Store, StoreError, Stored, View};

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! segment  "MEWLOG01" | number u64 | frame …                                   named <number>.seg
-//! frame    magic u32 | length u32 | count u32 | reserved u32 | crc32c u32 | record …          20 bytes
+//! frame    magic u32 | length u32 | count u32 | number u32 | crc32c u32 | record …            20 bytes
 //! record   length u32 | kind u32 | entity number u32 | seq u64 | origin u64 | crc32c u32 | body   32 bytes
 //! ```
 //! An entity record's body is the entity. A fact record's body is a key and a value, `entity number` is the key's
-//! length, and an empty value deletes. The magic has its top bit set and a length has not, so that a reader can start at
+//! length, and an empty value deletes. Frames are numbered without a gap, so that a lost one is noticed. The magic has its top bit set and a length has not, so that a reader can start at
 //! any frame or record.
 
 use crate::disk::{Disk, DiskFile};
@@ -89,7 +89,14 @@ pub fn record_at(b: &[u8], at: usize) -> Option<Record> {
         1 => Kind::Fact,
         _ => return None,
     };
-    let r = Record { len: u32_at(b, 0), kind, ent: u32_at(b, 8), seq: u64_at(b, 12), origin: u64_at(b, 20), crc: u32_at(b, 28) };
+    let r = Record {
+        len: u32_at(b, 0),
+        kind,
+        ent: u32_at(b, 8),
+        seq: u64_at(b, 12),
+        origin: u64_at(b, 20),
+        crc: u32_at(b, 28),
+    };
     (r.len > 0 && r.len as usize <= MAX_ENTITY + MAX_FACT_KEY).then_some(r)
 }
 
@@ -140,12 +147,13 @@ impl Frame {
         at as u32
     }
 
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, number: u32) {
         let len = (self.buf.len() - FRAME) as u32;
         let h = &mut self.buf[..FRAME];
         h[0..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
         h[4..8].copy_from_slice(&len.to_le_bytes());
         h[8..12].copy_from_slice(&self.count.to_le_bytes());
+        h[12..16].copy_from_slice(&number.to_le_bytes());
         let crc = crc32c::crc32c_append(self.crc, &h[..16]);
         h[16..20].copy_from_slice(&crc.to_le_bytes());
     }
@@ -180,6 +188,11 @@ fn check_frame(b: &[u8]) -> Result<Option<usize>, &'static str> {
         return Err("frame checksum");
     }
     Ok(Some(len))
+}
+
+/// Number of the frame that begins `b`.
+pub fn frame_number(b: &[u8]) -> u32 {
+    u32_at(b, 12)
 }
 
 /// The records of a run of bytes that starts at a frame or a record: calls back with the offset and the record; returns
@@ -243,7 +256,11 @@ impl Segment {
             return Err(LogError::Version { name, magic: String::from_utf8_lossy(&h[..8]).into_owned() });
         }
         if u64_at(&h, 8) != u64::from(no) {
-            return Err(LogError::Damaged { segment: no, offset: 8, why: "it carries another segment's number".into() });
+            return Err(LogError::Damaged {
+                segment: no,
+                offset: 8,
+                why: "it carries another segment's number".into(),
+            });
         }
         Ok(Some(Segment { no, file, end: SEGMENT_HEADER, last_seq: 0, marks: vec![] }))
     }
@@ -266,7 +283,11 @@ impl Segment {
     /// Replays whole frames from `self.end` on. Damage at the very end of the last segment is a torn write of something
     /// never acknowledged: it is cut off. Damage with a whole frame behind it is corruption, and refused with its place.
     /// Returns the bytes cut off.
-    pub fn replay(&mut self, is_last: bool, mut f: impl FnMut(u32, &[u8]) -> Result<(), LogError>) -> Result<u64, LogError> {
+    pub fn replay(
+        &mut self,
+        is_last: bool,
+        mut f: impl FnMut(u32, &[u8]) -> Result<(), LogError>,
+    ) -> Result<u64, LogError> {
         let size = self.file.len()?;
         let mut buf = vec![0; REPLAY_CHUNK];
         let (mut have, mut at) = (0usize, 0usize); // buf[at..have] is unread; buf[at] lies at self.end
@@ -307,7 +328,11 @@ impl Segment {
             }
         }
         let cut = size - u64::from(self.end);
-        if cut > 0 && is_last {
+        if cut > 0 && !is_last {
+            let why = "a closed segment does not end with a commit".to_owned();
+            return Err(LogError::Damaged { segment: self.no, offset: self.end.into(), why });
+        }
+        if cut > 0 {
             self.file.set_len(self.end.into())?;
             self.file.sync()?;
         }

@@ -2,12 +2,15 @@
 
 use crate::disk::Disk;
 use crate::index::{Index, uniques};
-use crate::log::{Frame, Kind, Loc, LogError, MAX_FACT_KEY, MAX_FRAME, RECORD, Record, SEGMENT_HEADER, Segment, for_each_record, record_at};
+use crate::log::{
+    Frame, Kind, Loc, LogError, MAX_FACT_KEY, MAX_FRAME, RECORD, Record, SEGMENT_HEADER, Segment, for_each_record,
+    frame_number, record_at,
+};
 use bytes::{Bytes, BytesMut};
 use mew_model::entity::MAX_ENTITY;
 use mew_model::{EntityRef, KernelKey, Number, Ontology, Value};
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use thiserror::Error;
@@ -112,6 +115,8 @@ struct State {
 #[derive(Default)]
 struct Writer {
     frame: Frame,
+    /// Number of the next frame.
+    frames: u32,
     broken: Option<String>,
 }
 
@@ -135,16 +140,26 @@ impl Store {
         numbers.sort_unstable();
         let mut state = State { index: Index::new(), segments: BTreeMap::new(), ontology };
         let mut how = Opened::default();
+        if let Some(last) = numbers.last().copied()
+            && Segment::open(&*disk, last)?.is_none()
+        {
+            numbers.pop(); // made, but nothing in it was ever acknowledged; it is made again
+        }
+        let mut frames = 0u32;
         for (i, no) in numbers.iter().enumerate() {
             let is_last = i + 1 == numbers.len();
-            let Some(mut segment) = Segment::open(&*disk, *no)? else {
-                if is_last {
-                    break; // made, but nothing in it was ever acknowledged; it is made again
-                }
-                return Err(LogError::Damaged { segment: *no, offset: 0, why: "the header is cut off".into() }.into());
-            };
+            let missing = |no: u32, why: &str| LogError::Damaged { segment: no, offset: 0, why: why.into() };
+            if *no != i as u32 {
+                return Err(missing(i as u32, "the file is missing").into());
+            }
+            let mut segment = Segment::open(&*disk, *no)?.ok_or_else(|| missing(*no, "the header is cut off"))?;
             let mut todo = Vec::new();
             how.cut_bytes += segment.replay(is_last, |off, frame| {
+                if frame_number(frame) != frames {
+                    let why = format!("commit {frames} is missing; {} is here", frame_number(frame));
+                    return Err(LogError::Damaged { segment: *no, offset: off.into(), why });
+                }
+                frames = frames.wrapping_add(1);
                 for_each_record(frame, |at, r| todo.push((Loc::new(*no, off + at as u32), r)));
                 Ok(())
             })?;
@@ -160,7 +175,7 @@ impl Store {
         let store = Store {
             disk,
             incarnation: String::new(),
-            writer: Mutex::default(),
+            writer: Mutex::new(Writer { frames, ..Writer::default() }),
             state: RwLock::new(state),
             _lock: lock,
             options,
@@ -231,6 +246,8 @@ impl Store {
         if let Some(why) = &w.broken {
             return Err(StoreError::Broken(why.clone()));
         }
+        // Everything that replay would refuse is refused here, before it is on disk.
+        let ends = self.resolve(&batch)?;
         let mut seq = self.read().index.last_seq;
         w.frame.clear();
         let mut offsets = Vec::with_capacity(batch.changes.len() + batch.facts.len());
@@ -241,9 +258,15 @@ impl Store {
             offsets.push(w.frame.push(r, &[&c.bytes]));
         }
         for (k, v) in &batch.facts {
-            debug_assert!(k.len() <= MAX_FACT_KEY);
             let crc = crc32c::crc32c_append(crc32c::crc32c(k), v);
-            let r = Record { len: (k.len() + v.len()) as u32, kind: Kind::Fact, ent: k.len() as u32, seq: 0, origin: 0, crc };
+            let r = Record {
+                len: (k.len() + v.len()) as u32,
+                kind: Kind::Fact,
+                ent: k.len() as u32,
+                seq: 0,
+                origin: 0,
+                crc,
+            };
             offsets.push(w.frame.push(r, &[k, v]));
         }
         if w.frame.is_empty() {
@@ -252,14 +275,15 @@ impl Store {
         if w.frame.buf.len() > MAX_FRAME {
             return Err(StoreError::TooLarge(w.frame.buf.len()));
         }
-        w.frame.finish();
+        w.frame.finish(w.frames);
         let (segment, at) = self.append(w)?;
+        w.frames = w.frames.wrapping_add(1);
 
         let mut st = self.write();
         let o = st.ontology.clone();
-        for (c, off) in batch.changes.iter().zip(&offsets) {
+        for ((c, off), ends) in batch.changes.iter().zip(&offsets).zip(ends) {
             // It is on disk, so memory must follow; if it cannot (a read failed), only a replay can tell the truth.
-            st.publish(c, Loc::new(segment, at + off), &o).inspect_err(|e| w.broken = Some(e.to_string()))?;
+            st.publish(c, ends, Loc::new(segment, at + off), &o).inspect_err(|e| w.broken = Some(e.to_string()))?;
         }
         for ((k, v), off) in batch.facts.iter().zip(&offsets[batch.changes.len()..]) {
             st.index.set_fact(k, (!v.is_empty()).then(|| Loc::new(segment, at + off)));
@@ -269,6 +293,30 @@ impl Store {
             s.extend(w.frame.first_seq, w.frame.last_seq, w.frame.buf.len());
         }
         Ok(seq)
+    }
+
+    /// Checks a batch, and finds the entity numbers of its edges' ends, which may be in the batch itself.
+    fn resolve(&self, batch: &Batch) -> Result<Vec<Option<[u32; 2]>>> {
+        let wrong = |m: String| StoreError::Inconsistent(m);
+        for (k, v) in &batch.facts {
+            if k.is_empty() || k.len() > MAX_FACT_KEY || k.len() + v.len() > MAX_ENTITY + MAX_FACT_KEY {
+                return Err(wrong(format!("a fact of {} + {} bytes", k.len(), v.len())));
+            }
+        }
+        let st = self.read();
+        let mut new: HashMap<&str, u32> = HashMap::new();
+        let mut out = Vec::with_capacity(batch.changes.len());
+        for c in &batch.changes {
+            if c.bytes.len() > MAX_ENTITY {
+                return Err(wrong(format!("an entity of {} bytes", c.bytes.len())));
+            }
+            let e = EntityRef::read(&c.bytes).map_err(|e| wrong(e.to_string()))?;
+            if c.ent >= st.index.next() {
+                new.insert(e.sync_id, c.ent);
+            }
+            out.push(if e.deleted { None } else { st.ends_of(&e, |id| new.get(id).copied())? });
+        }
+        Ok(out)
     }
 
     /// One write and one sync; returns the segment and where in it the frame lies.
@@ -282,6 +330,7 @@ impl Store {
         if at > SEGMENT_HEADER && at.checked_add(len).is_none_or(|e| e > self.options.segment_bytes) {
             // What a failed write left behind the end must not look like damage in the middle of the log.
             file.set_len(at.into()).map_err(full_or_io)?;
+            file.sync().map_err(full_or_io)?;
             no += 1;
             let s = Segment::create(&*self.disk, no).map_err(full_or_io)?;
             (at, file) = (s.end, s.file.clone());
@@ -420,8 +469,26 @@ impl State {
         failed.map_or(Ok(hit), Err)
     }
 
-    /// Makes a written change visible.
-    fn publish(&mut self, c: &Change, loc: Loc, o: &Ontology) -> Result<()> {
+    /// The entity numbers of a living edge's ends; `None` for a node.
+    fn ends_of(&self, e: &EntityRef<'_>, new: impl Fn(&str) -> Option<u32>) -> Result<Option<[u32; 2]>> {
+        let mut out = [0; 2];
+        let mut n = 0;
+        for end in e.ends() {
+            let found = match new(end) {
+                Some(ent) => Some(ent),
+                None => self.find(end)?,
+            };
+            match found {
+                Some(ent) if n < 2 => out[n] = ent,
+                _ => return Err(StoreError::Inconsistent(format!("end {end:?} of edge {:?} is not there", e.sync_id))),
+            }
+            n += 1;
+        }
+        Ok((n == 2).then_some(out))
+    }
+
+    /// Makes a written change visible. `ends` are those of a living edge.
+    fn publish(&mut self, c: &Change, ends: Option<[u32; 2]>, loc: Loc, o: &Ontology) -> Result<()> {
         let new = EntityRef::read(&c.bytes).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
         if self.index.loc(c.ent) == Loc::NONE {
             self.index.insert_id(new.sync_id, c.ent);
@@ -434,14 +501,6 @@ impl State {
             living.deleted = false;
             self.index.remove(c.ent, &living, o);
         }
-        let ends: Vec<&str> = new.ends().collect();
-        let ends = match ends.as_slice() {
-            [a, b] if !new.deleted => match (self.find(a)?, self.find(b)?) {
-                (Some(a), Some(b)) => Some([a, b]),
-                _ => return Err(StoreError::Inconsistent(format!("an end of edge {} is not there", new.sync_id))),
-            },
-            _ => None,
-        };
         self.index.set_loc(c.ent, loc);
         self.index.insert(c.ent, &new, ends, o);
         Ok(())
@@ -456,7 +515,9 @@ impl State {
             }
             Kind::Entity => {
                 let o = self.ontology.clone();
-                self.publish(&Change { ent: r.ent, origin: KernelKey(r.origin), bytes: body }, loc, &o)?;
+                let e = EntityRef::read(&body).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
+                let ends = if e.deleted { None } else { self.ends_of(&e, |_| None)? };
+                self.publish(&Change { ent: r.ent, origin: KernelKey(r.origin), bytes: body.clone() }, ends, loc, &o)?;
                 self.index.last_seq = r.seq;
             }
         }
@@ -513,7 +574,7 @@ impl View<'_> {
         for ent in self.0.index.unique_candidates(scope, attr, v) {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
-                if uniques(&e, &self.0.ontology).iter().any(|(s, a, x)| *s == scope && *a == attr && x == v) {
+                if uniques(&e, &self.0.ontology).iter().any(|(s, a, x)| *s == scope && *a == attr && x.query_eq(v)) {
                     return Ok(Some(ent));
                 }
             }
@@ -533,6 +594,15 @@ impl View<'_> {
     /// Facts whose key begins with `prefix`, ascending by key.
     pub fn facts(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>> {
         self.0.index.facts(prefix).map(|(k, l)| Ok((k.to_vec(), self.fact_at(l)?))).collect()
+    }
+
+    pub fn has_fact(&self, key: &[u8]) -> bool {
+        self.0.index.fact(key).is_some()
+    }
+
+    /// Keys that begin with `prefix`, ascending.
+    pub fn fact_keys(&self, prefix: &[u8]) -> impl Iterator<Item = &[u8]> {
+        self.0.index.facts(prefix).map(|(k, _)| k)
     }
 
     pub fn count_facts(&self, prefix: &[u8]) -> usize {

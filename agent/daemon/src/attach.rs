@@ -1,0 +1,228 @@
+//! The attachment: snapshots come, reports go. While the operator is away, the last snapshot stays in force.
+
+use crate::certificate::{self, Validity};
+use crate::health::Health;
+use crate::operator::OperatorChannel;
+use crate::state::{Identity, StateDir};
+use crate::{AgentOptions, VERSION};
+use anyhow::{Context, Result, bail};
+use mew_contract::{Problem, Reason, Rejection, Report, Snapshot};
+use mew_kernel::Kernel;
+use mew_net::Hub;
+use mew_wire::agent_message::Body as AgentBody;
+use mew_wire::control_client::ControlClient;
+use mew_wire::operator_message::Body as OperatorBody;
+use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// A changed state is reported this often at most, an unchanged one this seldom.
+const REPORT_CHANGED: Duration = Duration::from_millis(250);
+const REPORT_UNCHANGED: Duration = Duration::from_secs(5);
+/// Between tries to reach the operator.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Between tries to get a certificate signed.
+const SIGN_RETRY: Duration = Duration::from_secs(2);
+const QUEUE: usize = 16;
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+fn hello(options: &AgentOptions, dir: &StateDir) -> AgentMessage {
+    let h = Hello {
+        kernel: options.kernel.clone(),
+        incarnation: dir.incarnation().to_owned(),
+        instance: options.instance.clone(),
+        agent_version: VERSION.to_owned(),
+    };
+    AgentMessage { body: Some(AgentBody::Hello(h)) }
+}
+
+struct Stream {
+    tx: mpsc::Sender<AgentMessage>,
+    rx: tonic::Streaming<OperatorMessage>,
+    channel: OperatorChannel,
+}
+
+async fn open(options: &AgentOptions, dir: &StateDir) -> Result<Stream> {
+    let channel = options.operator.connect().await?;
+    let (tx, rx) = mpsc::channel(QUEUE);
+    tx.send(hello(options, dir)).await.ok();
+    let rx = ControlClient::new(channel.clone())
+        .attach(ReceiverStream::new(rx))
+        .await
+        .map_err(|s| anyhow::anyhow!("the operator refuses this agent: {}", s.message()))?
+        .into_inner();
+    Ok(Stream { tx, rx, channel })
+}
+
+/// Asks until the operator says who this kernel is; `None` if stopped before.
+pub async fn first_identity(
+    options: &AgentOptions,
+    dir: &StateDir,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Option<Identity> {
+    let ask = async {
+        let mut wait = RETRY_MIN;
+        loop {
+            let r = async {
+                let mut s = open(options, dir).await?;
+                while let Some(m) = s.rx.message().await? {
+                    match m.body {
+                        Some(OperatorBody::Welcome(w)) => {
+                            return Ok(Identity { kernel_id: w.kernel_id, trust_domain: w.trust_domain });
+                        }
+                        Some(OperatorBody::Standby(b)) => health.set_standby(Some(b.message)),
+                        _ => {}
+                    }
+                }
+                bail!("the operator ended the attachment")
+            };
+            match r.await {
+                Ok(i) => return i,
+                Err(e) => tracing::warn!("{e:#}"),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => None,
+        i = ask => Some(i),
+    }
+}
+
+pub struct Attachment {
+    pub options: AgentOptions,
+    pub dir: StateDir,
+    pub identity: Identity,
+    pub kernel: Arc<Kernel>,
+    pub hub: Arc<Hub>,
+    pub health: Health,
+}
+
+/// What is in force.
+#[derive(Default)]
+struct InForce {
+    digest: String,
+    rejected: Vec<Rejection>,
+    certificate: Option<Validity>,
+}
+
+impl Attachment {
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let mut force =
+            InForce { certificate: certificate::load(&self.dir, &self.hub, now_ms()), ..InForce::default() };
+        if let Some(bytes) = self.dir.snapshot() {
+            match self.apply(&bytes, &mut force) {
+                Ok(()) => tracing::info!("going on with the last snapshot until the operator answers"),
+                Err(e) => tracing::error!("the last snapshot cannot be used: {e:#}"),
+            }
+        }
+        let mut wait = RETRY_MIN;
+        loop {
+            let was = std::time::Instant::now();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                r = self.attached(&mut force, &stop) => if let Err(e) = r {
+                    self.health.set_attached(false);
+                    tracing::warn!("{e:#}");
+                },
+            }
+            // Long attachments start the schedule anew.
+            wait = if was.elapsed() > RETRY_MAX { RETRY_MIN } else { (wait * 2).min(RETRY_MAX) };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn attached(&self, force: &mut InForce, stop: &CancellationToken) -> Result<()> {
+        let mut s = open(&self.options, &self.dir).await?;
+        let mut tick = tokio::time::interval(REPORT_CHANGED);
+        let mut last: (Option<Report>, std::time::Instant) = (None, std::time::Instant::now());
+        let mut sign_at = std::time::Instant::now();
+        let mut welcome = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    let _ = s.tx.send(AgentMessage { body: Some(AgentBody::Drained(true)) }).await;
+                    return Ok(());
+                }
+                m = s.rx.message() => match m.context("the operator ended the attachment")?.and_then(|m| m.body) {
+                    None => bail!("the operator ended the attachment"),
+                    Some(OperatorBody::Standby(b)) => self.health.set_standby(Some(b.message)),
+                    Some(OperatorBody::Welcome(w)) => {
+                        if w.kernel_id != self.identity.kernel_id || w.trust_domain != self.identity.trust_domain {
+                            bail!("this data directory belongs to {} of {}, the operator says {} of {}; use another directory",
+                                self.identity.kernel_id, self.identity.trust_domain, w.kernel_id, w.trust_domain);
+                        }
+                        welcome = true;
+                        self.health.set_standby(None);
+                        self.health.set_attached(true);
+                    }
+                    Some(OperatorBody::Snapshot(bytes)) => {
+                        self.apply(&bytes, force)?;
+                        self.dir.save_snapshot(&bytes)?;
+                        s.tx.send(AgentMessage { body: Some(AgentBody::Accepted(Accepted { digest: force.digest.clone() })) }).await?;
+                        last.0 = None;
+                    }
+                },
+                _ = tick.tick(), if welcome => {
+                    if force.certificate.is_none_or(|v| v.is_due(now_ms())) && sign_at <= std::time::Instant::now() {
+                        sign_at = std::time::Instant::now() + SIGN_RETRY;
+                        match certificate::renew(&self.options.kernel, s.channel.clone(), &self.dir, &self.hub, now_ms()).await {
+                            Ok(v) => force.certificate = Some(v),
+                            Err(e) => tracing::warn!("{e:#}"),
+                        }
+                    }
+                    let r = self.report(force);
+                    if last.0.as_ref() != Some(&r) || last.1.elapsed() >= REPORT_UNCHANGED {
+                        let bytes = serde_json::to_vec(&r)?;
+                        s.tx.send(AgentMessage { body: Some(AgentBody::Report(bytes.into())) }).await.ok().context("the operator ended the attachment")?;
+                        last = (Some(r), std::time::Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply(&self, bytes: &[u8], force: &mut InForce) -> Result<()> {
+        let s = Snapshot::decode(bytes).context("a snapshot that this agent cannot read")?;
+        if s.kernel_id != self.identity.kernel_id {
+            bail!("a snapshot for {}, this is {}", s.kernel_id, self.identity.kernel_id);
+        }
+        let (remotes, syncs, rejected) = s.items();
+        for r in &rejected {
+            tracing::error!(kind = %r.kind, name = %r.name, "{}", r.problem.message);
+        }
+        self.hub.configure(remotes, syncs);
+        force.digest = Snapshot::digest(bytes);
+        force.rejected = rejected;
+        Ok(())
+    }
+
+    fn report(&self, force: &InForce) -> Report {
+        let (remotes, syncs) = self.hub.report();
+        let broken = self.kernel.broken().map(|w| Problem::new(Reason::SinkError, w));
+        let ontology = self.health.ontology_problem().map(|w| Problem::new(Reason::OntologyMismatch, w));
+        Report {
+            kernel_id: self.identity.kernel_id.clone(),
+            incarnation: self.kernel.incarnation().to_owned(),
+            agent_version: VERSION.to_owned(),
+            snapshot: force.digest.clone(),
+            rejected: force.rejected.clone(),
+            remotes,
+            syncs,
+            certificate_not_after_ms: force.certificate.map(|v| v.until_ms),
+            problem: broken.or(ontology),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `/live`, `/ready` and `/metrics`.
+
+use crate::metrics;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use mew_kernel::Kernel;
+use mew_net::Hub;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Default)]
+pub struct Health(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
+    attached: bool,
+    standby: Option<String>,
+    ontology: Option<String>,
+}
+
+impl Health {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_kernel(&self, k: Arc<Kernel>, h: Arc<Hub>) {
+        self.lock().kernel = Some((k, h));
+    }
+
+    pub fn set_attached(&self, yes: bool) {
+        self.lock().attached = yes;
+    }
+
+    /// Another holder has the kernel. The pod is ready all the same, so that a rolling update does not wait for ever.
+    pub fn set_standby(&self, why: Option<String>) {
+        self.lock().standby = why;
+    }
+
+    pub fn set_ontology_problem(&self, why: Option<String>) {
+        self.lock().ontology = why;
+    }
+
+    pub fn ontology_problem(&self) -> Option<String> {
+        self.lock().ontology.clone()
+    }
+
+    fn ready(&self) -> Result<&'static str, String> {
+        let i = self.lock();
+        match (&i.kernel, &i.standby) {
+            (_, Some(_)) => Ok("standby\n"),
+            (None, None) => Err("the operator has not said yet who this kernel is\n".into()),
+            (Some((k, _)), None) => match k.broken() {
+                Some(w) => Err(format!("the store cannot be written: {w}\n")),
+                None => Ok("ready\n"),
+            },
+        }
+    }
+}
+
+pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/live", get(async || "live\n"))
+        .route(
+            "/ready",
+            get(async |State(h): State<Health>| match h.ready() {
+                Ok(s) => (StatusCode::OK, s.to_owned()),
+                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+            }),
+        )
+        .route(
+            "/metrics",
+            get(async |State(h): State<Health>| {
+                let (both, attached) = {
+                    let i = h.lock();
+                    (i.kernel.clone(), i.attached)
+                };
+                let text = both.map_or_else(String::new, |(k, hub)| metrics::text(&k, &hub, attached));
+                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                    .into_response()
+            }),
+        )
+        .with_state(health);
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+}

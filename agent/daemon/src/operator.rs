@@ -1,0 +1,104 @@
+//! How an agent reaches its operator: a Unix socket beside it, or TLS with a token.
+
+use anyhow::{Context, Result};
+use mew_tls::{SpiffeId, Trust, client_config, connect};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// `unix:<path>` or `https://<host>:<port>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorAddress {
+    Unix(PathBuf),
+    Tls { host: String, port: u16, trust_domain: String, token: PathBuf, roots: PathBuf },
+}
+
+impl fmt::Display for OperatorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OperatorAddress::Unix(p) => write!(f, "unix:{}", p.display()),
+            OperatorAddress::Tls { host, port, .. } => write!(f, "https://{host}:{port}"),
+        }
+    }
+}
+
+impl FromStr for OperatorAddress {
+    type Err = String;
+    /// Reads the `unix:` form; the other one needs more than an address.
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.strip_prefix("unix:")
+            .map(|p| OperatorAddress::Unix(p.into()))
+            .ok_or_else(|| format!("{s:?} is not unix:<path>"))
+    }
+}
+
+/// Adds the token, read anew for each call: projected tokens rotate.
+#[derive(Clone)]
+pub struct Token(Option<PathBuf>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut req: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(path) = &self.0 {
+            let token = std::fs::read_to_string(path)
+                .map_err(|e| Status::unauthenticated(format!("the token {} cannot be read: {e}", path.display())))?;
+            let value = MetadataValue::try_from(format!("Bearer {}", token.trim()))
+                .map_err(|_| Status::unauthenticated("the token is malformed"))?;
+            req.metadata_mut().insert("authorization", value);
+        }
+        Ok(req)
+    }
+}
+
+pub type OperatorChannel = InterceptedService<Channel, Token>;
+
+impl OperatorAddress {
+    pub async fn connect(&self) -> Result<OperatorChannel> {
+        match self {
+            OperatorAddress::Unix(path) => {
+                let path = path.clone();
+                let channel = Endpoint::from_static("http://operator")
+                    .connect_timeout(CONNECT)
+                    .connect_with_connector(tower::service_fn(move |_: Uri| {
+                        let path = path.clone();
+                        async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+                    }))
+                    .await
+                    .with_context(|| format!("the operator at {self} does not answer"))?;
+                Ok(InterceptedService::new(channel, Token(None)))
+            }
+            OperatorAddress::Tls { host, port, trust_domain, token, roots } => {
+                let pem = std::fs::read_to_string(roots)
+                    .with_context(|| format!("the operator's roots {} cannot be read", roots.display()))?;
+                let mut trust = Trust::default();
+                trust.add_roots(trust_domain, [pem.as_str()])?;
+                trust.expect(SpiffeId::operator(trust_domain));
+                let tls = client_config(None, trust)?;
+                let (host, port) = (host.clone(), *port);
+                let channel = Endpoint::from_shared(format!("https://{host}:{port}"))?
+                    .connect_timeout(CONNECT)
+                    .http2_keep_alive_interval(Duration::from_secs(10))
+                    .keep_alive_timeout(Duration::from_secs(10))
+                    .keep_alive_while_idle(true)
+                    .connect_with_connector(tower::service_fn(move |_: Uri| {
+                        let (host, tls) = (host.clone(), tls.clone());
+                        async move {
+                            let tcp = TcpStream::connect((host.as_str(), port)).await?;
+                            connect(tcp, &host, tls).await.map(|(io, _)| io)
+                        }
+                    }))
+                    .await
+                    .with_context(|| format!("the operator at {self} does not answer"))?;
+                Ok(InterceptedService::new(channel, Token(Some(token.clone()))))
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The API for applications on loopback: gRPC with reflection and health, and the same as HTTP/JSON on the same port.
+
+use crate::hub::{Hub, wall_ms};
+use crate::json::{from_json, to_json};
+use axum::extract::{Path, Query, Request as HttpRequest, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use mew_kernel::{Kernel, KernelError, Output, Params};
+use mew_lang::render;
+use mew_model::EntityRef;
+use mew_model::value::format_timestamp;
+use mew_sync::records;
+use mew_sync::shapes::{value_from_wire, value_to_wire};
+use mew_wire as wire;
+use prost::Message;
+use serde_json::{Value as JsonValue, json};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use wire::kernel_server::{Kernel as KernelService, KernelServer};
+
+/// A script or a result in one message.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Records of one answer.
+const MAX_RECORDS: usize = 1000;
+
+#[derive(Clone)]
+pub struct Api {
+    pub kernel: Arc<Kernel>,
+    pub hub: Arc<Hub>,
+}
+
+/// Serves until `stop`.
+pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<KernelServer<Api>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTOR)
+        .build_v1()
+        .map_err(std::io::Error::other)?;
+    let service =
+        KernelServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let grpc =
+        tonic::service::Routes::new(service).add_service(health_service).add_service(reflection).into_axum_router();
+    let http = Router::new()
+        .route("/v1/execute", post(http_execute))
+        .route("/v1/records/{kind}", get(http_records))
+        .route("/v1/status", get(http_status))
+        .layer(middleware::from_fn(only_local))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_MESSAGE))
+        .with_state(api);
+    axum::serve(listener, http.merge(grpc)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// A browser on this machine reaches loopback too. A page of another site can neither name this host as `localhost`
+/// (rebinding) nor send JSON without being asked for permission first, which nobody grants.
+async fn only_local(headers: HeaderMap, req: HttpRequest, next: Next) -> HttpResponse {
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+    let name =
+        host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
+    if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
+        return refuse(StatusCode::FORBIDDEN, "the Host header must name loopback (localhost, 127.0.0.1 or [::1])");
+    }
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|h| h.to_str().ok())
+        .is_some_and(|t| t.starts_with("application/json"));
+    if req.method() == Method::POST && !json {
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json");
+    }
+    next.run(req).await
+}
+
+fn refuse(code: StatusCode, message: &str) -> HttpResponse {
+    (code, Json(json!({"error": message}))).into_response()
+}
+
+// ---------------------------------------------------------------- what both speak
+
+async fn execute(api: &Api, text: String, params: Params) -> Result<Output, KernelError> {
+    let kernel = api.kernel.clone();
+    tokio::task::spawn_blocking(move || kernel.execute(wall_ms(), &text, &params))
+        .await
+        .unwrap_or_else(|e| Err(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
+}
+
+/// For people: with the source and a caret where the text is wrong.
+fn explain(e: &KernelError, text: &str) -> String {
+    match e {
+        KernelError::Text(d) => render("statement", text, d, false),
+        e => e.to_string(),
+    }
+}
+
+fn entity_json(api: &Api, bytes: &[u8]) -> JsonValue {
+    let o = api.kernel.ontology();
+    let Ok(e) = EntityRef::read(bytes) else { return JsonValue::Null };
+    let attrs: serde_json::Map<String, JsonValue> = e
+        .attrs()
+        .map(|(k, v)| (o.attribute_name(k).map_or_else(|| format!("{k:#010x}"), str::to_owned), to_json(&v)))
+        .collect();
+    json!({
+        "type": o.type_name(e.ty), "syncId": e.sync_id, "deleted": e.deleted, "ends": e.ends().collect::<Vec<_>>(),
+        "updatedAt": format_timestamp(e.time.ms() as i64), "attributes": attrs,
+    })
+}
+
+fn list_records(api: &Api, kind: &str, limit: usize) -> Result<(Vec<JsonValue>, u64), String> {
+    let prefix = match kind {
+        "held" => records::HELD,
+        "conflicts" => records::CONFLICT,
+        other => return Err(format!("unknown kind of record {other:?}; known: held, conflicts")),
+    };
+    let view = api.kernel.view();
+    let total = view.count_facts(prefix) as u64;
+    let mut keys: Vec<Vec<u8>> = view.fact_keys(prefix).map(<[u8]>::to_vec).collect();
+    if kind == "conflicts" {
+        keys.reverse(); // newest first
+    }
+    let mut out = Vec::new();
+    for k in keys.into_iter().take(limit) {
+        let Some(b) = view.fact(&k).map_err(|e| e.to_string())? else { continue };
+        out.push(if kind == "held" {
+            let (flow, sync_id) = records::parse_held_key(&k).unwrap_or_default();
+            let h = wire::Held::decode(b).unwrap_or_default();
+            json!({"flow": flow, "syncId": sync_id, "reason": h.reason, "message": h.message, "waitsFor": h.blocker,
+                   "since": format_timestamp(h.since_ms as i64), "entity": entity_json(api, &h.entity)})
+        } else {
+            let c = wire::Conflict::decode(b).unwrap_or_default();
+            json!({"syncId": c.sync_id, "remote": c.remote, "type": c.r#type, "resolution": c.resolution, "by": c.by,
+                   "at": format_timestamp(c.at_ms as i64), "local": entity_json(api, &c.local), "incoming": entity_json(api, &c.incoming)})
+        });
+    }
+    Ok((out, total))
+}
+
+fn status(api: &Api) -> JsonValue {
+    let (remotes, syncs) = api.hub.report();
+    let (bytes, entities) = api.kernel.usage();
+    json!({"kernelId": api.kernel.identity().kernel_id, "incarnation": api.kernel.incarnation(), "head": api.kernel.head(),
+           "logBytes": bytes, "entities": entities, "remotes": remotes, "syncs": syncs})
+}
+
+// ---------------------------------------------------------------- gRPC
+
+#[tonic::async_trait]
+impl KernelService for Api {
+    async fn execute(&self, req: Request<wire::ExecuteRequest>) -> Result<Response<wire::ExecuteResponse>, Status> {
+        let r = req.into_inner();
+        let params = r.params.iter().map(|(k, v)| (k.clone(), value_from_wire(v))).collect();
+        let out = execute(self, r.text.clone(), params).await.map_err(|e| to_status(&e, &r.text))?;
+        let s = out.summary;
+        Ok(Response::new(wire::ExecuteResponse {
+            columns: out.columns,
+            rows: out.rows.iter().map(|r| wire::Row { values: r.iter().map(value_to_wire).collect() }).collect(),
+            summary: Some(wire::Summary {
+                spawned: s.spawned,
+                set: s.set,
+                killed: s.killed,
+                linked: s.linked,
+                unlinked: s.unlinked,
+            }),
+            seq: out.seq,
+        }))
+    }
+
+    async fn records(&self, req: Request<wire::RecordsRequest>) -> Result<Response<wire::RecordsResponse>, Status> {
+        let r = req.into_inner();
+        let (json, total) =
+            list_records(self, &r.kind, (r.limit as usize).min(MAX_RECORDS)).map_err(Status::invalid_argument)?;
+        Ok(Response::new(wire::RecordsResponse { json: json.iter().map(JsonValue::to_string).collect(), total }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        Ok(Response::new(wire::StatusResponse { json: status(self).to_string() }))
+    }
+}
+
+fn to_status(e: &KernelError, text: &str) -> Status {
+    let message = explain(e, text);
+    match e {
+        KernelError::Text(_) | KernelError::Eval(_) | KernelError::Transaction(_) => Status::invalid_argument(message),
+        KernelError::Violation(_) => Status::failed_precondition(message),
+        KernelError::NotFound(_) => Status::not_found(message),
+        KernelError::Limit(_) => Status::resource_exhausted(message),
+        KernelError::Store(_) => Status::unavailable(message),
+    }
+}
+
+// ---------------------------------------------------------------- HTTP/JSON
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExecuteBody {
+    text: String,
+    #[serde(default)]
+    params: serde_json::Map<String, JsonValue>,
+}
+
+async fn http_execute(
+    State(api): State<Api>,
+    body: Result<Json<ExecuteBody>, axum::extract::rejection::JsonRejection>,
+) -> HttpResponse {
+    let Json(body) = match body {
+        Ok(b) => b,
+        Err(e) => return refuse(StatusCode::BAD_REQUEST, &e.body_text()),
+    };
+    let mut params = Params::new();
+    for (k, v) in &body.params {
+        match from_json(v) {
+            Ok(v) => drop(params.insert(k.clone(), v)),
+            Err(e) => return refuse(StatusCode::BAD_REQUEST, &format!("parameter {k}: {e}")),
+        }
+    }
+    match execute(&api, body.text.clone(), params).await {
+        Ok(out) => {
+            let rows: Vec<Vec<JsonValue>> = out.rows.iter().map(|r| r.iter().map(to_json).collect()).collect();
+            let s = out.summary;
+            let changed = json!({"spawned": s.spawned, "set": s.set, "killed": s.killed, "linked": s.linked, "unlinked": s.unlinked});
+            Json(json!({"columns": out.columns, "rows": rows, "summary": changed, "seq": out.seq})).into_response()
+        }
+        Err(e) => {
+            let code = match &e {
+                KernelError::NotFound(_) => StatusCode::NOT_FOUND,
+                KernelError::Violation(_) => StatusCode::CONFLICT,
+                KernelError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            refuse(code, &explain(&e, &body.text))
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+async fn http_records(State(api): State<Api>, Path(kind): Path<String>, Query(q): Query<Limit>) -> HttpResponse {
+    match list_records(&api, &kind, q.limit.unwrap_or(100).min(MAX_RECORDS)) {
+        Ok((records, total)) => Json(json!({"records": records, "total": total})).into_response(),
+        Err(e) => refuse(StatusCode::NOT_FOUND, &e),
+    }
+}
+
+async fn http_status(State(api): State<Api>) -> HttpResponse {
+    Json(status(&api)).into_response()
+}

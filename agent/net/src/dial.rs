@@ -1,0 +1,144 @@
+//! Opens a session to a peer: resolve, connect, shake hands, start the stream. Each failure has its reason.
+
+use mew_contract::snapshot::Endpoint;
+use mew_contract::{Problem, Reason, RemoteItem};
+use mew_sync::Connected;
+use mew_tls::{Failure, Material, SpiffeId, Trust, client_config, connect, failure_of};
+use mew_wire as wire;
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::{Endpoint as Channel, Uri};
+use wire::federation_client::FederationClient;
+
+/// HTTP/2 windows: the default of 64 KiB would allow 64 KiB per round trip.
+pub const STREAM_WINDOW: u32 = 4 << 20;
+pub const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A message holds at most one batch; see the batch's own bound.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+pub struct Opened {
+    pub connected: Connected,
+    pub frames: tonic::Streaming<wire::Frame>,
+    pub sender: mpsc::UnboundedSender<wire::Frame>,
+}
+
+/// Tries the endpoints in order; the problem of the last one if all fail.
+pub async fn dial(r: &RemoteItem, own: Option<Material>, conn: u64) -> Result<Opened, Problem> {
+    let Some(own) = own else {
+        return Err(Problem::new(Reason::CertificatePending, "this agent has no certificate yet"));
+    };
+    let mut last = Problem::new(Reason::Unreachable, "the Remote has no endpoint");
+    for e in &r.endpoints {
+        match one(r, e, &own, conn).await {
+            Ok(o) => return Ok(o),
+            Err(p) => last = p,
+        }
+    }
+    Err(last)
+}
+
+async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<Opened, Problem> {
+    let at = format!("{}:{}", e.host, e.port);
+    let timeout = Duration::from_millis(r.connect_timeout_ms);
+    let mut trust = Trust::default();
+    trust
+        .add_roots(&r.peer_trust_domain, r.roots.iter().map(String::as_str))
+        .map_err(|e| Problem::new(Reason::BundleNotFound, format!("trust bundle of {}: {e}", r.peer_trust_domain)))?;
+    trust.expect(SpiffeId::kernel(&r.peer_trust_domain, &r.peer_kernel_id));
+    let tls = client_config(Some(own), trust)
+        .map_err(|e| Problem::new(Reason::CertificatePending, format!("this agent's certificate: {e}")))?;
+
+    let host = e.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let addresses: Vec<_> = tokio::time::timeout(timeout, tokio::net::lookup_host((host.as_str(), e.port)))
+        .await
+        .map_err(|_| Problem::new(Reason::DNSFailed, format!("{at}: the name was not resolved in time")))?
+        .map_err(|err| Problem::new(Reason::DNSFailed, format!("{at}: the name cannot be resolved: {err}")))?
+        .collect();
+    let tcp = tokio::time::timeout(timeout, TcpStream::connect(addresses.as_slice()))
+        .await
+        .map_err(|_| Problem::new(Reason::Unreachable, format!("{at}: no answer within {} s", timeout.as_secs_f32())))?
+        .map_err(|err| Problem::new(Reason::Unreachable, format!("{at}: {err}")))?;
+    let name = e.server_name.clone().unwrap_or(host);
+    let (io, not_after) = tokio::time::timeout(timeout, connect(tcp, &name, tls))
+        .await
+        .map_err(|_| {
+            Problem::new(Reason::Unreachable, format!("{at}: TLS was not answered within {} s", timeout.as_secs_f32()))
+        })?
+        .map_err(|err| tls_problem(&at, &err))?;
+
+    let (sender, rx) = mpsc::unbounded_channel();
+    let session = async {
+        // The connection exists already; the channel takes it once and is never asked for another.
+        let io = Arc::new(Mutex::new(Some(io)));
+        let channel = Channel::from_shared(format!("https://{at}"))
+            .map_err(|e| Problem::new(Reason::InvalidSpec, format!("{at}: {e}")))?
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let io = io.lock().unwrap_or_else(PoisonError::into_inner).take();
+                async move { io.ok_or_else(|| std::io::Error::other("the connection is used up")) }
+            }))
+            .await
+            .map_err(|err| tls_problem(&at, &err))?;
+        let mut client = FederationClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        client.session(UnboundedReceiverStream::new(rx)).await.map_err(|s| session_problem(&at, &s))
+    };
+    let frames = tokio::time::timeout(timeout, session)
+        .await
+        .map_err(|_| {
+            Problem::new(Reason::Unreachable, format!("{at}: no session within {} s", timeout.as_secs_f32()))
+        })??
+        .into_inner();
+    let connected = Connected { conn, dialled: true, endpoint: at, certificate_not_after_ms: not_after };
+    Ok(Opened { connected, frames, sender })
+}
+
+fn tls_problem(at: &str, e: &(dyn StdError + 'static)) -> Problem {
+    match failure_of(e) {
+        Some(f @ Failure::Expired(_)) => Problem::new(Reason::CertificateExpired, format!("{at}: {f}")),
+        Some(f @ (Failure::WrongIdentity { .. } | Failure::NotAPeer(_))) => {
+            Problem::new(Reason::IdentityMismatch, format!("{at}: {f}"))
+        }
+        // Another domain than the Remote names: it is another kernel.
+        Some(f @ Failure::UnknownDomain(_)) => Problem::new(Reason::IdentityMismatch, format!("{at}: {f}")),
+        Some(f) => Problem::new(Reason::TLSUntrustedPeer, format!("{at}: {f}; ask the peer for its current bundle")),
+        None => other(at, e),
+    }
+}
+
+/// Why a session ended or could not be opened. In TLS 1.3 the peer's refusal of this side's certificate shows only here.
+pub fn session_problem(at: &str, s: &tonic::Status) -> Problem {
+    if s.code() == tonic::Code::PermissionDenied {
+        return Problem::new(
+            Reason::TLSRefusedByPeer,
+            format!("{at}: the peer does not accept connections of this kernel now"),
+        );
+    }
+    other(at, s)
+}
+
+fn other(at: &str, e: &(dyn StdError + 'static)) -> Problem {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(s) = next {
+        text = s.to_string();
+        next = s.source();
+    }
+    if text.contains("received fatal alert") {
+        let why = text.rsplit(": ").next().unwrap_or_default().to_owned();
+        let reason = if why.contains("Expired") { Reason::CertificateExpired } else { Reason::TLSRefusedByPeer };
+        return Problem::new(
+            reason,
+            format!(
+                "{at}: the peer refuses this kernel's certificate ({why}); it needs this side's trust bundle and a Remote for this kernel"
+            ),
+        );
+    }
+    Problem::new(Reason::Unreachable, format!("{at}: {text}"))
+}

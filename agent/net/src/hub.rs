@@ -1,0 +1,397 @@
+//! All links of an agent: a thread per link runs its state machine, tasks move frames, commits wake them.
+
+use crate::dial::{self, Opened};
+use arc_swap::ArcSwapOption;
+use mew_contract::{FlowReport, Problem, RemoteItem, RemoteReport, SyncItem};
+use mew_kernel::Kernel;
+use mew_store::Place;
+use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now};
+use mew_tls::{Material, Peer, SpiffeId, Trust, server_config};
+use mew_wire as wire;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+/// Frames of a link that wait for its thread; beyond them the peer's stream is not read.
+const INBOX: usize = 64;
+/// A link is looked at this often even if nothing happens, so that its report (the lag) is true.
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    pub agent_version: String,
+}
+
+/// Totals for the metrics.
+#[derive(Default)]
+pub struct Counters {
+    pub connection_errors: AtomicU64,
+    pub reconnections: AtomicU64,
+}
+
+pub struct Hub {
+    kernel: Arc<Kernel>,
+    local: Local,
+    runtime: Handle,
+    shared: Arc<Shared>,
+    links: Mutex<BTreeMap<String, LinkHandle>>,
+    /// What the federation port accepts with; rebuilt when Remotes or the own certificate change.
+    pub server: Arc<ArcSwapOption<rustls::ServerConfig>>,
+    pub counters: Arc<Counters>,
+}
+
+struct Shared {
+    own: Mutex<Option<Material>>,
+    next_conn: AtomicU64,
+    started: Instant,
+}
+
+struct LinkHandle {
+    events: Sender<Message>,
+    peer: SpiffeId,
+    inbox: Arc<Semaphore>,
+    woken: Arc<AtomicBool>,
+    report: Arc<Mutex<Option<(RemoteReport, Vec<FlowReport>)>>>,
+    config: RemoteItem,
+    stop: CancellationToken,
+}
+
+enum Message {
+    Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
+    Opened(Connected, mpsc::UnboundedSender<wire::Frame>, CancellationToken),
+    Wake,
+    Stop,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Hub {
+    /// Must be called inside a tokio runtime.
+    pub fn new(kernel: Arc<Kernel>, config: HubConfig) -> Arc<Self> {
+        let hub = Arc::new(Hub {
+            kernel: kernel.clone(),
+            local: Local { agent_version: config.agent_version },
+            runtime: Handle::current(),
+            shared: Arc::new(Shared { own: Mutex::default(), next_conn: AtomicU64::new(1), started: Instant::now() }),
+            links: Mutex::default(),
+            server: Arc::new(ArcSwapOption::empty()),
+            counters: Arc::default(),
+        });
+        let weak = Arc::downgrade(&hub);
+        kernel.on_commit(move |_| {
+            if let Some(hub) = weak.upgrade() {
+                hub.wake_all();
+            }
+        });
+        watch_held(&hub);
+        hub
+    }
+
+    fn wake_all(&self) {
+        for l in lock(&self.links).values() {
+            if !l.woken.swap(true, Ordering::AcqRel) {
+                let _ = l.events.send(Message::Wake);
+            }
+        }
+    }
+
+    /// This agent's certificate and key; connections that are up stay up.
+    pub fn set_material(&self, m: Material) {
+        *lock(&self.shared.own) = Some(m);
+        self.rebuild_server();
+        self.wake_all();
+    }
+
+    fn rebuild_server(&self) {
+        let Some(own) = lock(&self.shared.own).clone() else { return };
+        let mut trust = Trust::default();
+        for l in
+            lock(&self.links).values().filter(|l| !l.config.suspend && l.config.blocked.is_none() && l.config.accept)
+        {
+            // A bundle that cannot be read is this Remote's problem, said when it dials or is planned.
+            if trust.add_roots(&l.config.peer_trust_domain, l.config.roots.iter().map(String::as_str)).is_ok() {
+                trust.expect(l.peer.clone());
+            }
+        }
+        match server_config(&own, Some(trust)) {
+            Ok(c) => self.server.store(Some(c)),
+            Err(e) => tracing::error!(error = %e, "this agent's certificate cannot be used"),
+        }
+    }
+
+    /// Takes the whole configuration: starts, changes and stops links.
+    pub fn configure(&self, remotes: Vec<RemoteItem>, syncs: Vec<SyncItem>) {
+        {
+            let mut links = lock(&self.links);
+            links.retain(|name, l| {
+                let keep = remotes
+                    .iter()
+                    .any(|r| r.name == *name && SpiffeId::kernel(&r.peer_trust_domain, &r.peer_kernel_id) == l.peer);
+                if !keep {
+                    l.stop.cancel();
+                    let _ = l.events.send(Message::Stop);
+                }
+                keep
+            });
+            for r in remotes {
+                let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
+                let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
+                l.config = r.clone();
+                let _ = l.events.send(Message::Event(Event::Configure(Box::new(r), mine), None));
+            }
+        }
+        self.rebuild_server();
+    }
+
+    pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
+        let all: Vec<_> = lock(&self.links).values().filter_map(|l| lock(&l.report).clone()).collect();
+        let (remotes, flows): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        (remotes, flows.into_iter().flatten().collect())
+    }
+
+    /// A peer has connected and its certificate is verified.
+    pub(crate) fn inbound<S>(
+        &self,
+        peer: &Peer,
+        frames: S,
+    ) -> Result<mpsc::UnboundedReceiver<wire::Frame>, tonic::Status>
+    where
+        S: Stream<Item = Result<wire::Frame, tonic::Status>> + Send + Unpin + 'static,
+    {
+        let denied = || tonic::Status::permission_denied("refused");
+        let id = peer.id.as_ref().ok_or_else(denied)?;
+        let links = lock(&self.links);
+        let l = links
+            .values()
+            .find(|l| l.peer == *id && l.config.accept && !l.config.suspend && l.config.blocked.is_none());
+        let l = l.ok_or_else(denied)?;
+        let (tx, rx) = mpsc::unbounded_channel();
+        let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
+        let connected = Connected {
+            conn,
+            dialled: false,
+            endpoint: peer.address.to_string(),
+            certificate_not_after_ms: peer.not_after_ms,
+        };
+        let stop = l.stop.child_token();
+        let _ = l.events.send(Message::Opened(connected, tx, stop.clone()));
+        self.runtime.spawn(read(conn, "the peer".into(), frames, l.events.clone(), l.inbox.clone(), stop));
+        Ok(rx)
+    }
+
+    fn start(&self, r: &RemoteItem) -> LinkHandle {
+        let (tx, rx) = channel();
+        let handle = LinkHandle {
+            events: tx.clone(),
+            peer: SpiffeId::kernel(&r.peer_trust_domain, &r.peer_kernel_id),
+            inbox: Arc::new(Semaphore::new(INBOX)),
+            woken: Arc::default(),
+            report: Arc::default(),
+            config: r.clone(),
+            stop: CancellationToken::new(),
+        };
+        let run = Runner {
+            link: Link::new(self.local.clone(), r.clone(), &self.kernel),
+            kernel: self.kernel.clone(),
+            shared: self.shared.clone(),
+            runtime: self.runtime.clone(),
+            counters: self.counters.clone(),
+            events: tx,
+            inbox: handle.inbox.clone(),
+            woken: handle.woken.clone(),
+            report: handle.report.clone(),
+            stop: handle.stop.clone(),
+            conns: HashMap::new(),
+            random: std::hash::RandomState::new(),
+            draws: 0,
+        };
+        let name = format!("link {}", r.name);
+        if let Err(e) = std::thread::Builder::new().name(name).spawn(move || run.run(&rx)) {
+            tracing::error!(error = %e, "a link's thread cannot be started");
+        }
+        handle
+    }
+
+    /// Ends all links; what is in flight is sent again by whoever continues.
+    pub fn shutdown(&self) {
+        for (_, l) in std::mem::take(&mut *lock(&self.links)) {
+            l.stop.cancel();
+            let _ = l.events.send(Message::Stop);
+        }
+    }
+}
+
+/// Tells the links which entities changed, while anything is held.
+fn watch_held(hub: &Arc<Hub>) {
+    let (tx, rx) = channel::<()>();
+    let pending = Arc::new(AtomicBool::new(false));
+    let signal = pending.clone();
+    hub.kernel.on_commit(move |_| {
+        if !signal.swap(true, Ordering::AcqRel) {
+            let _ = tx.send(());
+        }
+    });
+    let weak = Arc::downgrade(hub);
+    let kernel = hub.kernel.clone();
+    let watch = move || {
+        let mut place = Place::after(kernel.head());
+        while rx.recv().is_ok() {
+            pending.store(false, Ordering::Release);
+            if kernel.view().count_facts(mew_sync::records::HELD) == 0 {
+                place = Place::after(kernel.head());
+                continue;
+            }
+            let (mut ids, mut chunk) = (Vec::new(), Vec::new());
+            while let Ok(true) = kernel.feed(&mut place, &mut chunk) {
+                ids.extend(chunk.drain(..).filter_map(|s| s.entity().ok().map(|e| e.sync_id.to_owned())));
+            }
+            let Some(hub) = weak.upgrade() else { return };
+            let ids = Arc::new(ids);
+            for l in lock(&hub.links).values() {
+                let _ = l.events.send(Message::Event(Event::Changed(ids.clone()), None));
+            }
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("held".into()).spawn(watch) {
+        tracing::error!(error = %e, "the thread that retries held entities cannot be started");
+    }
+}
+
+struct Runner {
+    link: Link,
+    kernel: Arc<Kernel>,
+    shared: Arc<Shared>,
+    runtime: Handle,
+    counters: Arc<Counters>,
+    events: Sender<Message>,
+    inbox: Arc<Semaphore>,
+    woken: Arc<AtomicBool>,
+    report: Arc<Mutex<Option<(RemoteReport, Vec<FlowReport>)>>>,
+    stop: CancellationToken,
+    conns: HashMap<ConnId, (mpsc::UnboundedSender<wire::Frame>, CancellationToken)>,
+    random: std::hash::RandomState,
+    draws: u64,
+}
+
+impl Runner {
+    fn now(&self) -> Now {
+        Now { wall_ms: wall_ms(), mono_ms: self.shared.started.elapsed().as_millis() as u64 }
+    }
+
+    fn run(mut self, rx: &Receiver<Message>) {
+        loop {
+            let due = self.link.wake_at().map(|t| Duration::from_millis(t.saturating_sub(self.now().mono_ms)));
+            let event = match rx.recv_timeout(due.map_or(LOOK, |d| d.min(LOOK))) {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Message::Wake) => {
+                    self.woken.store(false, Ordering::Release);
+                    Event::Wake
+                }
+                Err(RecvTimeoutError::Timeout) => Event::Wake,
+                Ok(Message::Opened(c, tx, stop)) => {
+                    self.conns.insert(c.conn, (tx, stop));
+                    Event::Connected(c)
+                }
+                // The permit is given back when the event has been handled.
+                Ok(Message::Event(e, permit)) => {
+                    self.handle(e);
+                    drop(permit);
+                    continue;
+                }
+            };
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, e: Event) {
+        use std::hash::BuildHasher;
+        if let Event::Closed(conn, _) = &e {
+            self.conns.remove(conn);
+            self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(e, Event::ConnectFailed(_)) {
+            self.counters.connection_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.draws += 1;
+        let random = self.random.hash_one(self.draws);
+        let now = self.now();
+        for effect in self.link.handle(now, random, e, &self.kernel) {
+            match effect {
+                Effect::Send(conn, frame) => {
+                    if let Some((tx, _)) = self.conns.get(&conn) {
+                        let _ = tx.send(frame);
+                    }
+                }
+                Effect::Close(conn) => {
+                    if let Some((_, stop)) = self.conns.remove(&conn) {
+                        stop.cancel();
+                    }
+                }
+                Effect::Dial => self.dial(),
+            }
+        }
+        *lock(&self.report) = Some(self.link.report(now.wall_ms, &self.kernel));
+    }
+
+    fn dial(&self) {
+        let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
+        let own = lock(&self.shared.own).clone();
+        let (config, events, inbox, stop) =
+            (self.link.config().clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
+        self.runtime.spawn(async move {
+            match dial::dial(&config, own, conn).await {
+                Err(p) => drop(events.send(Message::Event(Event::ConnectFailed(p), None))),
+                Ok(Opened { connected, frames, sender }) => {
+                    let at = connected.endpoint.clone();
+                    let _ = events.send(Message::Opened(connected, sender, stop.clone()));
+                    read(conn, at, frames, events, inbox, stop).await;
+                }
+            }
+        });
+    }
+}
+
+/// Moves frames from the stream to the link until either ends.
+async fn read<S>(
+    conn: ConnId,
+    at: String,
+    mut frames: S,
+    events: Sender<Message>,
+    inbox: Arc<Semaphore>,
+    stop: CancellationToken,
+) where
+    S: Stream<Item = Result<wire::Frame, tonic::Status>> + Send + Unpin,
+{
+    let why: Option<Problem> = loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => return,
+            p = inbox.clone().acquire_owned() => p.ok(),
+        };
+        let next = tokio::select! {
+            () = stop.cancelled() => return,
+            f = frames.next() => f,
+        };
+        match next {
+            Some(Ok(f)) => {
+                if events.send(Message::Event(Event::Frame(conn, f), permit)).is_err() {
+                    return;
+                }
+            }
+            Some(Err(s)) => break Some(dial::session_problem(&at, &s)),
+            None => break None,
+        }
+    };
+    let _ = events.send(Message::Event(Event::Closed(conn, why), None));
+}

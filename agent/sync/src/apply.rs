@@ -1,0 +1,301 @@
+//! What an incoming version does to what is here: causality, conflicts, whose entity it is, and what is held.
+
+use crate::records::{self, MAX_HELD};
+use crate::rules::Rules;
+use bytes::Bytes;
+use mew_contract::snapshot::Overwrite;
+use mew_kernel::{KernelError, Tx};
+use mew_lang::plan::KillMode;
+use mew_model::{Causality, EntityRef, KernelKey, name};
+use mew_store::Stored;
+use mew_wire as wire;
+use prost::Message;
+
+/// The flow that a version arrives by.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub flow: String,
+    pub remote: String,
+    pub peer_kernel_id: String,
+    pub peer: KernelKey,
+    pub rules: std::sync::Arc<Rules>,
+    pub delete: bool,
+    pub delete_on_unmatch: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Applied,
+    /// Nothing new in it.
+    Known,
+    /// Waits for what blocks it.
+    Held,
+    /// Refused for good.
+    Rejected(String),
+}
+
+/// Why a version cannot be applied now.
+struct Block {
+    reason: &'static str,
+    message: String,
+    /// `sync_id` of what must change first.
+    blocker: String,
+}
+
+/// Applies one version; whatever becomes of it, the flow goes on. An error is the store's or the kernel's, not the
+/// version's.
+pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes) -> Result<Outcome, KernelError> {
+    let e = match EntityRef::validate(bytes) {
+        Ok(e) => e,
+        Err(why) => return Ok(Outcome::Rejected(format!("malformed entity: {why}"))),
+    };
+    if !from.rules.import.contains(&e.ty) {
+        return Ok(Outcome::Rejected(format!("type {} may not come from this peer", tx.ontology().type_name(e.ty))));
+    }
+    let own = tx.identity().kernel_id.clone();
+    if let Some(k) = name::kernel_of_sync_id(e.sync_id)
+        && k != from.peer_kernel_id
+        && k != own
+    {
+        return Ok(Outcome::Rejected(format!("{:?} names the kernel {k}, and forwarding is not allowed", e.sync_id)));
+    }
+    let r = decide(tx, from, bytes, &e)?;
+    settle(tx, from, &e, bytes, r)
+}
+
+/// Records or clears what is held under the `sync_id`.
+fn settle(
+    tx: &mut Tx<'_>,
+    from: &Incoming,
+    e: &EntityRef<'_>,
+    bytes: &Bytes,
+    r: Result<Outcome, Block>,
+) -> Result<Outcome, KernelError> {
+    let k = records::held_key(&from.flow, e.sync_id);
+    if let Some(old) = records::read::<wire::Held>(tx.fact(&k)?) {
+        tx.delete_fact(records::blocked_key(&old.blocker, &from.flow, e.sync_id));
+        tx.delete_fact(k.clone());
+    }
+    let b = match r {
+        Ok(o) => return Ok(o),
+        Err(b) => b,
+    };
+    if tx.count_facts(&records::held_prefix(&from.flow)) >= MAX_HELD {
+        return Err(KernelError::Limit(format!(
+            "{MAX_HELD} entities of this flow are held already; resolve some (mew held) first"
+        )));
+    }
+    let held = wire::Held {
+        reason: b.reason.to_owned(),
+        message: b.message,
+        blocker: b.blocker.clone(),
+        since_ms: tx.now_ms,
+        entity: bytes.clone(),
+    };
+    tx.set_fact(k, held.encode_to_vec());
+    tx.set_fact(records::blocked_key(&b.blocker, &from.flow, e.sync_id), vec![1]);
+    Ok(Outcome::Held)
+}
+
+type Decision = Result<Result<Outcome, Block>, KernelError>;
+
+fn decide(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>) -> Decision {
+    let local = match tx.find(e.sync_id)? {
+        Some(ent) => tx.get(ent)?,
+        None => None,
+    };
+    let Some(local) = local else {
+        // Deleting what is not here is done already.
+        return if e.deleted { Ok(Ok(Outcome::Known)) } else { store(tx, from, bytes, e, None) };
+    };
+    let mine = local.entity()?;
+    if mine.ty != e.ty {
+        return blocked(
+            "TypeClash",
+            format!("{:?} is a {} here", e.sync_id, tx.ontology().type_name(mine.ty)),
+            e.sync_id,
+        );
+    }
+    let (theirs_v, mine_v) = (e.vector(), mine.vector());
+    let causality = theirs_v.compare(&mine_v);
+    if matches!(causality, Causality::Equal | Causality::Before) {
+        return Ok(Ok(Outcome::Known));
+    }
+    if e.deleted && mine.deleted {
+        // Both say the same; only the knowledge of each other's version is new.
+        return merge_only(tx, &local, &theirs_v);
+    }
+    if e.deleted && !from.delete {
+        return Ok(Ok(Outcome::Known));
+    }
+    let introduced = local.origin == from.peer;
+    let (overwrite, delete) = from.rules.grant(e.ty);
+    if e.deleted && !(delete == Some(true) || (delete.is_none() && introduced)) {
+        return blocked("RefusedDelete", "the peer may not delete this entity here (canSend.delete)".into(), e.sync_id);
+    }
+    if !introduced && !e.deleted && overwrite == Overwrite::Never {
+        return blocked(
+            "NotOwner",
+            "the peer did not introduce this entity and may not change it (canSend.overwriteLocal)".into(),
+            e.sync_id,
+        );
+    }
+    if causality == Causality::After {
+        return store(tx, from, bytes, e, Some(&local));
+    }
+    if e.same_content(&mine) {
+        return merge_only(tx, &local, &theirs_v);
+    }
+    conflict(tx, from, bytes, e, &local, !introduced && overwrite == Overwrite::Always)
+}
+
+/// Concurrent versions that differ: the later in (time, kernel) order wins, or the grant decides; both are logged.
+fn conflict(
+    tx: &mut Tx<'_>,
+    from: &Incoming,
+    bytes: &Bytes,
+    e: &EntityRef<'_>,
+    local: &Stored,
+    granted: bool,
+) -> Decision {
+    let mine = local.entity()?;
+    let incoming_wins = granted || e.version() > mine.version();
+    let log = wire::Conflict {
+        sync_id: e.sync_id.to_owned(),
+        remote: from.remote.clone(),
+        r#type: tx.ontology().type_name(e.ty),
+        local: local.bytes.clone(),
+        incoming: bytes.clone(),
+        resolution: if incoming_wins { "remote_applied" } else { "local_kept" }.to_owned(),
+        at_ms: tx.now_ms,
+        by: if granted { "auto:grant" } else { "auto:lww" }.to_owned(),
+    };
+    let r = if incoming_wins {
+        let mut d = e.to_draft();
+        d.vector.merge(&mine.vector());
+        if granted && e.version() < mine.version() {
+            // It wins against the later version, so it becomes a write of this kernel that follows both: otherwise a
+            // vector would dominate an earlier time's.
+            d.stamp(tx.identity().key, tx.now_ms, Some(mine.time.max(e.time)));
+        }
+        let merged = Bytes::from(d.encode());
+        let m = EntityRef::read(&merged).map_err(|e| KernelError::Limit(e.to_string()))?;
+        store(tx, from, &merged, &m, Some(local))?
+    } else {
+        merge_only(tx, local, &e.vector())?
+    };
+    if r.is_ok() {
+        records::log_conflict(tx, &log)?;
+    }
+    Ok(r)
+}
+
+/// Keeps the content that is here and remembers that the other version is known.
+fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> Decision {
+    let mut d = local.entity()?.to_draft();
+    d.vector.merge(theirs);
+    // The version must be the latest in its own vector.
+    if let Some((k, t)) = theirs.iter().max_by_key(|(k, t)| (*t, *k))
+        && (t, k) > (d.time, d.kernel)
+    {
+        (d.time, d.kernel) = (t, k);
+    }
+    tx.put(Bytes::from(d.encode()), local.origin)?;
+    Ok(Ok(Outcome::Applied))
+}
+
+fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, local: Option<&Stored>) -> Decision {
+    if e.deleted {
+        let Some(local) = local else { return Ok(Ok(Outcome::Known)) };
+        if let Err(b) = take_dependents(tx, local)? {
+            return Ok(Err(b));
+        }
+    } else {
+        for end in e.ends() {
+            let there = match tx.find(end)? {
+                Some(n) => tx.living(n)?.is_some(),
+                None => false,
+            };
+            if !there {
+                return blocked("MissingEnd", format!("end {end:?} of the edge is not here"), end);
+            }
+        }
+        match tx.check(local.map(|l| l.ent), e) {
+            Ok(()) => {}
+            Err(KernelError::Violation(v)) => return blocked("ConstraintViolation", v.to_string(), &clashing(tx, e)?),
+            Err(e) => return Err(e),
+        }
+    }
+    tx.put(bytes.clone(), local.map_or(from.peer, |l| l.origin))?;
+    Ok(Ok(Outcome::Applied))
+}
+
+/// The entity whose unique value is in the way, if that is what is wrong.
+fn clashing(tx: &Tx<'_>, e: &EntityRef<'_>) -> Result<String, KernelError> {
+    let o = tx.ontology().clone();
+    for a in o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values()) {
+        let v = e.attr(a.number);
+        if let Some(scope) = a.unique_in
+            && !v.is_null()
+            && let Some(holder) = tx.unique(scope, a.number, &v)?
+            && let Some(s) = tx.get(holder)?
+        {
+            return Ok(s.entity()?.sync_id.to_owned());
+        }
+    }
+    Ok(String::new())
+}
+
+/// Before a node goes: its edges, and what the edge types say goes with it.
+fn take_dependents(tx: &mut Tx<'_>, local: &Stored) -> Result<Result<(), Block>, KernelError> {
+    let (nodes, edges) = match mew_kernel::kill_set(tx, local.ent, KillMode::Declared) {
+        Ok(s) => s,
+        Err(KernelError::Violation(v)) => {
+            // Whatever prevents it is one of its edges; the first will do, as each change to one retries.
+            let edge = tx.edges_of(local.ent).first().copied();
+            let blocker = match edge.map(|e| tx.get(e)).transpose()?.flatten() {
+                Some(s) => s.entity()?.sync_id.to_owned(),
+                None => String::new(),
+            };
+            return Ok(Err(Block { reason: "RefusedDelete", message: v.to_string(), blocker }));
+        }
+        Err(e) => return Err(e),
+    };
+    for ent in edges.into_iter().chain(nodes).filter(|e| *e != local.ent) {
+        if let Some(s) = tx.living(ent)? {
+            mew_kernel::bury(tx, &s)?;
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn blocked(reason: &'static str, message: String, blocker: &str) -> Decision {
+    Ok(Err(Block { reason, message, blocker: blocker.to_owned() }))
+}
+
+/// The entity left the pattern at the source and still exists there.
+pub fn leave(tx: &mut Tx<'_>, from: &Incoming, l: &wire::Leave) -> Result<Outcome, KernelError> {
+    let k = records::held_key(&from.flow, &l.sync_id);
+    if let Some(old) = records::read::<wire::Held>(tx.fact(&k)?) {
+        tx.delete_fact(records::blocked_key(&old.blocker, &from.flow, &l.sync_id));
+        tx.delete_fact(k);
+    }
+    if !from.delete_on_unmatch {
+        return Ok(Outcome::Known);
+    }
+    let local = match tx.find(&l.sync_id)? {
+        Some(ent) => tx.living(ent)?,
+        None => None,
+    };
+    let Some(local) = local else { return Ok(Outcome::Known) };
+    let (_, delete) = from.rules.grant(local.entity()?.ty);
+    let introduced = local.origin == from.peer;
+    if !(delete == Some(true) || (delete.is_none() && introduced)) {
+        return Ok(Outcome::Rejected(format!("{:?} left the pattern and the peer may not delete it here", l.sync_id)));
+    }
+    match take_dependents(tx, &local)? {
+        // A local write: the source did not delete it, and it may come back with a later version.
+        Ok(()) => mew_kernel::bury(tx, &local).map(|()| Outcome::Applied),
+        Err(b) => Ok(Outcome::Rejected(b.message)),
+    }
+}

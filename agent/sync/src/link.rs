@@ -1,0 +1,405 @@
+//! One Remote: the connection and its schedule, the handshake, keepalive, and the flows with that peer.
+
+mod flows;
+mod report;
+
+use crate::backoff::wait_ms;
+use crate::rules::Rules;
+use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
+use flows::{Flow, Own};
+use mew_contract::report::{Denial, Inbound};
+use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
+use mew_kernel::Kernel;
+use mew_model::KernelKey;
+use mew_wire as wire;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use wire::frame::Body;
+
+/// Refusals of the peer's flows that are remembered for the report.
+const MAX_DENIALS: usize = 16;
+/// Flows that a peer may have open at once.
+const MAX_PEER_FLOWS: usize = 256;
+
+/// Numbers a connection; the caller chooses, ascending.
+pub type ConnId = u64;
+
+/// The wall clock, which versions carry, and a clock that never jumps, which schedules use. Both in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub wall_ms: u64,
+    pub mono_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The Remote and its Syncs as they are now.
+    Configure(Box<RemoteItem>, Vec<SyncItem>),
+    /// A connection is up and the peer's identity is verified.
+    Connected(Connected),
+    ConnectFailed(Problem),
+    Frame(ConnId, wire::Frame),
+    /// The connection is gone; why, if it is known.
+    Closed(ConnId, Option<Problem>),
+    /// The kernel committed something, or time has come.
+    Wake,
+    /// These entities changed in the kernel: what they blocked may be applied now.
+    Changed(Arc<Vec<String>>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Connected {
+    pub conn: ConnId,
+    pub dialled: bool,
+    pub endpoint: String,
+    pub certificate_not_after_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Try the endpoints of the Remote in order; answer with Connected or ConnectFailed.
+    Dial,
+    Send(ConnId, wire::Frame),
+    Close(ConnId),
+}
+
+/// This side, as it shows itself to peers.
+#[derive(Clone, Debug)]
+pub struct Local {
+    pub agent_version: String,
+}
+
+enum State {
+    Idle,
+    /// Waiting for the next try.
+    Backoff {
+        at: u64,
+    },
+    Dialling,
+    /// Handshake sent, none received.
+    Greeting {
+        conn: Connected,
+        since: u64,
+    },
+    Up(Box<Session>),
+}
+
+struct Session {
+    conn: Connected,
+    peer: PeerInfo,
+    last_heard: u64,
+    next_ping: u64,
+    misses: u32,
+    ping_sent: Option<(u64, u64)>,
+    nonce: u64,
+    next_flow: u32,
+    flows: BTreeMap<u32, Flow>,
+}
+
+pub struct Link {
+    local: Local,
+    config: RemoteItem,
+    /// Key of the peer's kernel.
+    peer: KernelKey,
+    rules: Arc<Rules>,
+    own: BTreeMap<String, Own>,
+    state: State,
+    attempt: u32,
+    ever_up: bool,
+    problem: Option<Problem>,
+    latency_ms: Option<u64>,
+    last_peer: Option<PeerInfo>,
+    denials: VecDeque<Denial>,
+    inbound_failed: u64,
+    inbound_denied: BTreeMap<String, ()>,
+}
+
+impl Link {
+    pub fn new(local: Local, config: RemoteItem, kernel: &Kernel) -> Self {
+        Link {
+            peer: KernelKey::of(&config.peer_kernel_id),
+            rules: Arc::new(Rules::new(&config, &kernel.ontology())),
+            local,
+            config,
+            own: BTreeMap::new(),
+            state: State::Idle,
+            attempt: 0,
+            ever_up: false,
+            problem: None,
+            latency_ms: None,
+            last_peer: None,
+            denials: VecDeque::new(),
+            inbound_failed: 0,
+            inbound_denied: BTreeMap::new(),
+        }
+    }
+
+    pub fn config(&self) -> &RemoteItem {
+        &self.config
+    }
+
+    /// Whether the peer may connect now.
+    pub fn accepts(&self) -> bool {
+        self.config.accept && self.enabled()
+    }
+
+    fn enabled(&self) -> bool {
+        !self.config.suspend && self.config.blocked.is_none()
+    }
+
+    /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
+    pub fn wake_at(&self) -> Option<u64> {
+        match &self.state {
+            State::Idle | State::Dialling => None,
+            State::Backoff { at } => Some(*at),
+            State::Greeting { since, .. } => Some(since + self.config.connect_timeout_ms),
+            State::Up(s) => {
+                let retry = self.own.values().filter_map(|o| o.retry_at).min();
+                Some(retry.map_or(s.next_ping, |r| r.min(s.next_ping)))
+            }
+        }
+    }
+
+    /// `random` is any fresh number; it only spreads retries and numbers correlation ids.
+    pub fn handle(&mut self, now: Now, random: u64, event: Event, kernel: &Kernel) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
+            Event::Connected(c) => self.connected(now, c, kernel, &mut out),
+            Event::ConnectFailed(p) => self.lost(now, random, Some(p)),
+            Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
+            Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
+            Event::Closed(..) | Event::Frame(..) => {}
+            Event::Wake => self.wake(now, random, &mut out),
+            Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec())),
+        }
+        if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
+            self.state = State::Dialling;
+            out.push(Effect::Dial);
+        }
+        self.pump(now, kernel, &mut out);
+        out
+    }
+
+    fn conn(&self) -> Option<ConnId> {
+        match &self.state {
+            State::Greeting { conn, .. } => Some(conn.conn),
+            State::Up(s) => Some(s.conn.conn),
+            _ => None,
+        }
+    }
+
+    fn is_current(&self, conn: ConnId) -> bool {
+        self.conn() == Some(conn)
+    }
+
+    fn configure(&mut self, now: Now, r: RemoteItem, syncs: Vec<SyncItem>, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let rules = Arc::new(Rules::new(&r, &kernel.ontology()));
+        let rules_changed = *rules != *self.rules || r.export != self.config.export || r.import != self.config.import;
+        let other_way = r.endpoints != self.config.endpoints
+            || (r.dial, r.accept) != (self.config.dial, self.config.accept)
+            || r.roots != self.config.roots;
+        self.config = r;
+        self.rules = rules;
+        if !self.enabled() {
+            if let Some(c) = self.conn() {
+                out.push(Effect::Close(c));
+            }
+            self.drop_flows();
+            self.state = State::Idle;
+            self.problem = self.config.blocked.clone();
+        } else if other_way && !matches!(self.state, State::Up(_)) {
+            // A new address or root deserves a try at once.
+            if let Some(c) = self.conn() {
+                out.push(Effect::Close(c));
+            }
+            (self.state, self.attempt) = (State::Idle, 0);
+        }
+        self.configure_flows(now, syncs, rules_changed, kernel, out);
+    }
+
+    fn connected(&mut self, now: Now, c: Connected, kernel: &Kernel, out: &mut Vec<Effect>) {
+        if !self.enabled() || (!c.dialled && !self.config.accept) {
+            return out.push(Effect::Close(c.conn));
+        }
+        if let Some(old) = self.conn() {
+            // The peer has come anew, so it has given the old connection up.
+            out.push(Effect::Close(old));
+            self.drop_flows();
+        }
+        let hello = wire::Handshake {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            capabilities: Vec::new(),
+            kernel_id: kernel.identity().kernel_id.clone(),
+            incarnation: kernel.incarnation().to_owned(),
+            head: kernel.head(),
+            agent_version: self.local.agent_version.clone(),
+            now_ms: now.wall_ms,
+        };
+        send(out, c.conn, Body::Handshake(hello));
+        self.state = State::Greeting { conn: c, since: now.mono_ms };
+    }
+
+    /// The connection failed or broke: plan the next try.
+    fn lost(&mut self, now: Now, random: u64, why: Option<Problem>) {
+        self.drop_flows();
+        self.latency_ms = None;
+        if why.is_some() || self.problem.is_none() {
+            self.problem =
+                Some(why.unwrap_or_else(|| Problem::new(Reason::Unreachable, "the connection to the peer broke")));
+        }
+        if !self.enabled() || !self.config.dial {
+            self.state = State::Idle;
+            return;
+        }
+        let wait = wait_ms(&self.config.retry, self.attempt, random);
+        self.attempt = self.attempt.saturating_add(1);
+        self.state = State::Backoff { at: now.mono_ms + wait };
+    }
+
+    fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Backoff { at } if *at <= now.mono_ms => {
+                self.state = State::Dialling;
+                out.push(Effect::Dial);
+            }
+            State::Greeting { conn, since } if now.mono_ms >= *since + self.config.connect_timeout_ms => {
+                out.push(Effect::Close(conn.conn));
+                self.lost(
+                    now,
+                    random,
+                    Some(Problem::new(Reason::Unreachable, "the peer did not answer the handshake in time")),
+                );
+            }
+            State::Up(s) if now.mono_ms >= s.next_ping => {
+                let k = &self.config.keepalive;
+                if s.misses >= k.failure_threshold && now.mono_ms.saturating_sub(s.last_heard) >= k.timeout_ms {
+                    out.push(Effect::Close(s.conn.conn));
+                    let silent = now.mono_ms.saturating_sub(s.last_heard) / 1000;
+                    return self.lost(
+                        now,
+                        random,
+                        Some(Problem::new(Reason::Unreachable, format!("the peer has been silent for {silent} s"))),
+                    );
+                }
+                s.misses += 1;
+                s.nonce += 1;
+                s.ping_sent = Some((s.nonce, now.mono_ms));
+                s.next_ping = now.mono_ms + k.interval_ms;
+                send(out, s.conn.conn, Body::Ping(wire::Ping { nonce: s.nonce }));
+            }
+            _ => {}
+        }
+    }
+
+    fn frame(&mut self, now: Now, random: u64, f: wire::Frame, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let Some(body) = f.body else { return };
+        if let State::Up(s) = &mut self.state {
+            (s.last_heard, s.misses) = (now.mono_ms, 0);
+        }
+        match body {
+            Body::Handshake(h) => self.greeted(now, random, h, kernel, out),
+            Body::Ping(p) => {
+                if let Some(c) = self.conn() {
+                    send(out, c, Body::Pong(wire::Pong { nonce: p.nonce, now_ms: now.wall_ms }));
+                }
+            }
+            Body::Pong(p) => {
+                if let State::Up(s) = &mut self.state
+                    && let Some((nonce, sent)) = s.ping_sent
+                    && nonce == p.nonce
+                {
+                    self.latency_ms = Some(now.mono_ms.saturating_sub(sent));
+                    s.ping_sent = None;
+                }
+            }
+            Body::Disconnect(d) => {
+                if let Some(c) = self.conn() {
+                    out.push(Effect::Close(c));
+                }
+                let reason = Reason::ALL.iter().copied().find(|r| r.code() == d.reason).unwrap_or(Reason::Unreachable);
+                self.lost(
+                    now,
+                    random,
+                    Some(Problem::new(reason, format!("the peer closed the connection ({})", d.reason))),
+                );
+            }
+            body => self.flow_frame(now, random, body, kernel, out),
+        }
+    }
+
+    fn greeted(&mut self, now: Now, random: u64, h: wire::Handshake, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let State::Greeting { conn, .. } = &self.state else { return };
+        let conn = conn.clone();
+        let refuse = if h.kernel_id != self.config.peer_kernel_id {
+            Some(Problem::new(
+                Reason::IdentityMismatch,
+                format!(
+                    "the kernel there calls itself {}, the Remote names {}",
+                    h.kernel_id, self.config.peer_kernel_id
+                ),
+            ))
+        } else if h.protocol_max < PROTOCOL_MIN || h.protocol_min > PROTOCOL_MAX {
+            Some(Problem::new(
+                Reason::ProtocolMismatch,
+                format!(
+                    "the peer speaks protocol {} to {}, this agent {PROTOCOL_MIN} to {PROTOCOL_MAX}",
+                    h.protocol_min, h.protocol_max
+                ),
+            ))
+        } else {
+            None
+        };
+        if let Some(p) = refuse {
+            send(out, conn.conn, Body::Disconnect(wire::Disconnect { reason: p.reason.code().to_owned() }));
+            out.push(Effect::Close(conn.conn));
+            return self.lost(now, random, Some(p));
+        }
+        let peer = PeerInfo {
+            kernel_id: h.kernel_id,
+            incarnation: h.incarnation,
+            agent_version: h.agent_version,
+            protocol: h.protocol_max.min(PROTOCOL_MAX),
+            certificate_not_after_ms: conn.certificate_not_after_ms,
+        };
+        self.last_peer = Some(peer.clone());
+        self.problem = None;
+        self.attempt = 0;
+        self.ever_up = true;
+        self.inbound_denied.clear();
+        let next_flow = if conn.dialled { 1 } else { 2 };
+        self.state = State::Up(Box::new(Session {
+            conn,
+            peer,
+            last_heard: now.mono_ms,
+            // The first one at once: it measures the latency.
+            next_ping: now.mono_ms,
+            misses: 0,
+            ping_sent: None,
+            nonce: 0,
+            next_flow,
+            flows: BTreeMap::new(),
+        }));
+        self.open_all(now, kernel, out);
+        self.wake(now, random, out);
+    }
+
+    fn inbound(&self) -> Inbound {
+        let open = match &self.state {
+            State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
+            _ => 0,
+        };
+        let denied = self.inbound_denied.len() as u64;
+        Inbound {
+            total: open + denied,
+            denied,
+            failed: self.inbound_failed,
+            denials: self.denials.iter().cloned().collect(),
+        }
+    }
+}
+
+fn send(out: &mut Vec<Effect>, conn: ConnId, body: Body) {
+    out.push(Effect::Send(conn, wire::Frame { body: Some(body) }));
+}

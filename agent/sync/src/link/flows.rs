@@ -1,0 +1,629 @@
+//! The flows of a link: those that this side declares, and those that the peer does and this side consents to.
+
+use super::{Effect, Link, MAX_DENIALS, MAX_PEER_FLOWS, Now, State, send};
+use crate::apply::Incoming;
+use crate::backoff::wait_ms;
+use crate::definition::Definition;
+use crate::records;
+use crate::rules::Rules;
+use crate::source::Source;
+use crate::{held, shapes, sink};
+use mew_contract::report::Denial;
+use mew_contract::snapshot::{Direction, Edges, Initial};
+use mew_contract::{Problem, Reason, SyncItem};
+use mew_kernel::Kernel;
+use mew_model::shape::incompatibilities;
+use mew_model::{Ontology, name};
+use mew_wire as wire;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use wire::frame::Body;
+
+/// What a refusal tells the other side when policy or permissions are the reason: nothing.
+const DENIED: &str = "Denied";
+
+/// A Sync of this side.
+pub struct Own {
+    pub item: SyncItem,
+    /// Why it does not run now.
+    pub problem: Option<Problem>,
+    pub last_error: Option<Problem>,
+    pub attempt: u32,
+    pub retry_at: Option<u64>,
+    /// Its number on the connection, while it is open or being opened.
+    pub flow: Option<u32>,
+    pub counts: wire::Counts,
+    pub revision: String,
+    pub percent: Option<u8>,
+    pub live: bool,
+    /// What the source last said about itself, if this side is the sink.
+    pub behind: Option<(u64, u64)>,
+}
+
+impl Own {
+    fn new(item: SyncItem) -> Self {
+        Own {
+            item,
+            problem: None,
+            last_error: None,
+            attempt: 0,
+            retry_at: None,
+            flow: None,
+            counts: wire::Counts::default(),
+            revision: String::new(),
+            percent: None,
+            live: false,
+            behind: None,
+        }
+    }
+}
+
+/// A flow on the connection.
+pub struct Flow {
+    /// Declaring namespace/name.
+    pub name: String,
+    own: bool,
+    pub end: End,
+}
+
+impl Flow {
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+}
+
+pub enum End {
+    /// Opened by this side and not answered yet.
+    Asked(Definition),
+    Source(Box<Source>),
+    Sink(Box<Sink>),
+}
+
+pub struct Sink {
+    from: Incoming,
+    incarnation: String,
+    reset: String,
+}
+
+impl Link {
+    fn source_key(&self, own: bool, kernel: &Kernel, flow: &str) -> String {
+        let me = &kernel.identity().kernel_id;
+        records::flow_key(me, if own { me } else { &self.config.peer_kernel_id }, flow)
+    }
+
+    fn sink_key(&self, own: bool, kernel: &Kernel, flow: &str) -> String {
+        let declarer = if own { &kernel.identity().kernel_id } else { &self.config.peer_kernel_id };
+        records::flow_key(&self.config.peer_kernel_id, declarer, flow)
+    }
+
+    pub(super) fn drop_flows(&mut self) {
+        for o in self.own.values_mut() {
+            (o.flow, o.retry_at) = (None, None);
+            o.live = false;
+        }
+        if let State::Up(s) = &mut self.state {
+            s.flows.clear();
+        }
+    }
+
+    pub(super) fn configure_flows(
+        &mut self,
+        now: Now,
+        syncs: Vec<SyncItem>,
+        rules_changed: bool,
+        kernel: &Kernel,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut old = std::mem::take(&mut self.own);
+        for item in syncs {
+            let same = old.get(&item.name).is_some_and(|o| o.item == item);
+            let mut o = match old.remove(&item.name) {
+                Some(o) if same => o,
+                Some(o) => {
+                    self.close(o.flow, out);
+                    Own { last_error: o.last_error, counts: o.counts, ..Own::new(item.clone()) }
+                }
+                None => Own::new(item.clone()),
+            };
+            if rules_changed {
+                self.close(o.flow.take(), out);
+            }
+            o.retry_at = o.retry_at.map(|_| now.mono_ms);
+            self.own.insert(item.name.clone(), o);
+        }
+        for gone in old.into_values() {
+            self.close(gone.flow, out);
+        }
+        if rules_changed {
+            self.inbound_denied.clear();
+            let theirs: Vec<u32> = match &self.state {
+                State::Up(s) => s.flows.iter().filter(|(_, f)| !f.own).map(|(n, _)| *n).collect(),
+                _ => Vec::new(),
+            };
+            // The peer opens them again and meets the new rules.
+            for n in theirs {
+                self.close(Some(n), out);
+            }
+            if let State::Up(s) = &self.state {
+                send(out, s.conn.conn, Body::RulesChanged(wire::RulesChanged {}));
+            }
+        }
+        self.open_all(now, kernel, out);
+    }
+
+    fn close(&mut self, flow: Option<u32>, out: &mut Vec<Effect>) {
+        if let (Some(n), State::Up(s)) = (flow, &mut self.state)
+            && s.flows.remove(&n).is_some()
+        {
+            send(out, s.conn.conn, Body::FlowClose(wire::FlowClose { flow: n }));
+        }
+    }
+
+    /// Opens every own flow that is not open, not forbidden and not waiting.
+    pub(super) fn open_all(&mut self, now: Now, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let names: Vec<String> = self.own.keys().cloned().collect();
+        for n in names {
+            let Some(o) = self.own.get_mut(&n) else { continue };
+            if o.item.suspend || o.item.blocked.is_some() || o.flow.is_some() {
+                continue;
+            }
+            if o.retry_at.is_some_and(|t| t > now.mono_ms) {
+                continue;
+            }
+            o.retry_at = None;
+            let State::Up(s) = &mut self.state else { return };
+            match prepare(&o.item, &self.rules, kernel) {
+                Err(p) => {
+                    o.last_error = Some(p.clone());
+                    o.problem = Some(p);
+                    // Another ontology can mend it; another spec comes as a new configuration.
+                    o.retry_at = Some(now.mono_ms + self.config.retry.max_ms);
+                }
+                Ok(d) => {
+                    let number = s.next_flow;
+                    s.next_flow += 2;
+                    let (item, conn, incarnation) = (o.item.clone(), s.conn.conn, s.peer.incarnation.clone());
+                    let position = match item.direction {
+                        Direction::Push => None,
+                        Direction::Pull => {
+                            let key = self.sink_key(true, kernel, &item.name);
+                            match sink::position(
+                                sink::state(kernel, &key).as_ref(),
+                                &incarnation,
+                                item.reset.as_deref().unwrap_or(""),
+                            ) {
+                                Ok(p) => p,
+                                Err(p) => {
+                                    self.fail_own(now, 0, &item.name, p);
+                                    continue;
+                                }
+                            }
+                        }
+                    };
+                    let open = wire::FlowOpen {
+                        flow: number,
+                        name: item.name.clone(),
+                        opener_is_source: item.direction == Direction::Push,
+                        r#match: item.pattern.clone(),
+                        edges: item.edges == Edges::Incident,
+                        initial: item.initial == Initial::Full,
+                        delete_at_sink: item.delete_at_sink,
+                        delete_on_unmatch: item.delete_on_unmatch,
+                        types: shapes::of_types(&kernel.ontology(), &d.types),
+                        reset: item.reset.clone().unwrap_or_default(),
+                        position,
+                    };
+                    send(out, conn, Body::FlowOpen(open));
+                    if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&n)) {
+                        o.flow = Some(number);
+                        s.flows.insert(number, Flow { name: n, own: true, end: End::Asked(d) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail_own(&mut self, now: Now, random: u64, name: &str, p: Problem) {
+        let retry = self.config.retry;
+        let Some(o) = self.own.get_mut(name) else { return };
+        o.retry_at = Some(now.mono_ms + wait_ms(&retry, o.attempt, random));
+        o.attempt = o.attempt.saturating_add(1);
+        (o.flow, o.live) = (None, false);
+        o.last_error = Some(p.clone());
+        o.problem = Some(p);
+    }
+
+    // ---------------------------------------------------------------- frames
+
+    pub(super) fn flow_frame(&mut self, now: Now, random: u64, body: Body, kernel: &Kernel, out: &mut Vec<Effect>) {
+        match body {
+            Body::FlowOpen(f) => self.asked(f, random, kernel, out),
+            Body::FlowAccept(f) => self.accepted(now, random, f, kernel, out),
+            Body::FlowRefuse(f) => {
+                if let Some(name) = self.remove(f.flow) {
+                    self.fail_own(now, random, &name, refusal(&f));
+                }
+            }
+            Body::FlowClose(f) => {
+                if let Some(name) = self.remove(f.flow) {
+                    // Closed by the peer because its rules changed: ask again.
+                    if let Some(o) = self.own.get_mut(&name) {
+                        (o.flow, o.live, o.retry_at) = (None, false, Some(now.mono_ms));
+                    }
+                    self.open_all(now, kernel, out);
+                }
+            }
+            Body::RulesChanged(_) => {
+                for o in self.own.values_mut().filter(|o| o.flow.is_none()) {
+                    (o.retry_at, o.attempt) = (o.retry_at.map(|_| now.mono_ms), 0);
+                }
+                self.open_all(now, kernel, out);
+            }
+            Body::SyncPush(p) => self.pushed(now, random, p, kernel, out),
+            Body::SyncAck(a) => {
+                let State::Up(s) = &mut self.state else { return };
+                let Some(f) = s.flows.get_mut(&a.flow) else { return };
+                if let End::Source(source) = &mut f.end {
+                    source.ack(a.upto);
+                    if let Some(o) = self.own.get_mut(&f.name).filter(|_| f.own) {
+                        o.counts = a.counts.unwrap_or_default();
+                        (o.percent, o.live, o.attempt) = (Some(source.percent()), source.is_live(), 0);
+                    }
+                }
+            }
+            Body::SyncNack(n) => {
+                let p = Problem::new(code(&n.code, Reason::SinkError), n.message);
+                if let Some(name) = self.remove(n.flow) {
+                    self.fail_own(now, random, &name, p);
+                } else {
+                    self.inbound_failed += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a flow off the connection; its name if it is an own one.
+    fn remove(&mut self, flow: u32) -> Option<String> {
+        let State::Up(s) = &mut self.state else { return None };
+        s.flows.remove(&flow).filter(|f| f.own).map(|f| f.name)
+    }
+
+    /// The peer wants to open a flow.
+    fn asked(&mut self, f: wire::FlowOpen, random: u64, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let r = self.consent(&f, kernel);
+        let State::Up(s) = &mut self.state else { return };
+        let conn = s.conn.conn;
+        match r {
+            Ok((end, types, position)) if s.flows.len() < MAX_PEER_FLOWS => {
+                s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end });
+                self.inbound_denied.remove(&f.name);
+                send(out, conn, Body::FlowAccept(wire::FlowAccept { flow: f.flow, types, position }));
+            }
+            Ok(_) => {
+                let message = format!("more than {MAX_PEER_FLOWS} flows");
+                send(
+                    out,
+                    conn,
+                    Body::FlowRefuse(wire::FlowRefuse {
+                        flow: f.flow,
+                        code: "SinkError".into(),
+                        message,
+                        correlation_id: String::new(),
+                    }),
+                );
+            }
+            Err(p) => {
+                // Of a denial the peer learns nothing but that it is one, and a number that its people can quote.
+                let denial = matches!(p.reason, Reason::PolicyDenied | Reason::PermissionDenied);
+                let correlation_id = format!("{random:016x}");
+                let (c, message) = if denial {
+                    (DENIED.to_owned(), String::new())
+                } else {
+                    (p.reason.code().to_owned(), p.message.clone())
+                };
+                if denial {
+                    self.inbound_denied.insert(f.name.clone(), ());
+                }
+                self.denials.push_back(Denial {
+                    flow: f.name.clone(),
+                    correlation_id: correlation_id.clone(),
+                    problem: p,
+                });
+                while self.denials.len() > MAX_DENIALS {
+                    self.denials.pop_front();
+                }
+                send(out, conn, Body::FlowRefuse(wire::FlowRefuse { flow: f.flow, code: c, message, correlation_id }));
+            }
+        }
+    }
+
+    /// Whether this side takes part in a flow that the peer declares, and with which types.
+    fn consent(
+        &mut self,
+        f: &wire::FlowOpen,
+        kernel: &Kernel,
+    ) -> Result<(End, Vec<String>, Option<wire::Position>), Problem> {
+        let o = kernel.ontology();
+        let theirs: Vec<_> = f.types.iter().map(shapes::from_wire).collect();
+        let allowed = if f.opener_is_source { &self.rules.import } else { &self.rules.export };
+        let raw = if f.opener_is_source { &self.config.import } else { &self.config.export };
+        for t in theirs.iter().filter(|t| !t.is_edge && o.get(&t.name).is_none()) {
+            let listed = |l: &[String]| l.iter().any(|x| x == "*" || *x == t.name);
+            if raw.passes(listed) && !raw.permitted.iter().all(|x| x == "*") {
+                return Err(Problem::new(
+                    Reason::OntologyMismatch,
+                    format!("type {} does not exist at the other kernel", t.name),
+                ));
+            }
+        }
+        let mut d = Definition::new(&f.r#match, f.edges, &o).map_err(|p| match p.reason {
+            // The pattern is theirs; that a type is unknown here is a mismatch, if it may be known at all.
+            Reason::TypeUnknown if allowed.is_empty() => Problem::new(Reason::PermissionDenied, p.message),
+            Reason::TypeUnknown => Problem::new(Reason::OntologyMismatch, p.message),
+            _ => p,
+        })?;
+        let wanted: BTreeSet<_> = theirs.iter().map(|t| name::number(&t.name)).collect();
+        d.narrow(&wanted);
+        let asked = d.matching_types(&o);
+        d.narrow(allowed);
+        if d.matching_types(&o).is_empty() {
+            let names: Vec<String> = asked.iter().map(|t| o.type_name(*t)).collect();
+            return Err(self.denial(f.opener_is_source, &names));
+        }
+        let types = d.type_names(&o);
+        let ours = mew_model::shape::TypeShape::of_all(&o, types.iter().map(String::as_str));
+        let theirs: Vec<_> = theirs.into_iter().filter(|t| types.contains(&t.name)).collect();
+        let wrong =
+            if f.opener_is_source { incompatibilities(&theirs, &ours) } else { incompatibilities(&ours, &theirs) };
+        if !wrong.is_empty() {
+            return Err(Problem::new(Reason::OntologyMismatch, wrong.join("; ")));
+        }
+        if f.opener_is_source {
+            let key = self.sink_key(false, kernel, &f.name);
+            let incarnation = self.last_peer.as_ref().map(|p| p.incarnation.clone()).unwrap_or_default();
+            let position = sink::position(sink::state(kernel, &key).as_ref(), &incarnation, &f.reset)?;
+            let s = self.new_sink(key, incarnation, f.reset.clone(), f.delete_at_sink, f.delete_on_unmatch);
+            Ok((End::Sink(Box::new(s)), types, position))
+        } else {
+            let s = self.new_source(false, &f.name, d, f.initial, f.position.as_ref(), kernel)?;
+            Ok((End::Source(Box::new(s)), types, None))
+        }
+    }
+
+    /// The reason for this side's own people.
+    fn denial(&self, import: bool, types: &[String]) -> Problem {
+        let (rules, op, list) = if import {
+            (&self.config.import, "Import", "canSend")
+        } else {
+            (&self.config.export, "Export", "canReceive")
+        };
+        let listed = |l: &[String]| types.iter().any(|t| l.iter().any(|x| x == "*" || x == t));
+        let what = types.join(", ");
+        if !listed(&rules.permitted) {
+            Problem::new(
+                Reason::PermissionDenied,
+                format!("{op} of {what}: the Remote's permissions.{list} does not list it"),
+            )
+        } else {
+            Problem::new(Reason::PolicyDenied, format!("{op} of {what}: no policy allows it"))
+        }
+    }
+
+    fn new_sink(
+        &self,
+        flow: String,
+        incarnation: String,
+        reset: String,
+        delete: bool,
+        delete_on_unmatch: bool,
+    ) -> Sink {
+        let from = Incoming {
+            flow,
+            remote: self.config.name.clone(),
+            peer_kernel_id: self.config.peer_kernel_id.clone(),
+            peer: self.peer,
+            rules: Arc::clone(&self.rules),
+            delete,
+            delete_on_unmatch,
+        };
+        Sink { from, incarnation, reset }
+    }
+
+    fn new_source(
+        &self,
+        own: bool,
+        name: &str,
+        d: Definition,
+        full: bool,
+        position: Option<&wire::Position>,
+        kernel: &Kernel,
+    ) -> Result<Source, Problem> {
+        let flow = self.source_key(own, kernel, name);
+        let o = kernel.ontology();
+        let sink = self.config.peer_kernel_id.clone();
+        let earlier = |revision: &str| {
+            let b = kernel.view().fact(&records::definition_key(&sink, &flow, revision)).ok().flatten();
+            records::read::<wire::FlowDefinition>(b).and_then(|d| Definition::from_wire(&d, &o))
+        };
+        let key = records::definition_key(&sink, &flow, &d.revision());
+        if kernel.view().fact(&key).ok().flatten().is_none() {
+            let value = d.to_wire(&o).encode_to_vec();
+            kernel
+                .write(0, move |tx| {
+                    tx.set_fact(key, value);
+                    Ok(())
+                })
+                .map_err(|e| Problem::new(Reason::SourceError, e.to_string()))?;
+        }
+        Source::begin(kernel, self.peer, d, full, position, earlier)
+    }
+
+    /// The peer consents to an own flow.
+    fn accepted(&mut self, now: Now, random: u64, a: wire::FlowAccept, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let State::Up(s) = &mut self.state else { return };
+        let incarnation = s.peer.incarnation.clone();
+        let Some(f) = s.flows.get(&a.flow).filter(|f| f.own) else { return };
+        let (name, End::Asked(d)) = (f.name.clone(), &f.end) else { return };
+        let mut d = d.clone();
+        let Some(item) = self.own.get(&name).map(|o| o.item.clone()) else { return };
+        d.narrow(&a.types.iter().map(|t| name::number(t)).collect());
+        let revision = d.revision();
+        let reset = item.reset.clone().unwrap_or_default();
+        let end = match item.direction {
+            Direction::Push => self
+                .new_source(true, &name, d, item.initial == Initial::Full, a.position.as_ref(), kernel)
+                .map(|s| End::Source(Box::new(s))),
+            Direction::Pull => {
+                let key = self.sink_key(true, kernel, &name);
+                let s = self.new_sink(key, incarnation, reset, item.delete_at_sink, item.delete_on_unmatch);
+                Ok(End::Sink(Box::new(s)))
+            }
+        };
+        match end {
+            Ok(end) => {
+                if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&name)) {
+                    o.problem = None;
+                    o.revision = revision;
+                    if let Some(f) = s.flows.get_mut(&a.flow) {
+                        f.end = end;
+                    }
+                }
+            }
+            Err(p) => {
+                self.close(Some(a.flow), out);
+                self.fail_own(now, random, &name, p);
+            }
+        }
+    }
+
+    fn pushed(&mut self, now: Now, random: u64, p: wire::SyncPush, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let State::Up(s) = &mut self.state else { return };
+        let conn = s.conn.conn;
+        let Some(f) = s.flows.get_mut(&p.flow) else { return };
+        let End::Sink(sink) = &mut f.end else { return };
+        let (flow, upto, live, percent) = (p.flow, p.upto, p.live, p.percent);
+        let (pending, oldest) = (p.pending, p.oldest_ms);
+        let (name, own) = (f.name.clone(), f.own);
+        match sink::apply_push(kernel, now.wall_ms, sink.from.clone(), &sink.incarnation, &sink.reset, p) {
+            Ok(done) => {
+                send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(done.counts) }));
+                if let Some(o) = self.own.get_mut(&name).filter(|_| own) {
+                    (o.counts, o.live, o.attempt) = (done.counts, live && pending == 0 || o.live, 0);
+                    o.percent = Some(if live { 100 } else { percent as u8 });
+                    o.behind = Some((pending, if pending > 0 { oldest } else { 0 }));
+                    if let Some(why) = done.rejected {
+                        o.last_error = Some(Problem::new(Reason::SinkError, why));
+                    }
+                }
+            }
+            Err(problem) => {
+                let nack =
+                    wire::SyncNack { flow, code: problem.reason.code().to_owned(), message: problem.message.clone() };
+                send(out, conn, Body::SyncNack(nack));
+                s.flows.remove(&flow);
+                if own {
+                    self.fail_own(now, random, &name, problem);
+                } else {
+                    self.inbound_failed += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn retry_held(&mut self, now: Now, kernel: &Kernel, changed: Option<Vec<String>>) {
+        let State::Up(s) = &self.state else { return };
+        let sinks: Vec<Incoming> = s
+            .flows
+            .values()
+            .filter_map(|f| match &f.end {
+                End::Sink(s) => Some(s.from.clone()),
+                _ => None,
+            })
+            .collect();
+        for from in sinks.into_iter().filter(|f| sink::held(kernel, &f.flow) > 0) {
+            // A full disk is met by the flow itself as well, which reports it.
+            let _ = held::retry(kernel, now.wall_ms, &from, changed.clone());
+        }
+    }
+
+    /// Sends what the windows have room for.
+    pub(super) fn pump(&mut self, now: Now, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let due = self.own.values().any(|o| o.flow.is_none() && o.retry_at.is_some_and(|t| t <= now.mono_ms));
+        if due {
+            self.open_all(now, kernel, out);
+        }
+        let State::Up(s) = &mut self.state else { return };
+        let conn = s.conn.conn;
+        let mut failed = Vec::new();
+        for (n, f) in &mut s.flows {
+            let End::Source(source) = &mut f.end else { continue };
+            loop {
+                match source.next(kernel, *n) {
+                    Ok(Some(p)) => send(out, conn, Body::SyncPush(p)),
+                    Ok(None) => break,
+                    Err(p) => {
+                        failed.push((*n, f.name.clone(), p));
+                        break;
+                    }
+                }
+            }
+        }
+        for (n, name, p) in failed {
+            self.close(Some(n), out);
+            self.fail_own(now, 0, &name, p);
+        }
+    }
+
+    pub(super) fn sources(&self) -> BTreeMap<&str, &Source> {
+        let State::Up(s) = &self.state else { return BTreeMap::new() };
+        s.flows
+            .values()
+            .filter(|f| f.own)
+            .filter_map(|f| match &f.end {
+                End::Source(s) => Some((f.name.as_str(), s.as_ref())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Entities held by an own flow that this side is the sink of.
+    pub(super) fn held_here(&self, kernel: &Kernel, item: &SyncItem) -> Option<u64> {
+        (item.direction == Direction::Pull).then(|| sink::held(kernel, &self.sink_key(true, kernel, &item.name)))
+    }
+}
+
+/// Checks an own flow against ontology and rules before the peer is asked.
+fn prepare(item: &SyncItem, rules: &Rules, kernel: &Kernel) -> Result<Definition, Problem> {
+    let o: Arc<Ontology> = kernel.ontology();
+    let mut d = Definition::new(&item.pattern, item.edges == Edges::Incident, &o)?;
+    let push = item.direction == Direction::Push;
+    let names: Vec<String> = d.matching_types(&o).iter().map(|t| o.type_name(*t)).collect();
+    d.narrow(if push { &rules.export } else { &rules.import });
+    if d.matching_types(&o).is_empty() {
+        let (op, list) = if push { ("Export", "canReceive") } else { ("Import", "canSend") };
+        return Err(Problem::new(
+            Reason::PermissionDenied,
+            format!(
+                "{op} of {}: neither the policies nor permissions.{list} of the Remote let any of these types pass",
+                names.join(", ")
+            ),
+        ));
+    }
+    Ok(d)
+}
+
+fn code(text: &str, otherwise: Reason) -> Reason {
+    Reason::ALL.iter().copied().find(|r| r.code() == text).unwrap_or(otherwise)
+}
+
+fn refusal(f: &wire::FlowRefuse) -> Problem {
+    if f.code == DENIED {
+        return Problem::new(
+            Reason::DeniedByPeer,
+            format!("the peer denies this flow; its people find the reason under correlation id {}", f.correlation_id),
+        );
+    }
+    Problem::new(code(&f.code, Reason::SinkError), format!("refused by the peer: {}", f.message))
+}

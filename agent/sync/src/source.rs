@@ -1,0 +1,329 @@
+//! The sending end of a flow. It keeps nothing durable: where the sink stands comes from the sink, and which entities it
+//! has follows from the log up to there.
+
+use crate::definition::Definition;
+use bytes::Bytes;
+use mew_contract::{Problem, Reason};
+use mew_kernel::Kernel;
+use mew_model::{EntityRef, KernelKey, Ontology};
+use mew_store::{Place, StoreError, Stored, View};
+use mew_wire as wire;
+use roaring::RoaringBitmap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Entities in one message.
+const BATCH_ENTITIES: usize = 1000;
+/// Bytes in one message, far from gRPC's limit of 4 MiB.
+const BATCH_BYTES: usize = 512 << 10;
+/// Messages without acknowledgement.
+const WINDOW: usize = 32;
+/// Changes that do not match move the position this seldom: a write that concerns nobody costs no message.
+const ADVANCE: u64 = 10_000;
+
+pub struct Source {
+    pub definition: Definition,
+    pub revision: String,
+    ontology: Arc<Ontology>,
+    peer: KernelKey,
+    place: Place,
+    start: u64,
+    /// Entities that the sink has, as far as the position says.
+    members: RoaringBitmap,
+    /// Up to here the sink holds what an earlier revision sent, with versions that need not be sent again.
+    skip_to: u64,
+    unread: VecDeque<Stored>,
+    sent: u64,
+    pub acked: u64,
+    in_flight: VecDeque<InFlight>,
+    /// Everything that existed when the copy began has been sent.
+    live: bool,
+    copy_from: u64,
+    copy_to: u64,
+    told_live: bool,
+}
+
+struct InFlight {
+    upto: u64,
+    oldest_ms: u64,
+    live: bool,
+}
+
+fn failed(e: StoreError) -> Problem {
+    Problem::new(Reason::SourceError, format!("the source cannot read its log: {e}"))
+}
+
+impl Source {
+    /// `earlier` finds the definition that a revision stood for.
+    pub fn begin(
+        kernel: &Kernel,
+        peer: KernelKey,
+        definition: Definition,
+        initial_full: bool,
+        position: Option<&wire::Position>,
+        earlier: impl Fn(&str) -> Option<Definition>,
+    ) -> Result<Self, Problem> {
+        let revision = definition.revision();
+        let head = kernel.head();
+        let mut s = Source {
+            revision,
+            ontology: kernel.ontology(),
+            peer,
+            place: Place::default(),
+            start: 0,
+            members: RoaringBitmap::new(),
+            skip_to: 0,
+            unread: VecDeque::new(),
+            sent: 0,
+            acked: 0,
+            in_flight: VecDeque::new(),
+            live: false,
+            copy_from: 0,
+            copy_to: head,
+            told_live: false,
+            definition,
+        };
+        // What the sink has: under this revision up to `seq`, and under the previous one up to `skip_to`.
+        let mut previous = None;
+        match position {
+            None if !initial_full => s.start = head,
+            None => {}
+            Some(p) if p.revision == s.revision => {
+                (s.start, s.acked) = (p.start, p.seq);
+                previous = earlier(&p.previous_revision);
+                s.skip_to = p.previous_seq;
+            }
+            Some(p) => {
+                previous = earlier(&p.revision);
+                s.start = p.start;
+                s.skip_to = p.seq.max(p.previous_seq);
+            }
+        }
+        s.acked = s.acked.max(s.start);
+        s.rebuild_members(kernel, previous.as_ref()).map_err(failed)?;
+        s.place = Place::after(s.acked);
+        s.sent = if position.is_none() { 0 } else { s.acked };
+        s.copy_from = s.acked;
+        Ok(s)
+    }
+
+    /// For each entity its newest version that the sink can have, under the revision that sent it.
+    fn rebuild_members(&mut self, kernel: &Kernel, previous: Option<&Definition>) -> Result<(), StoreError> {
+        let to = self.acked.max(self.skip_to);
+        let mut place = Place::after(self.start);
+        let mut chunk = Vec::new();
+        while place.seq < to && kernel.history(&mut place, &mut chunk)? {
+            let view = kernel.view();
+            for s in chunk.drain(..).filter(|s| s.seq <= to) {
+                let e = s.entity()?;
+                let d = if s.seq <= self.acked { Some(&self.definition) } else { previous };
+                let has = match d {
+                    Some(d) => self.has(d, &view, &s, &e)?,
+                    None => false,
+                };
+                if has {
+                    self.members.insert(s.ent);
+                } else {
+                    self.members.remove(s.ent);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, d: &Definition, view: &View<'_>, s: &Stored, e: &EntityRef<'_>) -> Result<bool, StoreError> {
+        if e.deleted {
+            return Ok(false);
+        }
+        match view.ends(s.ent) {
+            Some(ends) => Ok(d.edges && d.types.contains(&e.ty) && ends.iter().any(|n| self.members.contains(*n))),
+            None => Ok(d.matches(e, &self.ontology)),
+        }
+    }
+
+    pub fn ack(&mut self, upto: u64) {
+        while self.in_flight.front().is_some_and(|f| f.upto <= upto) {
+            if let Some(f) = self.in_flight.pop_front() {
+                self.live |= f.live;
+            }
+        }
+        self.acked = self.acked.max(upto);
+    }
+
+    /// Live: the initial copy, or the rescan, is durable at the sink.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    pub fn percent(&self) -> u8 {
+        if self.live {
+            return 100;
+        }
+        let (done, all) = (self.acked.saturating_sub(self.copy_from), self.copy_to.saturating_sub(self.copy_from));
+        if all == 0 { 99 } else { (done.min(all) * 99 / all) as u8 }
+    }
+
+    /// Age of the oldest matching change that the sink has not acknowledged.
+    pub fn lag_ms(&self, now_ms: u64) -> u64 {
+        let waiting = self.in_flight.iter().map(|f| f.oldest_ms).filter(|t| *t > 0);
+        let unread = self.unread.iter().filter_map(|s| s.entity().ok().map(|e| e.time.ms()));
+        waiting.chain(unread).min().map_or(0, |t| now_ms.saturating_sub(t))
+    }
+
+    pub fn pending(&self, head: u64) -> u64 {
+        if self.in_flight.is_empty() && self.unread.is_empty() && self.place.seq >= head {
+            0
+        } else {
+            head.saturating_sub(self.acked)
+        }
+    }
+
+    /// The next batch, if there is one and the window has room.
+    pub fn next(&mut self, kernel: &Kernel, flow: u32) -> Result<Option<wire::SyncPush>, Problem> {
+        if self.in_flight.len() >= WINDOW {
+            return Ok(None);
+        }
+        let mut out = Batch::default();
+        let mut exhausted = false;
+        while out.entities.len() + out.leaves.len() < BATCH_ENTITIES && out.bytes < BATCH_BYTES {
+            if self.unread.is_empty() {
+                let mut chunk = Vec::new();
+                if !kernel.feed(&mut self.place, &mut chunk).map_err(failed)? {
+                    exhausted = true;
+                    break;
+                }
+                self.unread = chunk.into();
+                continue;
+            }
+            let view = kernel.view();
+            while let Some(s) = self.unread.pop_front() {
+                out.upto = s.seq;
+                self.one(&view, s, &mut out).map_err(failed)?;
+                if out.entities.len() + out.leaves.len() >= BATCH_ENTITIES || out.bytes >= BATCH_BYTES {
+                    break;
+                }
+            }
+        }
+        let caught_up = exhausted && self.unread.is_empty();
+        // Superseded records at the end of what was read are behind it as well.
+        let upto = if self.unread.is_empty() { self.place.seq.max(out.upto) } else { out.upto }.max(self.start);
+        let empty = out.entities.is_empty() && out.leaves.is_empty();
+        let now_live = caught_up && !self.told_live;
+        if empty && !now_live && upto < self.sent + ADVANCE {
+            return Ok(None);
+        }
+        self.told_live |= caught_up;
+        self.sent = upto;
+        self.in_flight.push_back(InFlight { upto, oldest_ms: out.oldest_ms, live: self.told_live });
+        let percent = self.percent().into();
+        Ok(Some(wire::SyncPush {
+            flow,
+            revision: self.revision.clone(),
+            start: self.start,
+            upto,
+            entities: out.entities,
+            crcs: out.crcs,
+            leaves: out.leaves,
+            pending: kernel.head().saturating_sub(upto),
+            oldest_ms: out.oldest_ms,
+            live: self.told_live,
+            percent,
+        }))
+    }
+
+    /// What one change of the feed means to the sink.
+    fn one(&mut self, view: &View<'_>, s: Stored, out: &mut Batch) -> Result<(), StoreError> {
+        let e = s.entity()?;
+        let member = self.members.contains(s.ent);
+        // What the peer wrote last it has; what a third kernel introduced is not ours to pass on.
+        if e.kernel == self.peer || (s.origin != KernelKey(0) && s.origin != self.peer) {
+            if self.has(&self.definition, view, &s, &e)? && s.origin == self.peer {
+                self.members.insert(s.ent);
+            }
+            return Ok(());
+        }
+        if e.ends().next().is_some() {
+            return self.edge(view, s, out);
+        }
+        let matches = self.definition.matches(&e, &self.ontology);
+        if matches {
+            let held_already = member && s.seq <= self.skip_to;
+            let (ent, seq) = (s.ent, s.seq);
+            if !held_already {
+                out.push(s);
+            }
+            if self.members.insert(ent) && self.definition.edges {
+                // The edges that the feed has passed already come with it; the others follow by themselves.
+                for edge in view.edges_of(ent) {
+                    if let Some(x) = view.get(edge)?.filter(|x| x.seq < seq) {
+                        self.edge(view, x, out)?;
+                    }
+                }
+            }
+        } else if member {
+            self.members.remove(s.ent);
+            if e.deleted {
+                out.push(s);
+            } else {
+                out.leaves.push(wire::Leave { sync_id: e.sync_id.to_owned(), time: e.time.0, kernel: e.kernel.0 });
+                out.oldest(e.time.ms());
+            }
+        }
+        Ok(())
+    }
+
+    fn edge(&mut self, view: &View<'_>, s: Stored, out: &mut Batch) -> Result<(), StoreError> {
+        let e = s.entity()?;
+        if !self.definition.edges || !self.definition.types.contains(&e.ty) {
+            return Ok(());
+        }
+        if e.deleted {
+            if self.members.remove(s.ent) {
+                out.push(s);
+            }
+            return Ok(());
+        }
+        let Some(ends) = view.ends(s.ent) else { return Ok(()) };
+        if !ends.iter().any(|n| self.members.contains(*n)) {
+            return Ok(());
+        }
+        for n in ends.iter().filter(|n| !self.members.contains(**n)) {
+            // The other end need not match, but its type must be one that may be known of.
+            let Some(node) = view.get(*n)? else { return Ok(()) };
+            if !self.definition.types.contains(&node.entity()?.ty) {
+                return Ok(());
+            }
+        }
+        let known = self.members.contains(s.ent) && s.seq <= self.skip_to;
+        self.members.insert(s.ent);
+        if !known {
+            out.push(s);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    entities: Vec<Bytes>,
+    crcs: Vec<u32>,
+    leaves: Vec<wire::Leave>,
+    bytes: usize,
+    oldest_ms: u64,
+    upto: u64,
+}
+
+impl Batch {
+    fn push(&mut self, s: Stored) {
+        if let Ok(e) = s.entity() {
+            self.oldest(e.time.ms());
+        }
+        self.bytes += s.bytes.len();
+        self.crcs.push(s.crc);
+        self.entities.push(s.bytes);
+    }
+
+    fn oldest(&mut self, ms: u64) {
+        self.oldest_ms = if self.oldest_ms == 0 { ms } else { self.oldest_ms.min(ms) };
+    }
+}

@@ -1,0 +1,115 @@
+//! A small certificate authority for one trust domain, and what an agent needs to ask it.
+
+use crate::identity::SpiffeId;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use thiserror::Error;
+use time::{Duration, OffsetDateTime};
+
+/// Lifetime of a CA made here.
+const CA_DAYS: i64 = 3650;
+/// Clocks may differ by this much when a fresh certificate is first used.
+const BACKDATE: Duration = Duration::minutes(5);
+
+#[derive(Debug, Error)]
+pub enum CaError {
+    #[error("{0}")]
+    Rcgen(#[from] rcgen::Error),
+    #[error("the certificate cannot be read: {0}")]
+    Parse(String),
+}
+
+/// A private key and what was made with it, both PEM.
+#[derive(Clone)]
+pub struct KeyPairPem {
+    pub key_pem: String,
+    pub pem: String,
+}
+
+/// A CA certificate and its key.
+#[derive(Clone)]
+pub struct Authority {
+    pub cert_pem: String,
+    key_pem: String,
+}
+
+impl Authority {
+    pub fn new(trust_domain: &str) -> Result<Self, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut p = CertificateParams::default();
+        p.distinguished_name = DistinguishedName::new();
+        p.distinguished_name.push(DnType::CommonName, format!("{trust_domain} kernel CA"));
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        p.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        p.subject_alt_names.push(SanType::URI(format!("spiffe://{trust_domain}").try_into()?));
+        let now = OffsetDateTime::now_utc();
+        (p.not_before, p.not_after) = (now - BACKDATE, now + Duration::days(CA_DAYS));
+        Ok(Authority { cert_pem: p.self_signed(&key)?.pem(), key_pem: key.serialize_pem() })
+    }
+
+    pub fn from_pem(cert_pem: String, key_pem: String) -> Result<Self, CaError> {
+        let a = Authority { cert_pem, key_pem };
+        a.issuer()?;
+        Ok(a)
+    }
+
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CaError> {
+        Ok(Issuer::from_ca_cert_pem(&self.cert_pem, KeyPair::from_pem(&self.key_pem)?)?)
+    }
+
+    /// Signs the key of a request. Everything else in the request is ignored: the identity is `id`, and `dns` are names
+    /// under which a server is reached. `seconds` of validity may be negative, for tests.
+    pub fn sign(&self, request_pem: &str, id: &SpiffeId, dns: &[String], seconds: i64) -> Result<String, CaError> {
+        let mut csr = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let mut p = CertificateParams::new(dns.to_vec())?;
+        p.distinguished_name = DistinguishedName::new();
+        p.subject_alt_names.push(SanType::URI(id.to_string().try_into()?));
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        p.use_authority_key_identifier_extension = true;
+        let now = OffsetDateTime::now_utc();
+        let end = now + Duration::seconds(seconds);
+        (p.not_before, p.not_after) = ((now - BACKDATE).min(end - BACKDATE), end);
+        csr.params = p;
+        Ok(csr.signed_by(&self.issuer()?)?.pem())
+    }
+}
+
+/// A new key and a certificate request for it.
+pub fn new_request() -> Result<KeyPairPem, CaError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok(KeyPairPem { key_pem: key.serialize_pem(), pem: request.pem()? })
+}
+
+/// End of validity of the first certificate, milliseconds since 1970.
+pub fn not_after_ms(pem: &str) -> Result<u64, CaError> {
+    let (_, p) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| CaError::Parse(e.to_string()))?;
+    let c = p.parse_x509().map_err(|e| CaError::Parse(e.to_string()))?;
+    Ok(u64::try_from(c.validity().not_after.timestamp()).unwrap_or(0) * 1000)
+}
+
+pub(crate) fn not_after_ms_der(der: &[u8]) -> Option<u64> {
+    let (_, c) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(u64::try_from(c.validity().not_after.timestamp()).unwrap_or(0) * 1000)
+}
+
+/// SHA-256 of the first certificate in upper-case hex with colons, as other tools print it.
+pub fn fingerprint(pem: &str) -> Result<String, CaError> {
+    let (_, p) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| CaError::Parse(e.to_string()))?;
+    let d = rustls::crypto::aws_lc_rs::default_provider();
+    let sha256 = d
+        .cipher_suites
+        .iter()
+        .filter_map(rustls::SupportedCipherSuite::tls13)
+        .map(|s| s.common.hash_provider)
+        .find(|h| h.output_len() == 32);
+    let h = sha256.ok_or_else(|| CaError::Parse("no SHA-256".into()))?.hash(&p.contents);
+    Ok(h.as_ref().iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"))
+}

@@ -1,0 +1,128 @@
+//! Connections: an accept loop of our own under tonic, and a dialler.
+
+use crate::ca::not_after_ms_der;
+use crate::identity::{SpiffeId, certificate_identity};
+use arc_swap::ArcSwapOption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Connections that are shaken hands with and not yet taken over.
+const READY: usize = 64;
+/// A client that does not finish the handshake is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// After a failed accept (out of file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who is at the other end. `id` is `None` where clients need no certificate.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub id: Option<SpiffeId>,
+    pub address: SocketAddr,
+    pub not_after_ms: Option<u64>,
+}
+
+pub struct MtlsStream {
+    io: tokio_rustls::server::TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl tonic::transport::server::Connected for MtlsStream {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for MtlsStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, b: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, b)
+    }
+}
+
+impl AsyncWrite for MtlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, b)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        b: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, b)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// Accepts with whatever configuration is current; with none, connections are closed. Handshakes run side by side, time
+/// out, and never end the server.
+pub fn incoming(
+    listener: TcpListener,
+    config: Arc<ArcSwapOption<ServerConfig>>,
+) -> ReceiverStream<io::Result<MtlsStream>> {
+    let (tx, rx) = mpsc::channel(READY);
+    tokio::spawn(async move {
+        loop {
+            let (tcp, address) = tokio::select! {
+                () = tx.closed() => return,
+                r = listener.accept() => match r {
+                    Ok(x) => x,
+                    Err(e) => {
+                        tracing::warn!(error = %e, "accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let Some(c) = config.load_full() else { continue };
+            let tx = tx.clone();
+            tokio::spawn(async move {
+                let _ = tcp.set_nodelay(true);
+                let acceptor = tokio_rustls::TlsAcceptor::from(c);
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
+                    Ok(Ok(io)) => {
+                        let cert = io.get_ref().1.peer_certificates().and_then(|c| c.first());
+                        let id = cert.and_then(certificate_identity);
+                        let not_after_ms = cert.and_then(|c| not_after_ms_der(c));
+                        let _ = tx.send(Ok(MtlsStream { io, peer: Peer { id, address, not_after_ms } })).await;
+                    }
+                    Ok(Err(e)) => tracing::debug!(%address, error = %e, "TLS handshake"),
+                    Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(rx)
+}
+
+/// Shakes hands over a TCP connection. `server_name` is only what is asked for by SNI. Returns the stream for tonic and
+/// the end of the peer certificate's validity.
+pub async fn connect(
+    tcp: TcpStream,
+    server_name: &str,
+    config: Arc<ClientConfig>,
+) -> io::Result<(hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Option<u64>)> {
+    tcp.set_nodelay(true)?;
+    let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
+    let io = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await?;
+    let cert = io.get_ref().1.peer_certificates().and_then(|c| c.first());
+    let not_after = cert.and_then(|c| not_after_ms_der(c));
+    Ok((hyper_util::rt::TokioIo::new(io), not_after))
+}

@@ -1,0 +1,268 @@
+//! Verification of peers, and the configurations built on it.
+
+use crate::identity::{SpiffeId, certificate_identity};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
+    RootCertStore, ServerConfig, SignatureScheme,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use thiserror::Error as ThisError;
+
+/// Why a peer was refused by this side.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+pub enum Failure {
+    #[error("the certificate carries no identity (exactly one spiffe:// name is needed)")]
+    NoIdentity,
+    #[error("no roots are configured for the trust domain {0}")]
+    UnknownDomain(String),
+    #[error("the certificate of {id} is not signed by any root configured for its trust domain: {why}")]
+    Untrusted { id: String, why: String },
+    #[error("the certificate of {0} has expired or is not valid yet")]
+    Expired(String),
+    #[error("the peer is {found}, expected {expected}")]
+    WrongIdentity { found: String, expected: String },
+    #[error("{0} is not a peer of this kernel")]
+    NotAPeer(String),
+}
+
+#[derive(Debug, ThisError)]
+pub enum TlsError {
+    #[error("PEM: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("TLS: {0}")]
+    Tls(#[from] Error),
+    #[error("no certificate in {0}")]
+    Empty(&'static str),
+}
+
+/// This side's certificate chain and key.
+#[derive(Clone)]
+pub struct Material {
+    pub chain_pem: String,
+    pub key_pem: String,
+}
+
+impl Material {
+    fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let chain = CertificateDer::pem_slice_iter(self.chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        if chain.is_empty() {
+            return Err(TlsError::Empty("the certificate chain"));
+        }
+        Ok((chain, PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())?))
+    }
+}
+
+/// Who is trusted: roots by trust domain, and the identities that may connect.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    roots: BTreeMap<String, Arc<RootCertStore>>,
+    expected: BTreeSet<SpiffeId>,
+}
+
+impl Trust {
+    /// Adds roots for one trust domain. Several calls for one domain add up: that is how roots are rotated.
+    pub fn add_roots<'a>(&mut self, domain: &str, pems: impl IntoIterator<Item = &'a str>) -> Result<(), TlsError> {
+        let mut store = self.roots.get(domain).map_or_else(RootCertStore::empty, |r| (**r).clone());
+        for pem in pems {
+            for c in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                store.add(c?)?;
+            }
+        }
+        self.roots.insert(domain.to_owned(), Arc::new(store));
+        Ok(())
+    }
+
+    pub fn expect(&mut self, id: SpiffeId) {
+        self.expected.insert(id);
+    }
+
+    fn verify(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: Usage,
+    ) -> Result<SpiffeId, Failure> {
+        let id = certificate_identity(ee).ok_or(Failure::NoIdentity)?;
+        let roots = self.roots.get(&id.trust_domain).ok_or_else(|| Failure::UnknownDomain(id.trust_domain.clone()))?;
+        let untrusted = |why: String| Failure::Untrusted { id: id.to_string(), why };
+        let cert = webpki::EndEntityCert::try_from(ee).map_err(|e| untrusted(e.to_string()))?;
+        let usage = match usage {
+            Usage::Server => webpki::KeyUsage::server_auth(),
+            Usage::Client => webpki::KeyUsage::client_auth(),
+        };
+        cert.verify_for_usage(algorithms(), &roots.roots, inter, now, usage, None, None).map_err(|e| match e {
+            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+                Failure::Expired(id.to_string())
+            }
+            webpki::Error::UnknownIssuer => untrusted("unknown issuer".into()),
+            e => untrusted(e.to_string()),
+        })?;
+        if !self.expected.contains(&id) {
+            return Err(match (self.expected.len(), self.expected.first()) {
+                (1, Some(one)) => Failure::WrongIdentity { found: id.to_string(), expected: one.to_string() },
+                _ => Failure::NotAPeer(id.to_string()),
+            });
+        }
+        Ok(id)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Usage {
+    Server,
+    Client,
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all
+}
+
+fn refused(f: Failure) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(f))))
+}
+
+/// The failure of this side's own verification behind an error, if that is what it is.
+pub fn failure_of(e: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(f) = e.downcast_ref::<Failure>() {
+            return Some(f.clone());
+        }
+        // rustls hides what it wraps from `source`.
+        if let Some(Error::InvalidCertificate(CertificateError::Other(o))) = e.downcast_ref::<Error>() {
+            return o.0.downcast_ref::<Failure>().cloned();
+        }
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && let Some(inner) = io.get_ref()
+            && let Some(f) = failure_of(inner)
+        {
+            return Some(f);
+        }
+        next = e.source();
+    }
+    None
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.trust.verify(ee, inter, now, Usage::Server).map_err(refused)?;
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+    }
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(m, c, d, &self.provider.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+    fn verify_client_cert(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.trust.verify(ee, inter, now, Usage::Client).map_err(|f| {
+            tracing::warn!(reason = %f, "a peer was refused");
+            refused(f)
+        })?;
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+    }
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(m, c, d, &self.provider.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// For accepting peers. Without `trust` any client may connect and none is asked for a certificate (agents of the same
+/// domain that come for one).
+pub fn server_config(own: &Material, trust: Option<Trust>) -> Result<Arc<ServerConfig>, TlsError> {
+    let p = provider();
+    let (chain, key) = own.parts()?;
+    let b = ServerConfig::builder_with_provider(p.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let b = match trust {
+        Some(trust) => b.with_client_cert_verifier(Arc::new(Verifier { trust, provider: p })),
+        None => b.with_no_client_auth(),
+    };
+    let mut c = b.with_single_cert(chain, key)?;
+    c.alpn_protocols = vec![b"h2".to_vec()];
+    c.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    c.send_tls13_tickets = 0;
+    c.max_early_data_size = 0;
+    Ok(Arc::new(c))
+}
+
+/// For dialling; `own` is this side's certificate, if it has one to show.
+pub fn client_config(own: Option<&Material>, trust: Trust) -> Result<Arc<ClientConfig>, TlsError> {
+    let p = provider();
+    let b = ClientConfig::builder_with_provider(p.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider: p }));
+    let mut c = match own {
+        Some(m) => {
+            let (chain, key) = m.parts()?;
+            b.with_client_auth_cert(chain, key)?
+        }
+        None => b.with_no_client_auth(),
+    };
+    c.alpn_protocols = vec![b"h2".to_vec()];
+    c.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(c))
+}

@@ -1,0 +1,235 @@
+//! `mew query`, `exec`, `load`, `held` and `conflicts`: an application's view of a kernel.
+
+use crate::client::Kernel;
+use crate::table::render;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use futures::StreamExt;
+use mew_model::Value;
+use mew_sync::shapes::value_from_wire;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Statements in flight while loading; they share commits.
+const IN_FLIGHT: usize = 32;
+
+#[derive(Args)]
+pub struct StatementArgs {
+    /// The statement; or use --file
+    statement: Option<String>,
+    /// Read statements from a file
+    #[arg(short, long, conflicts_with = "statement")]
+    file: Option<PathBuf>,
+    /// Parameter of the statement, as name=value; value is a literal of the language, or else text
+    #[arg(short, long = "param")]
+    params: Vec<String>,
+    /// Address of the kernel's client API
+    #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
+    address: String,
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Csv,
+}
+
+#[derive(Args)]
+pub struct LoadArgs {
+    /// A CSV file with a header line
+    csv: PathBuf,
+    /// The statement to run for each row; columns are its parameters
+    statement: String,
+    /// Columns that are whole numbers
+    #[arg(long, value_delimiter = ',')]
+    int: Vec<String>,
+    /// Columns that are numbers
+    #[arg(long, value_delimiter = ',')]
+    float: Vec<String>,
+    #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
+    address: String,
+}
+
+#[derive(Args)]
+pub struct RecordArgs {
+    #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
+    address: String,
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Print whole records as JSON, one a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(a: StatementArgs) -> Result<()> {
+    let text = match (&a.statement, &a.file) {
+        (Some(s), _) => s.clone(),
+        (None, Some(f)) => std::fs::read_to_string(f).with_context(|| f.display().to_string())?,
+        (None, None) => bail!("give a statement or --file"),
+    };
+    let mut params = BTreeMap::new();
+    for p in &a.params {
+        let (k, v) = p.split_once('=').with_context(|| format!("--param {p:?} is not name=value"))?;
+        params.insert(k.to_owned(), literal(v));
+    }
+    let out = Kernel::connect(&a.address).await?.execute(&text, &params).await?;
+    let cell = |v: &mew_wire::Value| match value_from_wire(v) {
+        Value::String(s) => s,
+        Value::Null => String::new(),
+        v => v.to_string(),
+    };
+    let rows: Vec<Vec<String>> = out.rows.iter().map(|r| r.values.iter().map(cell).collect()).collect();
+    if !out.columns.is_empty() {
+        match a.output {
+            Output::Table => println!("{}", render(&out.columns, &rows)),
+            Output::Csv => {
+                let mut w = csv::Writer::from_writer(std::io::stdout());
+                w.write_record(&out.columns)?;
+                rows.iter().try_for_each(|r| w.write_record(r))?;
+                w.flush()?;
+            }
+        }
+    }
+    let s = out.summary.unwrap_or_default();
+    let done: Vec<String> =
+        [("spawned", s.spawned), ("set", s.set), ("killed", s.killed), ("linked", s.linked), ("unlinked", s.unlinked)]
+            .iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(w, n)| format!("{n} {w}"))
+            .collect();
+    if !done.is_empty() {
+        eprintln!("{}", done.join(", "));
+    }
+    Ok(())
+}
+
+/// A literal of the language, or else the text itself.
+fn literal(text: &str) -> Value {
+    let script = format!("MATCH x: any RETURN {text}");
+    if let Ok(s) = mew_lang::parse_script(&script)
+        && let [mew_lang::ast::Statement { kind: mew_lang::ast::StatementKind::Query(_, r), .. }] = s.as_slice()
+        && let [(e, None)] = r.columns.as_slice()
+        && let mew_lang::ast::ExprKind::Value(v) = &e.kind
+    {
+        return v.clone();
+    }
+    Value::String(text.to_owned())
+}
+
+pub async fn load(a: LoadArgs) -> Result<()> {
+    let kernel = Kernel::connect(&a.address).await?;
+    let started = Instant::now();
+    let n = load_csv(&kernel, &a.csv, &a.statement, &a.int, &a.float, true).await?;
+    println!("{n} rows in {:.1} s", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Runs the statement for each row; the first failure names the row.
+pub async fn load_csv(
+    kernel: &Kernel,
+    file: &Path,
+    statement: &str,
+    int: &[String],
+    float: &[String],
+    progress: bool,
+) -> Result<usize> {
+    let mut reader = csv::Reader::from_path(file).with_context(|| file.display().to_string())?;
+    let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
+    let mut rows = Vec::new();
+    for (i, record) in reader.records().enumerate() {
+        let record = record.with_context(|| format!("{} row {}", file.display(), i + 2))?;
+        let mut params = BTreeMap::new();
+        for (name, text) in header.iter().zip(record.iter()) {
+            let bad = || format!("{} row {}: {name} is {text:?}", file.display(), i + 2);
+            let v = if int.contains(name) {
+                Value::Int(text.parse().with_context(bad)?)
+            } else if float.contains(name) {
+                Value::Float(text.parse().with_context(bad)?)
+            } else {
+                Value::String(text.to_owned())
+            };
+            params.insert(name.clone(), v);
+        }
+        rows.push((i + 2, params));
+    }
+    let total = rows.len();
+    let mut bar = Progress::new(progress, &file.file_name().unwrap_or_default().to_string_lossy(), total);
+    let mut done = futures::stream::iter(rows)
+        .map(|(row, params)| async move {
+            kernel.execute(statement, &params).await.with_context(|| format!("{} row {row}", file.display()))
+        })
+        .buffer_unordered(IN_FLIGHT);
+    let mut n = 0;
+    while let Some(r) = done.next().await {
+        r?;
+        n += 1;
+        bar.at(n);
+    }
+    bar.end();
+    Ok(total)
+}
+
+/// A line that is rewritten at most a few times a second on a terminal, and written once elsewhere.
+pub struct Progress {
+    what: String,
+    total: usize,
+    next: Instant,
+    live: bool,
+}
+
+impl Progress {
+    pub fn new(on: bool, what: &str, total: usize) -> Self {
+        Progress { what: what.to_owned(), total, next: Instant::now(), live: on && std::io::stderr().is_terminal() }
+    }
+
+    pub fn at(&mut self, n: usize) {
+        if self.live && Instant::now() >= self.next {
+            self.next = Instant::now() + Duration::from_millis(100);
+            let done = n * 30 / self.total.max(1);
+            eprint!("\r  {:<16} [{}{}] {n}/{}", self.what, "=".repeat(done), " ".repeat(30 - done.min(30)), self.total);
+            let _ = std::io::stderr().flush();
+        }
+    }
+
+    pub fn end(self) {
+        if self.live {
+            eprint!("\r{:80}\r", "");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}
+
+pub async fn records(kind: &str, a: RecordArgs) -> Result<()> {
+    let r = Kernel::connect(&a.address).await?.records(kind, a.limit).await?;
+    if a.json {
+        r.json.iter().for_each(|j| println!("{j}"));
+        return Ok(());
+    }
+    let all: Vec<serde_json::Value> = r.json.iter().map(|j| serde_json::from_str(j)).collect::<Result<_, _>>()?;
+    let f = |v: &serde_json::Value, p: &str| v.pointer(p).and_then(|v| v.as_str()).unwrap_or("").to_owned();
+    let (header, paths): (Vec<&str>, Vec<&str>) = if kind == "held" {
+        (
+            vec!["SYNC-ID", "TYPE", "REASON", "WAITS-FOR", "SINCE", "MESSAGE"],
+            vec!["/syncId", "/entity/type", "/reason", "/waitsFor", "/since", "/message"],
+        )
+    } else {
+        (
+            vec!["SYNC-ID", "TYPE", "REMOTE", "RESOLUTION", "BY", "AT"],
+            vec!["/syncId", "/type", "/remote", "/resolution", "/by", "/at"],
+        )
+    };
+    if all.is_empty() {
+        eprintln!("None.");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = all.iter().map(|v| paths.iter().map(|p| f(v, p)).collect()).collect();
+    println!("{}", render(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>(), &rows));
+    if r.total > rows.len() as u64 {
+        eprintln!("{} more; use --limit", r.total - rows.len() as u64);
+    }
+    Ok(())
+}

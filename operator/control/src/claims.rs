@@ -1,0 +1,136 @@
+//! One holder per kernel, and what is known of it.
+
+use mew_contract::{Problem, Reason, Report, Snapshot};
+use mew_plan::{AgentState, KernelName};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// A snapshot as it is sent; empty until there is one.
+pub type Encoded = Vec<u8>;
+
+struct Kernel {
+    holder: Option<Holder>,
+    state: AgentState,
+    snapshot: watch::Sender<Encoded>,
+    /// Changes when the holder goes, so that standbys look again.
+    released: watch::Sender<u64>,
+}
+
+struct Holder {
+    id: u64,
+    instance: String,
+    incarnation: String,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Kernel {
+            holder: None,
+            state: AgentState::default(),
+            snapshot: watch::Sender::default(),
+            released: watch::Sender::default(),
+        }
+    }
+}
+
+/// All kernels with an agent or a snapshot.
+#[derive(Default)]
+pub struct Registry {
+    kernels: Mutex<BTreeMap<KernelName, Kernel>>,
+    next: Mutex<u64>,
+    /// Rung whenever an agent comes, goes or reports.
+    pub changed: Notify,
+}
+
+/// The answer to a claim.
+pub enum Claim {
+    /// It is yours; release it with the number.
+    Held(u64),
+    /// A holder of the same data is still there; wait for the channel to change, and claim again.
+    Standby(String, watch::Receiver<u64>),
+    Refused(Problem),
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<KernelName, Kernel>> {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn claim(&self, kernel: &KernelName, instance: &str, incarnation: &str) -> Claim {
+        let mut all = self.lock();
+        let k = all.entry(kernel.clone()).or_default();
+        if let Some(h) = &k.holder {
+            if h.incarnation != incarnation {
+                let message = format!(
+                    "kernel {} is held by {} with another data directory; stop that one first",
+                    kernel.name, h.instance
+                );
+                k.state.refused_claim =
+                    Some(Problem::new(Reason::KernelClaimed, format!("{instance} was refused: {message}")));
+                self.changed.notify_one();
+                return Claim::Refused(Problem::new(Reason::KernelClaimed, message));
+            }
+            return Claim::Standby(
+                format!("{} still holds kernel {}", h.instance, kernel.name),
+                k.released.subscribe(),
+            );
+        }
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next += 1;
+        k.holder = Some(Holder { id: *next, instance: instance.to_owned(), incarnation: incarnation.to_owned() });
+        k.state.attached = true;
+        k.state.refused_claim = None;
+        self.changed.notify_one();
+        Claim::Held(*next)
+    }
+
+    pub fn release(&self, kernel: &KernelName, id: u64) {
+        let mut all = self.lock();
+        if let Some(k) = all.get_mut(kernel)
+            && k.holder.as_ref().is_some_and(|h| h.id == id)
+        {
+            k.holder = None;
+            k.state.attached = false;
+            k.released.send_modify(|n| *n += 1);
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn snapshots(&self, kernel: &KernelName) -> watch::Receiver<Encoded> {
+        self.lock().entry(kernel.clone()).or_default().snapshot.subscribe()
+    }
+
+    /// Puts each snapshot where its agent reads the newest; unchanged ones are not sent again.
+    pub fn deliver(&self, snapshots: &BTreeMap<KernelName, Snapshot>) {
+        let mut all = self.lock();
+        for (k, s) in snapshots {
+            let bytes = s.encode();
+            all.entry(k.clone()).or_default().snapshot.send_if_modified(|old| {
+                let new = *old != bytes;
+                if new {
+                    *old = bytes;
+                }
+                new
+            });
+        }
+    }
+
+    pub fn report(&self, kernel: &KernelName, id: u64, report: Report, now_ms: u64) {
+        let mut all = self.lock();
+        if let Some(k) = all.get_mut(kernel)
+            && k.holder.as_ref().is_some_and(|h| h.id == id)
+        {
+            let news = k.state.report.as_ref() != Some(&report);
+            k.state.report = Some(report);
+            k.state.reported_ms = now_ms;
+            if news {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    pub fn states(&self) -> BTreeMap<KernelName, AgentState> {
+        self.lock().iter().map(|(k, v)| (k.clone(), v.state.clone())).collect()
+    }
+}

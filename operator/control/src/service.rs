@@ -1,0 +1,186 @@
+//! The service itself.
+
+use crate::claims::{Claim, Registry};
+use mew_contract::Report;
+use mew_plan::KernelName;
+use mew_tls::{Authority, SpiffeId};
+use mew_wire::agent_message::Body as AgentBody;
+use mew_wire::control_server::Control;
+use mew_wire::operator_message::Body;
+use mew_wire::{
+    AgentMessage, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, SignRequest, SignResponse, Standby, Welcome,
+};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Lifetime of an agent's certificate: 72 hours.
+pub const LEAF_SECONDS: i64 = 72 * 3600;
+/// An agent reports at least every few seconds; one that says nothing for this long has lost the connection.
+const SILENT: Duration = Duration::from_secs(30);
+const QUEUE: usize = 8;
+
+/// What differs between Kubernetes and a directory of manifests.
+#[tonic::async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Which kernel a caller may speak for. `token` is its bearer token, `kernel` what it claims.
+    async fn authenticate(&self, token: Option<&str>, kernel: &str) -> Result<KernelName, Status>;
+    /// Objects with their status, as JSON, for `mew get`.
+    fn objects(&self, kind: &str, name: &str) -> Result<Vec<String>, Status>;
+    /// Fails with where to go instead, if this replica does not serve agents now.
+    fn serves(&self) -> Result<(), Status>;
+    fn authority(&self) -> Arc<Authority>;
+    /// Seconds that a new certificate is valid.
+    fn leaf_seconds(&self) -> i64 {
+        LEAF_SECONDS
+    }
+}
+
+pub struct ControlService<B> {
+    pub backend: Arc<B>,
+    pub registry: Arc<Registry>,
+    pub trust_domain: String,
+    /// Ends all attachments.
+    pub stop: CancellationToken,
+}
+
+fn token<T>(r: &Request<T>) -> Option<String> {
+    r.metadata().get("authorization")?.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+type Sender = mpsc::Sender<Result<OperatorMessage, Status>>;
+
+async fn send(tx: &Sender, body: Body) -> Result<(), ()> {
+    tx.send(Ok(OperatorMessage { body: Some(body) })).await.map_err(|_| ())
+}
+
+#[tonic::async_trait]
+impl<B: Backend> Control for ControlService<B> {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<OperatorMessage, Status>> + Send>>;
+
+    async fn attach(&self, req: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        self.backend.serves()?;
+        let token = token(&req);
+        let mut from = req.into_inner();
+        let first =
+            tokio::time::timeout(SILENT, from.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(AgentBody::Hello(hello)) = first.and_then(|m| m.body) else {
+            return Err(Status::invalid_argument("the first message must be hello"));
+        };
+        let kernel = self.backend.authenticate(token.as_deref(), &hello.kernel).await?;
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let session =
+            Session { registry: self.registry.clone(), trust_domain: self.trust_domain.clone(), kernel, hello };
+        let stop = self.stop.child_token();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = session.run(from, tx) => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn sign(&self, req: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        self.backend.serves()?;
+        let token = token(&req);
+        let r = req.into_inner();
+        let kernel = self.backend.authenticate(token.as_deref(), &r.kernel).await?;
+        let ca = self.backend.authority();
+        let id = SpiffeId::kernel(&self.trust_domain, &kernel.kernel_id());
+        let chain_pem = ca
+            .sign(&r.csr_pem, &id, &[], self.backend.leaf_seconds())
+            .map_err(|e| Status::invalid_argument(format!("the request cannot be signed: {e}")))?;
+        tracing::info!(%id, "signed a certificate");
+        Ok(Response::new(SignResponse { chain_pem, ca_pem: ca.cert_pem.clone() }))
+    }
+
+    async fn objects(&self, req: Request<ObjectsRequest>) -> Result<Response<ObjectsResponse>, Status> {
+        let r = req.into_inner();
+        Ok(Response::new(ObjectsResponse { json: self.backend.objects(&r.kind, &r.name)? }))
+    }
+}
+
+struct Session {
+    registry: Arc<Registry>,
+    trust_domain: String,
+    kernel: KernelName,
+    hello: Hello,
+}
+
+/// Gives the kernel up however the session ends.
+struct Held<'a>(&'a Registry, &'a KernelName, u64);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.release(self.1, self.2);
+    }
+}
+
+impl Session {
+    async fn run(self, mut from: Streaming<AgentMessage>, tx: Sender) {
+        let id = loop {
+            match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation) {
+                Claim::Held(id) => break id,
+                Claim::Refused(p) => {
+                    let _ = tx.send(Err(Status::failed_precondition(p.message))).await;
+                    return;
+                }
+                Claim::Standby(message, mut released) => {
+                    if send(&tx, Body::Standby(Standby { message })).await.is_err() {
+                        return;
+                    }
+                    tokio::select! {
+                        r = released.changed() => if r.is_err() { return },
+                        // A standby that goes away must not hold its place.
+                        m = from.next() => if !matches!(m, Some(Ok(_))) { return },
+                    }
+                }
+            }
+        };
+        let _held = Held(&self.registry, &self.kernel, id);
+        tracing::info!(kernel = %self.kernel.name, instance = %self.hello.instance, "agent attached");
+        let welcome = Welcome { kernel_id: self.kernel.kernel_id(), trust_domain: self.trust_domain.clone() };
+        if send(&tx, Body::Welcome(welcome)).await.is_err() {
+            return;
+        }
+        let mut snapshots = self.registry.snapshots(&self.kernel);
+        snapshots.mark_changed();
+        loop {
+            tokio::select! {
+                r = snapshots.changed() => {
+                    if r.is_err() {
+                        return;
+                    }
+                    let bytes = snapshots.borrow_and_update().clone();
+                    if !bytes.is_empty() && send(&tx, Body::Snapshot(bytes.into())).await.is_err() {
+                        return;
+                    }
+                }
+                m = tokio::time::timeout(SILENT, from.message()) => match m {
+                    Ok(Ok(Some(m))) => match m.body {
+                        Some(AgentBody::Report(b)) => match serde_json::from_slice::<Report>(&b) {
+                            Ok(r) => self.registry.report(&self.kernel, id, r, now_ms()),
+                            Err(e) => tracing::warn!(kernel = %self.kernel.name, error = %e, "a report that cannot be read"),
+                        },
+                        Some(AgentBody::Drained(_)) => return,
+                        _ => {}
+                    },
+                    _ => {
+                        tracing::info!(kernel = %self.kernel.name, instance = %self.hello.instance, "agent detached");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What an API server would keep: objects with generation, creation time and status.
+
+use crate::{RunOptions, trust};
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use mew_crds::manifest::{Object, read};
+use mew_crds::validate::{self, FieldError};
+use mew_crds::{FederationPolicy, Remote, Sync};
+use mew_plan::{Objects, Plan};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "objects.json";
+
+#[derive(Default)]
+pub struct State {
+    pub objects: Objects,
+    /// What could not be read or is refused, for people.
+    pub problems: Vec<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Saved {
+    remotes: BTreeMap<String, Remote>,
+    syncs: BTreeMap<String, Sync>,
+    policies: BTreeMap<String, FederationPolicy>,
+}
+
+/// What all kinds have, so that one function can take any of them over.
+trait Kept: Clone {
+    type Spec: PartialEq;
+    fn meta(&mut self) -> &mut ObjectMeta;
+    fn meta_ref(&self) -> &ObjectMeta;
+    fn spec(&self) -> &Self::Spec;
+    fn keep_status(&mut self, old: &Self);
+    fn update_errors(old: &Self::Spec, new: &Self::Spec) -> Vec<FieldError>;
+}
+
+macro_rules! kept {
+    ($kind:ident, $spec:ty, $check:expr) => {
+        impl Kept for $kind {
+            type Spec = $spec;
+            fn meta(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+            fn meta_ref(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn spec(&self) -> &Self::Spec {
+                &self.spec
+            }
+            fn keep_status(&mut self, old: &Self) {
+                self.status.clone_from(&old.status);
+            }
+            fn update_errors(old: &Self::Spec, new: &Self::Spec) -> Vec<FieldError> {
+                $check(old, new)
+            }
+        }
+    };
+}
+
+kept!(Remote, mew_crds::RemoteSpec, validate::remote_update);
+kept!(Sync, mew_crds::SyncSpec, validate::sync_update);
+kept!(FederationPolicy, mew_crds::FederationPolicySpec, |_: &_, _: &_| Vec::new());
+
+impl State {
+    pub fn load(o: &RunOptions) -> Result<Self> {
+        let path = o.state.join(FILE);
+        let saved: Saved = match std::fs::read(&path) {
+            Ok(b) => serde_json::from_slice(&b)
+                .with_context(|| format!("{} is damaged; move it away to begin anew", path.display()))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Saved::default(),
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        };
+        let objects =
+            Objects { remotes: saved.remotes, syncs: saved.syncs, policies: saved.policies, bundles: BTreeMap::new() };
+        Ok(State { objects, problems: Vec::new() })
+    }
+
+    pub fn save(&self, o: &RunOptions) -> Result<()> {
+        let saved = Saved {
+            remotes: self.objects.remotes.clone(),
+            syncs: self.objects.syncs.clone(),
+            policies: self.objects.policies.clone(),
+        };
+        let (tmp, path) = (o.state.join(format!("{FILE}.tmp")), o.state.join(FILE));
+        std::fs::write(&tmp, serde_json::to_vec_pretty(&saved)?).with_context(|| tmp.display().to_string())?;
+        std::fs::rename(&tmp, &path).with_context(|| path.display().to_string())
+    }
+
+    /// Reads all manifests. A document that cannot be read, or that changes what must not change, leaves the last good
+    /// version of its object in force; an object is gone only when all files could be read and none holds it.
+    pub fn read_manifests(&mut self, o: &RunOptions, now_ms: u64) {
+        let mut problems = Vec::new();
+        let mut whole = true;
+        let mut found = Vec::new();
+        let files = files(&o.manifests, &mut problems);
+        whole &= problems.is_empty();
+        for f in files {
+            match std::fs::read_to_string(&f) {
+                Ok(text) => {
+                    let (objects, errors) = read(&f.display().to_string(), &text);
+                    whole &= errors.is_empty();
+                    problems.extend(errors.iter().map(ToString::to_string));
+                    found.extend(objects);
+                }
+                Err(e) => {
+                    whole = false;
+                    problems.push(format!("{}: {e}", f.display()));
+                }
+            }
+        }
+        let mut next = Objects::default();
+        for o_ in found {
+            let ns = |m: &ObjectMeta| m.namespace.clone().unwrap_or_else(|| o.namespace.clone());
+            match o_ {
+                Object::Remote(r) => {
+                    adopt(*r, &self.objects.remotes, &mut next.remotes, &o.namespace, now_ms, "Remote", &mut problems)
+                }
+                Object::Sync(s) => {
+                    adopt(*s, &self.objects.syncs, &mut next.syncs, &o.namespace, now_ms, "Sync", &mut problems)
+                }
+                Object::Policy(p) => {
+                    adopt(
+                        *p,
+                        &self.objects.policies,
+                        &mut next.policies,
+                        &o.namespace,
+                        now_ms,
+                        "FederationPolicy",
+                        &mut problems,
+                    );
+                }
+                Object::ConfigMap(c) => {
+                    let name = format!("{}/{}", ns(&c.metadata), c.metadata.name.clone().unwrap_or_default());
+                    next.bundles.insert(name, c.data.unwrap_or_default());
+                }
+            }
+        }
+        for (name, data) in trust::imported(&o.state) {
+            // Manifests win over what was imported.
+            next.bundles.entry(format!("{}/{name}", o.namespace)).or_insert(data);
+        }
+        if !whole {
+            for (n, r) in &self.objects.remotes {
+                next.remotes.entry(n.clone()).or_insert_with(|| r.clone());
+            }
+            for (n, s) in &self.objects.syncs {
+                next.syncs.entry(n.clone()).or_insert_with(|| s.clone());
+            }
+            for (n, p) in &self.objects.policies {
+                next.policies.entry(n.clone()).or_insert_with(|| p.clone());
+            }
+        }
+        for p in problems.iter().filter(|p| !self.problems.contains(p)) {
+            tracing::error!("{p}");
+        }
+        self.objects = next;
+        self.problems = problems;
+    }
+
+    /// Takes the planned statuses; whether anything changed.
+    pub fn take_status(&mut self, p: Plan) -> bool {
+        let mut changed = false;
+        for (n, s) in p.remotes {
+            if let Some(o) = self.objects.remotes.get_mut(&n) {
+                changed |= o.status.as_ref() != Some(&s);
+                o.status = Some(s);
+            }
+        }
+        for (n, s) in p.syncs {
+            if let Some(o) = self.objects.syncs.get_mut(&n) {
+                changed |= o.status.as_ref() != Some(&s);
+                o.status = Some(s);
+            }
+        }
+        for (n, s) in p.policies {
+            if let Some(o) = self.objects.policies.get_mut(&n) {
+                changed |= o.status.as_ref() != Some(&s);
+                o.status = Some(s);
+            }
+        }
+        changed
+    }
+}
+
+/// Puts an object beside its last version: same spec, same generation.
+fn adopt<K: Kept>(
+    mut new: K,
+    old: &BTreeMap<String, K>,
+    into: &mut BTreeMap<String, K>,
+    namespace: &str,
+    now_ms: u64,
+    kind: &str,
+    problems: &mut Vec<String>,
+) {
+    let m = new.meta();
+    let ns = m.namespace.get_or_insert_with(|| namespace.to_owned()).clone();
+    let name = format!("{ns}/{}", m.name.clone().unwrap_or_default());
+    if into.contains_key(&name) {
+        problems.push(format!("{kind} {name} is declared twice; the first one holds"));
+        return;
+    }
+    if let Some(o) = old.get(&name) {
+        let errors = K::update_errors(o.spec(), new.spec());
+        if !errors.is_empty() {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            problems
+                .push(format!("{kind} {name}: the change is refused and the old version stays: {}", all.join("; ")));
+            into.insert(name, o.clone());
+            return;
+        }
+        let generation = o.meta_ref().generation.unwrap_or(1) + i64::from(o.spec() != new.spec());
+        let created = o.meta_ref().creation_timestamp.clone();
+        let m = new.meta();
+        (m.generation, m.creation_timestamp) = (Some(generation), created);
+        new.keep_status(o);
+    } else {
+        let m = new.meta();
+        m.generation = Some(1);
+        m.creation_timestamp = Timestamp::from_millisecond(now_ms as i64).ok().map(Time);
+    }
+    into.insert(name, new);
+}
+
+/// YAML files of the directories, in order; hidden ones are passed over.
+fn files(dirs: &[PathBuf], problems: &mut Vec<String>) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for d in dirs {
+        if d.is_file() {
+            out.push(d.clone());
+            continue;
+        }
+        match std::fs::read_dir(d) {
+            Ok(entries) => out.extend(entries.flatten().map(|e| e.path()).filter(|p| is_manifest(p))),
+            Err(e) => problems.push(format!("{}: {e}", d.display())),
+        }
+    }
+    out.sort();
+    out
+}
+
+fn is_manifest(p: &Path) -> bool {
+    let name = p.file_name().and_then(|n| n.to_str()).unwrap_or(".");
+    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
+}

@@ -1,0 +1,185 @@
+//! What policies say about a Remote: the gate for the connection, and rules for types.
+
+use crate::gates::{Gate, GateStatus, Gates};
+use crate::sync;
+use crate::{Inputs, Name, namespace_of};
+use mew_contract::{Problem, Reason, TypeRules};
+use mew_crds::policy::{Mode, Operation, RuleAction};
+use mew_crds::remote::RemoteSpec;
+use mew_crds::{FederationPolicy, FederationPolicyStatus, SyncStatus, validate};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Policies that hold for a Remote, by name.
+pub struct Applicable<'a>(Vec<(&'a str, &'a FederationPolicy)>);
+
+pub fn applicable<'a>(i: &'a Inputs<'_>, remote: &str, labels: &BTreeMap<String, String>) -> Applicable<'a> {
+    let ns = namespace_of(remote);
+    let hits =
+        i.objects.policies.iter().filter(|(n, p)| namespace_of(n) == ns && p.spec.remote_selector.matches(labels));
+    Applicable(hits.map(|(n, p)| (n.as_str(), p)).collect())
+}
+
+impl Applicable<'_> {
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(n, _)| (*n).to_owned()).collect()
+    }
+
+    fn list(&self) -> String {
+        if self.0.is_empty() { "there is none".into() } else { format!("considered: {}", self.names().join(", ")) }
+    }
+
+    /// Whether there may be a connection at all. The own trust domain passes; of several modes the strictest holds.
+    pub fn connection(&self, own: &str, domain: &str, kernel_id: &str) -> Result<(), Problem> {
+        let no = |m: String| Err(Problem::new(Reason::PolicyDenied, m));
+        for (name, p) in &self.0 {
+            if p.spec.blocked_kernels.iter().flatten().any(|k| k.contains(domain, kernel_id)) {
+                return no(format!("{kernel_id} of {domain} is blocked by policy {name}"));
+            }
+        }
+        if own == domain {
+            return Ok(());
+        }
+        let strictest = self.0.iter().map(|(n, p)| (p.spec.mode.unwrap_or_default(), *n)).min();
+        match strictest {
+            None => no(format!(
+                "{domain} is a foreign trust domain and no policy of this namespace lets it pass (StrictIsolation holds)"
+            )),
+            Some((Mode::StrictIsolation, n)) => {
+                no(format!("{domain} is a foreign trust domain and policy {n} demands StrictIsolation"))
+            }
+            Some((Mode::ExplicitBridging, n)) => {
+                let listed = self
+                    .0
+                    .iter()
+                    .any(|(_, p)| p.spec.allowed_kernels.iter().flatten().any(|k| k.contains(domain, kernel_id)));
+                if listed {
+                    Ok(())
+                } else {
+                    no(format!(
+                        "{kernel_id} of {domain} is in no allowedKernels, and policy {n} demands ExplicitBridging"
+                    ))
+                }
+            }
+            Some((Mode::PermissiveBridging, _)) => Ok(()),
+        }
+    }
+
+    fn types(&self, action: RuleAction, op: Operation) -> Vec<String> {
+        let rules = self.0.iter().flat_map(|(_, p)| p.spec.rules.iter().flatten());
+        let all: BTreeSet<String> =
+            rules.filter(|r| r.action == action && r.operations.contains(&op)).flat_map(|r| r.types.clone()).collect();
+        all.into_iter().collect()
+    }
+
+    pub fn rules(&self, spec: &RemoteSpec, op: Operation) -> TypeRules {
+        let p = spec.permissions.clone().unwrap_or_default();
+        let permitted = match op {
+            Operation::Export => p.can_receive.into_iter().map(|t| t.ty).collect(),
+            Operation::Import => p.can_send.into_iter().map(|t| t.ty).collect(),
+        };
+        TypeRules { allow: self.types(RuleAction::Allow, op), deny: self.types(RuleAction::Deny, op), permitted }
+    }
+
+    /// What the names alone decide about a type. `None` for the type is `any`. Ancestors and subtypes are the agent's to
+    /// judge, as it knows the ontology.
+    pub fn decide(&self, remote: &str, spec: &RemoteSpec, op: Operation, ty: Option<&str>) -> Result<(), Problem> {
+        let what = ty.map_or_else(|| "of any type".into(), |t| format!("of type {t}"));
+        let op_name = format!("{op:?}");
+        for (name, p) in &self.0 {
+            let rules =
+                p.spec.rules.iter().flatten().filter(|r| r.action == RuleAction::Deny && r.operations.contains(&op));
+            for r in rules {
+                if r.types.iter().any(|x| x == "*" || Some(x.as_str()) == ty) {
+                    return Err(Problem::new(
+                        Reason::PolicyDenied,
+                        format!("{op_name} {what}: denied by rule {} of policy {name}", r.name),
+                    ));
+                }
+            }
+        }
+        let rules = self.rules(spec, op);
+        if rules.allow.is_empty() {
+            return Err(Problem::new(
+                Reason::PolicyDenied,
+                format!("{op_name} {what}: no Allow rule matches (policies {})", self.list()),
+            ));
+        }
+        if rules.permitted.is_empty() {
+            return Err(self.not_permitted(remote, op, &what));
+        }
+        Ok(())
+    }
+
+    fn not_permitted(&self, remote: &str, op: Operation, what: &str) -> Problem {
+        let list = if op == Operation::Export { "canReceive" } else { "canSend" };
+        Problem::new(
+            Reason::PermissionDenied,
+            format!("{op:?} {what}: permissions.{list} of Remote {remote} does not list it"),
+        )
+    }
+
+    /// Says which of the two it is, when the agent found that no type may pass.
+    pub fn explain(&self, remote: &str, spec: &RemoteSpec, op: Operation, ty: Option<&str>) -> Problem {
+        if let Err(p) = self.decide(remote, spec, op, ty) {
+            return p;
+        }
+        let what = ty.map_or_else(|| "of any type".into(), |t| format!("of type {t}"));
+        let listed = |l: &[String]| l.iter().any(|x| x == "*" || Some(x.as_str()) == ty);
+        if listed(&self.rules(spec, op).allow) {
+            self.not_permitted(remote, op, &what)
+        } else {
+            Problem::new(
+                Reason::PolicyDenied,
+                format!("{op:?} {what}: no Allow rule matches (policies {})", self.list()),
+            )
+        }
+    }
+}
+
+pub fn status(
+    i: &Inputs<'_>,
+    name: &str,
+    p: &FederationPolicy,
+    syncs: &BTreeMap<&Name, sync::Planned>,
+    statuses: &BTreeMap<Name, SyncStatus>,
+) -> FederationPolicyStatus {
+    let old = p.status.clone().unwrap_or_default();
+    let ns = namespace_of(name);
+    let selected: BTreeSet<&Name> = i
+        .objects
+        .remotes
+        .iter()
+        .filter(|(n, r)| {
+            namespace_of(n) == ns && p.spec.remote_selector.matches(&r.metadata.labels.clone().unwrap_or_default())
+        })
+        .map(|(n, _)| n)
+        .collect();
+    let affected: Vec<&Name> = syncs.iter().filter(|(_, s)| selected.contains(&s.remote)).map(|(n, _)| *n).collect();
+    let is_denied = |n: &&Name| {
+        let accepted = statuses.get(*n).and_then(|s| s.conditions.iter().find(|c| c.type_ == Gate::Accepted.name()));
+        accepted.is_some_and(|c| [Reason::PolicyDenied, Reason::PermissionDenied].iter().any(|r| r.code() == c.reason))
+    };
+    let denied = affected.iter().copied().filter(|n| is_denied(n)).count();
+    let errors = validate::policy(&p.spec);
+    let accepted = match errors.first() {
+        None => GateStatus::yes(Reason::Accepted),
+        Some(_) => {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            GateStatus::no(&Problem::new(Reason::InvalidSpec, all.join("; ")))
+        }
+    };
+    let gates = Gates {
+        list: vec![(Gate::Accepted, accepted), (Gate::Programmed, GateStatus::yes(Reason::Enforced))],
+        ready: GateStatus::yes(Reason::Enforced),
+        up_to: Gate::Programmed,
+        suspended: false,
+        was_ready: false,
+    };
+    FederationPolicyStatus {
+        observed_generation: p.metadata.generation,
+        selected_remotes: Some(selected.len() as i64),
+        affected_syncs: Some(affected.len() as i64),
+        denied_syncs: Some(denied as i64),
+        conditions: gates.conditions(&old.conditions, p.metadata.generation, i.now_ms),
+    }
+}

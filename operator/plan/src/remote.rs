@@ -1,0 +1,308 @@
+//! A Remote: validate, resolve, plan its item, fold the reports into its status.
+
+use crate::gates::{Gate, GateStatus, Gates, rfc3339};
+use crate::policy::{Applicable, applicable};
+use crate::{
+    Inputs, KernelName, Name, Said, find_remote, keeps_old_status, kernel_of, last_error, namespace_of, programmed,
+    rejection,
+};
+use mew_contract::report::LinkState;
+use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
+use mew_contract::{Problem, Reason, RemoteItem, RemoteReport};
+use mew_crds::common::KernelUri;
+use mew_crds::policy::Operation;
+use mew_crds::quantities::duration_ms;
+use mew_crds::remote::{
+    Certificates, ConnectionMode, DeletePermission, InboundDenial, InboundFlows, KernelStatus, OverwriteLocal,
+    PeerStatus, RemoteSpec,
+};
+use mew_crds::{Remote, RemoteStatus, validate};
+use std::collections::BTreeMap;
+
+pub struct Planned {
+    pub kernel: KernelName,
+    /// What the agent gets; `None` if the spec alone is wrong.
+    pub item: Option<RemoteItem>,
+    /// What this side finds wrong without asking anybody.
+    pub problem: Option<Problem>,
+}
+
+fn ms(d: Option<&String>, default: u64) -> u64 {
+    d.and_then(|d| duration_ms(d)).unwrap_or(default)
+}
+
+pub fn labels(r: &Remote) -> BTreeMap<String, String> {
+    r.metadata.labels.clone().unwrap_or_default()
+}
+
+pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
+    let kernel = kernel_of(name, r);
+    let errors = validate::remote(&r.spec);
+    let uri = KernelUri::parse(&r.spec.uri);
+    let (Some(uri), true) = (uri, errors.is_empty()) else {
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        return Planned { kernel, item: None, problem: Some(Problem::new(Reason::InvalidSpec, all.join("; "))) };
+    };
+    let policies = applicable(i, name, &labels(r));
+    let roots = roots(i, name, r);
+    let problem = conflict(i, name, r)
+        .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
+        .or_else(|| roots.as_ref().err().cloned());
+    let item = item(name, &r.spec, uri, &policies, roots.unwrap_or_default(), problem.clone());
+    Planned { kernel, item: Some(item), problem }
+}
+
+fn item(
+    name: &Name,
+    s: &RemoteSpec,
+    uri: KernelUri,
+    policies: &Applicable<'_>,
+    roots: Vec<String>,
+    blocked: Option<Problem>,
+) -> RemoteItem {
+    let mode = s.connection_mode.unwrap_or_default();
+    let endpoints = if s.endpoints.is_empty() {
+        vec![Endpoint { host: uri.host.clone(), port: uri.port, server_name: None }]
+    } else {
+        s.endpoints
+            .iter()
+            .map(|e| Endpoint { host: e.host.clone(), port: e.port as u16, server_name: e.server_name.clone() })
+            .collect()
+    };
+    let retry = s.retry.as_ref();
+    let keepalive = s.keepalive.as_ref();
+    RemoteItem {
+        name: name.clone(),
+        peer_kernel_id: uri.kernel_id,
+        peer_trust_domain: s.peer.trust_domain.clone(),
+        endpoints,
+        dial: mode == ConnectionMode::Dial,
+        accept: mode == ConnectionMode::Accept,
+        roots,
+        connect_timeout_ms: ms(s.timeouts.as_ref().and_then(|t| t.connect.as_ref()), 30_000),
+        retry: Retry {
+            initial_ms: ms(retry.and_then(|r| r.initial_interval.as_ref()), 1_000),
+            max_ms: ms(retry.and_then(|r| r.max_interval.as_ref()), 60_000),
+            multiplier: retry.and_then(|r| r.multiplier).unwrap_or(2) as u32,
+            jitter_percent: 10,
+        },
+        keepalive: Keepalive {
+            interval_ms: ms(keepalive.and_then(|k| k.interval.as_ref()), 10_000),
+            timeout_ms: ms(keepalive.and_then(|k| k.timeout.as_ref()), 20_000),
+            failure_threshold: keepalive.and_then(|k| k.failure_threshold).unwrap_or(3) as u32,
+        },
+        suspend: s.suspend.unwrap_or(false),
+        blocked,
+        export: policies.rules(s, Operation::Export),
+        import: policies.rules(s, Operation::Import),
+        grants: s
+            .permissions
+            .iter()
+            .flat_map(|p| &p.can_send)
+            .map(|t| Grant {
+                ty: t.ty.clone(),
+                overwrite_local: match t.overwrite_local {
+                    None | Some(OverwriteLocal::Never) => Overwrite::Never,
+                    Some(OverwriteLocal::OnConflict) => Overwrite::OnConflict,
+                    Some(OverwriteLocal::Always) => Overwrite::Always,
+                },
+                delete: t.delete.map(|d| d == DeletePermission::Allow),
+            })
+            .collect(),
+    }
+}
+
+/// Certificates that may sign for the peer's trust domain; the own domain's are known.
+fn roots(i: &Inputs<'_>, name: &Name, r: &Remote) -> Result<Vec<String>, Problem> {
+    let peer = &r.spec.peer;
+    if peer.trust_domain == i.trust_domain {
+        return Ok(i.own_roots.to_vec());
+    }
+    let missing = |m: String| Err(Problem::new(Reason::BundleNotFound, m));
+    if peer.trust_bundle_refs.is_empty() {
+        return missing(format!(
+            "the trust domain {} is foreign and peer.trustBundleRefs is empty; import the peer's bundle (mew trust export there)",
+            peer.trust_domain
+        ));
+    }
+    let mut out = Vec::new();
+    for b in &peer.trust_bundle_refs {
+        let key = b.key.as_deref().unwrap_or("ca.crt");
+        let at = format!("{}/{}", namespace_of(name), b.name);
+        let Some(map) = i.objects.bundles.get(&at) else {
+            return missing(format!("ConfigMap {} does not exist", b.name));
+        };
+        match map.get(key) {
+            Some(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => out.push(pem.clone()),
+            Some(_) => return missing(format!("ConfigMap {}: the key {key} holds no certificate", b.name)),
+            None => return missing(format!("ConfigMap {} has no key {key}", b.name)),
+        }
+    }
+    Ok(out)
+}
+
+/// An older Remote of the same kernel that names the same peer, or the same trust domain with other roots.
+fn conflict(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
+    let id = |r: &Remote| KernelUri::parse(&r.spec.uri).map(|u| u.kernel_id);
+    let age = |n: &Name, r: &Remote| (r.metadata.creation_timestamp.as_ref().map(|t| t.0), n.clone());
+    i.objects.remotes.iter().filter(|(n, o)| *n != name && kernel_of(n, o) == kernel_of(name, r)).find_map(|(n, o)| {
+        if o.spec.peer.trust_domain != r.spec.peer.trust_domain || age(n, o) > age(name, r) {
+            return None;
+        }
+        if id(o) == id(r) {
+            return Some(Problem::new(Reason::Conflicted, format!("Remote {n} is older and names the same peer")));
+        }
+        (o.spec.peer.trust_bundle_refs != r.spec.peer.trust_bundle_refs).then(|| {
+            Problem::new(
+                Reason::Conflicted,
+                format!("Remote {n} is older and names other bundles for the same trust domain"),
+            )
+        })
+    })
+}
+
+/// What is known of the connection.
+pub fn connected(r: &RemoteReport) -> GateStatus {
+    match (r.state, &r.problem) {
+        (LinkState::Connected, _) => GateStatus::yes(Reason::Connected),
+        (LinkState::Suspended, _) => GateStatus::unknown(Reason::Suspended, "the Remote is suspended"),
+        (_, Some(p)) => GateStatus::no(p),
+        (LinkState::WaitingForPeer, None) => {
+            GateStatus::unknown(Reason::WaitingForPeer, "the peer opens this connection and has not done so yet")
+        }
+        _ => GateStatus::unknown(Reason::Connecting, "connecting"),
+    }
+}
+
+pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned, digest: &str) -> RemoteStatus {
+    let old = r.status.clone().unwrap_or_default();
+    let syncs = i
+        .objects
+        .syncs
+        .iter()
+        .filter(|(n, s)| {
+            namespace_of(n) == namespace_of(name) && s.spec.remote_ref.name == name.split_once('/').map_or("", |n| n.1)
+        })
+        .count();
+    if keeps_old_status(i, &p.kernel)
+        && p.problem.is_none()
+        && old.observed_generation == r.metadata.generation
+        && !old.conditions.is_empty()
+    {
+        return RemoteStatus { syncs: Some(syncs as i64), ..old };
+    }
+    let said = programmed(i, &p.kernel, digest, |rep| find_remote(rep, name));
+    let report = match &said {
+        Said::Current(r) => Some(*r),
+        Said::Not(_) => None,
+    };
+    // Some faults only the agent can see belong to an earlier gate.
+    let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
+    let problem = rejection(i, &p.kernel, "Remote", name).cloned().or_else(|| p.problem.clone()).or(seen);
+    let at = problem.as_ref().map(|x| Gate::of(x.reason));
+    let own = |g: Gate, good: Reason| match &problem {
+        Some(x) if at == Some(g) => GateStatus::no(x),
+        _ => GateStatus::yes(good),
+    };
+    let (prog, conn) = match &said {
+        Said::Current(r) => (GateStatus::yes(Reason::Programmed), connected(r)),
+        Said::Not(s) => (s.clone(), GateStatus::unknown(s.reason, s.message.clone())),
+    };
+    let gates = Gates {
+        list: vec![
+            (Gate::Accepted, own(Gate::Accepted, Reason::Accepted)),
+            (Gate::ResolvedRefs, own(Gate::ResolvedRefs, Reason::Resolved)),
+            (Gate::Programmed, prog),
+            (Gate::Connected, conn.clone()),
+        ],
+        ready: GateStatus::yes(Reason::Connected),
+        up_to: Gate::Connected,
+        suspended: report.is_some_and(|r| r.state == LinkState::Suspended),
+        was_ready: old.first_ready_time.is_some(),
+    };
+    let agent = i.agents.get(&p.kernel).and_then(|a| a.report.as_ref());
+    let claim = i.agents.get(&p.kernel).and_then(|a| a.refused_claim.clone());
+    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or(claim);
+    let peer = report.and_then(|r| r.peer.as_ref());
+    RemoteStatus {
+        observed_generation: r.metadata.generation,
+        phase: Some(phase(r, report, &old).into()),
+        health: Some(health(report).into()),
+        kernel: agent
+            .map(|a| KernelStatus {
+                id: a.kernel_id.clone(),
+                incarnation: a.incarnation.clone(),
+                agent_version: a.agent_version.clone(),
+            })
+            .or(old.kernel),
+        peer: peer
+            .map(|x| PeerStatus {
+                id: x.kernel_id.clone(),
+                incarnation: x.incarnation.clone(),
+                version: x.agent_version.clone(),
+                protocol: x.protocol.into(),
+            })
+            .or(old.peer),
+        // A peer that dials comes from a port that means nothing.
+        connected_endpoint: report
+            .filter(|r| r.state == LinkState::Connected && r.problem.is_none())
+            .and_then(|x| x.endpoint.clone())
+            .map(|e| {
+                if r.spec.connection_mode == Some(ConnectionMode::Accept) {
+                    e.rsplit_once(':').map_or(e.clone(), |(h, _)| h.to_owned())
+                } else {
+                    e
+                }
+            }),
+        syncs: Some(syncs as i64),
+        inbound_flows: report.map(|r| inbound(r)).or(old.inbound_flows),
+        certificates: Some(Certificates {
+            not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
+            peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
+        }),
+        first_ready_time: old.first_ready_time.clone().or_else(|| gates.is_ready().then(|| rfc3339(i.now_ms))),
+        last_error: last_error(old.last_error.as_ref(), error.as_ref(), i.now_ms),
+        conditions: gates.conditions(&old.conditions, r.metadata.generation, i.now_ms),
+    }
+}
+
+fn inbound(r: &RemoteReport) -> InboundFlows {
+    let n = &r.inbound;
+    InboundFlows {
+        total: n.total as i64,
+        denied: n.denied as i64,
+        failed: n.failed as i64,
+        denials: n
+            .denials
+            .iter()
+            .map(|d| InboundDenial {
+                flow: d.flow.clone(),
+                correlation_id: d.correlation_id.clone(),
+                reason: d.problem.reason.code().into(),
+                message: d.problem.message.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn phase(r: &Remote, report: Option<&RemoteReport>, old: &RemoteStatus) -> &'static str {
+    if r.spec.suspend == Some(true) {
+        return "Disabled";
+    }
+    match report.map(|r| r.state) {
+        Some(LinkState::Connected) => "Connected",
+        Some(LinkState::Disconnected) => "Disconnected",
+        Some(LinkState::Connecting) if old.first_ready_time.is_some() => "Disconnected",
+        Some(LinkState::Connecting) => "Connecting",
+        Some(LinkState::Suspended | LinkState::Blocked) => "Disabled",
+        Some(LinkState::WaitingForPeer) | None => "Declared",
+    }
+}
+
+fn health(report: Option<&RemoteReport>) -> &'static str {
+    match report.map(|r| r.state) {
+        Some(LinkState::Connected) => "Healthy",
+        Some(LinkState::Disconnected | LinkState::Blocked) => "Unhealthy",
+        _ => "Unknown",
+    }
+}
