@@ -40,6 +40,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// The operator on a directory of manifests, without Kubernetes
     Run(RunArgs),
+    /// The operator on Kubernetes
+    Operator(OperatorArgs),
     /// An agent: a kernel and its links to peers
     Agent(Box<AgentArgs>),
     /// Tables of remotes, syncs and policies
@@ -79,6 +81,33 @@ struct RunArgs {
     /// Trust domain whose identities this operator signs
     #[arg(long)]
     trust_domain: String,
+    #[arg(long, hide = true)]
+    die_with: Option<u32>,
+}
+
+#[derive(Args)]
+struct OperatorArgs {
+    /// Absent: the cluster that the process runs in, or KUBECONFIG
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Trust domain whose identities this operator signs
+    #[arg(long, env = "MEW_TRUST_DOMAIN")]
+    trust_domain: String,
+    /// Namespace of the operator: CA, roots and Lease are kept there
+    #[arg(long, env = "POD_NAMESPACE", default_value = "mew-system")]
+    namespace: String,
+    /// Where agents attach
+    #[arg(long, default_value = "0.0.0.0:9443")]
+    listen: SocketAddr,
+    /// Address of /live, /ready and /metrics
+    #[arg(long, default_value = "127.0.0.1:9465")]
+    health: SocketAddr,
+    /// Name of this replica in the Lease
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    identity: String,
+    /// Names under which agents reach this operator
+    #[arg(long)]
+    dns: Vec<String>,
     #[arg(long, hide = true)]
     die_with: Option<u32>,
 }
@@ -124,7 +153,7 @@ struct AgentArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let serves = matches!(cli.command, Command::Run(_) | Command::Agent(_));
+    let serves = matches!(cli.command, Command::Run(_) | Command::Agent(_) | Command::Operator(_));
     log(cli.verbose, serves);
     let rt = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(rt) => rt,
@@ -171,6 +200,20 @@ async fn run(c: Command) -> Result<ExitCode> {
                 trust_domain: a.trust_domain,
             };
             done(mew_files::run(o, stopped()).await)
+        }
+        Command::Operator(a) => {
+            process::die_with(a.die_with)?;
+            let identity = if a.identity.is_empty() { format!("process-{}", std::process::id()) } else { a.identity };
+            let o = mew_kube::OperatorOptions {
+                kubeconfig: a.kubeconfig,
+                trust_domain: a.trust_domain,
+                namespace: a.namespace,
+                listen: a.listen,
+                health: a.health,
+                identity,
+                dns: a.dns,
+            };
+            done(mew_kube::run(o, stopped()).await)
         }
         Command::Agent(a) => {
             process::die_with(a.die_with)?;

@@ -15,7 +15,7 @@ type UniqueKey = (Number, Number, Vec<u8>);
 /// Changes on top of something.
 #[derive(Default)]
 struct Layer {
-    /// In the order of first change, so that an edge follows its ends.
+    /// In the order of first change.
     changes: Vec<Change>,
     at: HashMap<u32, usize>,
     ids: HashMap<String, u32>,
@@ -81,7 +81,10 @@ impl<'a> Tx<'a> {
 
     pub(crate) fn into_batch(self) -> Batch {
         let [base, _] = self.layers;
-        Batch { changes: base.changes, facts: base.facts.into_iter().collect() }
+        let mut changes = base.changes;
+        // A living edge must follow its ends, also when it was changed before them.
+        changes.sort_by_key(|c| EntityRef::read(&c.bytes).is_ok_and(|e| !e.deleted && e.ends().next().is_some()));
+        Batch { changes, facts: base.facts.into_iter().collect() }
     }
 
     pub fn ontology(&self) -> &Arc<Ontology> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mew_contract::snapshot::Overwrite;
 use mew_kernel::{KernelError, Tx};
 use mew_lang::plan::KillMode;
-use mew_model::{Causality, EntityRef, KernelKey, name};
+use mew_model::{Causality, EntityRef, Hlc, KernelKey, name};
 use mew_store::Stored;
 use mew_wire as wire;
 use prost::Message;
@@ -118,6 +118,10 @@ fn decide(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>) ->
     }
     let (theirs_v, mine_v) = (e.vector(), mine.vector());
     let causality = theirs_v.compare(&mine_v);
+    // Buried here together with something that left or died; the source still has it, or has it again.
+    if causality == Causality::Equal && mine.deleted && !e.deleted && local.origin == from.peer {
+        return store(tx, from, bytes, e, Some(&local));
+    }
     if matches!(causality, Causality::Equal | Causality::Before) {
         return Ok(Ok(Outcome::Known));
     }
@@ -207,7 +211,7 @@ fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> De
 fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, local: Option<&Stored>) -> Decision {
     if e.deleted {
         let Some(local) = local else { return Ok(Ok(Outcome::Known)) };
-        if let Err(b) = take_dependents(tx, local)? {
+        if let Err(b) = take_dependents(tx, from, local)? {
             return Ok(Err(b));
         }
     } else {
@@ -246,8 +250,24 @@ fn clashing(tx: &Tx<'_>, e: &EntityRef<'_>) -> Result<String, KernelError> {
     Ok(String::new())
 }
 
+/// Buries what the peer introduced and wrote last in the peer's name, so that the peer's next version of it follows from
+/// the tombstone and brings it back; anything else by a local write.
+fn take(tx: &mut Tx<'_>, from: &Incoming, s: &Stored, at: Option<Hlc>) -> Result<(), KernelError> {
+    let e = s.entity()?;
+    if s.origin != from.peer || e.kernel != from.peer {
+        return mew_kernel::bury(tx, s);
+    }
+    let mut d = e.to_draft();
+    d.delete();
+    if let Some(t) = at.filter(|t| *t > d.time) {
+        d.time = t;
+        d.vector.raise(from.peer, t);
+    }
+    tx.put(Bytes::from(d.encode()), s.origin).map(|_| ())
+}
+
 /// Before a node goes: its edges, and what the edge types say goes with it.
-fn take_dependents(tx: &mut Tx<'_>, local: &Stored) -> Result<Result<(), Block>, KernelError> {
+fn take_dependents(tx: &mut Tx<'_>, from: &Incoming, local: &Stored) -> Result<Result<(), Block>, KernelError> {
     let (nodes, edges) = match mew_kernel::kill_set(tx, local.ent, KillMode::Declared) {
         Ok(s) => s,
         Err(KernelError::Violation(v)) => {
@@ -263,7 +283,7 @@ fn take_dependents(tx: &mut Tx<'_>, local: &Stored) -> Result<Result<(), Block>,
     };
     for ent in edges.into_iter().chain(nodes).filter(|e| *e != local.ent) {
         if let Some(s) = tx.living(ent)? {
-            mew_kernel::bury(tx, &s)?;
+            take(tx, from, &s, None)?;
         }
     }
     Ok(Ok(()))
@@ -293,9 +313,8 @@ pub fn leave(tx: &mut Tx<'_>, from: &Incoming, l: &wire::Leave) -> Result<Outcom
     if !(delete == Some(true) || (delete.is_none() && introduced)) {
         return Ok(Outcome::Rejected(format!("{:?} left the pattern and the peer may not delete it here", l.sync_id)));
     }
-    match take_dependents(tx, &local)? {
-        // A local write: the source did not delete it, and it may come back with a later version.
-        Ok(()) => mew_kernel::bury(tx, &local).map(|()| Outcome::Applied),
+    match take_dependents(tx, from, &local)? {
+        Ok(()) => take(tx, from, &local, (l.kernel == from.peer.0).then_some(Hlc(l.time))).map(|()| Outcome::Applied),
         Err(b) => Ok(Outcome::Rejected(b.message)),
     }
 }

@@ -112,6 +112,8 @@ pub struct Link {
     denials: VecDeque<Denial>,
     inbound_failed: u64,
     inbound_denied: BTreeMap<String, ()>,
+    /// A retry of what is held could not be made; make it at the next occasion.
+    held_due: bool,
 }
 
 impl Link {
@@ -131,6 +133,7 @@ impl Link {
             denials: VecDeque::new(),
             inbound_failed: 0,
             inbound_denied: BTreeMap::new(),
+            held_due: false,
         }
     }
 
@@ -170,8 +173,13 @@ impl Link {
             Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
-            Event::Wake => self.wake(now, random, &mut out),
-            Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec())),
+            Event::Wake => {
+                self.wake(now, random, &mut out);
+                if std::mem::take(&mut self.held_due) {
+                    self.retry_held(now, kernel, None, &mut out);
+                }
+            }
+            Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;

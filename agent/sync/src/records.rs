@@ -65,7 +65,9 @@ pub fn read<T: Message + Default>(b: Option<Bytes>) -> Option<T> {
 
 /// Logs a conflict with both versions, and forgets the oldest beyond the bound.
 pub fn log_conflict(tx: &mut Tx<'_>, c: &wire::Conflict) -> Result<(), KernelError> {
-    let k = format!("conflict/{:020}-{}-{}", c.at_ms, c.remote, c.sync_id);
+    // Several conflicts of one entity may fall into one millisecond.
+    let n = tx.count_facts(CONFLICT);
+    let k = format!("conflict/{:020}-{n:08}-{}", c.at_ms, c.sync_id);
     tx.set_fact(k.into_bytes(), c.encode_to_vec());
     for old in tx.oldest_facts_beyond(CONFLICT, MAX_CONFLICTS) {
         tx.delete_fact(old);

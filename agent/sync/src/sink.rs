@@ -39,6 +39,13 @@ pub fn position(
     Ok(Some(p))
 }
 
+/// What the sink's store says it has done so far.
+pub fn counts(kernel: &Kernel, flow: &str) -> (u64, wire::Counts) {
+    let s = state(kernel, flow).unwrap_or_default();
+    let seq = s.position.map_or(0, |p| p.seq);
+    (seq, wire::Counts { held: held(kernel, flow), ..s.counts.unwrap_or_default() })
+}
+
 pub struct Applied {
     pub counts: wire::Counts,
     /// The last refusal in the batch.
@@ -71,6 +78,12 @@ pub fn apply_push(
                 format!("the source's clock is {ahead} s ahead of the sink's; at most 60 s are accepted"),
             ));
         }
+    }
+    let at = state(kernel, &from.flow).and_then(|s| s.position).filter(|p| p.revision == push.revision && p.incarnation == incarnation);
+    let here = at.map_or(push.start, |p| p.seq.max(push.start));
+    if push.after > here {
+        let m = format!("a batch is missing: the sink is at {here}, the batch begins after {}", push.after);
+        return Err(Problem::new(Reason::SourceError, m));
     }
     let (incarnation, reset) = (incarnation.to_owned(), reset.to_owned());
     kernel

@@ -9,7 +9,7 @@ use mew_model::{EntityRef, KernelKey, Ontology};
 use mew_store::{Place, StoreError, Stored, View};
 use mew_wire as wire;
 use roaring::RoaringBitmap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Entities in one message.
@@ -102,7 +102,7 @@ impl Source {
         s.acked = s.acked.max(s.start);
         s.rebuild_members(kernel, previous.as_ref()).map_err(failed)?;
         s.place = Place::after(s.acked);
-        s.sent = if position.is_none() { 0 } else { s.acked };
+        s.sent = s.acked;
         s.copy_from = s.acked;
         Ok(s)
     }
@@ -110,35 +110,50 @@ impl Source {
     /// For each entity its newest version that the sink can have, under the revision that sent it.
     fn rebuild_members(&mut self, kernel: &Kernel, previous: Option<&Definition>) -> Result<(), StoreError> {
         let to = self.acked.max(self.skip_to);
-        let mut place = Place::after(self.start);
+        // Nodes from before the flow's start were not sent; edges from before it may have been brought along since.
+        let mut place = Place::after(if self.definition.edges { 0 } else { self.start });
         let mut chunk = Vec::new();
+        // Edges that lived so far, by end: they are brought along when an end enters the pattern later.
+        let (mut by_end, mut alive): (BTreeMap<u32, Vec<u32>>, RoaringBitmap) = Default::default();
         while place.seq < to && kernel.history(&mut place, &mut chunk)? {
             let view = kernel.view();
             for s in chunk.drain(..).filter(|s| s.seq <= to) {
                 let e = s.entity()?;
                 let d = if s.seq <= self.acked { Some(&self.definition) } else { previous };
-                let has = match d {
-                    Some(d) => self.has(d, &view, &s, &e)?,
-                    None => false,
-                };
-                if has {
-                    self.members.insert(s.ent);
-                } else {
+                if e.ends().next().is_none() {
+                    if s.seq <= self.start || !d.is_some_and(|d| d.matches(&e, &self.ontology)) {
+                        self.members.remove(s.ent);
+                    } else if self.members.insert(s.ent) {
+                        let brought = by_end.get(&s.ent).into_iter().flatten().filter(|x| alive.contains(**x));
+                        self.members.extend(brought.copied());
+                    }
+                } else if e.deleted || !d.is_some_and(|d| d.edges && d.types.contains(&e.ty)) {
                     self.members.remove(s.ent);
+                    alive.remove(s.ent);
+                } else if let Some(ends) = ends_that_may_be_known(d, &view, &e)? {
+                    if ends.iter().any(|n| self.members.contains(*n)) {
+                        self.members.insert(s.ent);
+                    }
+                    for n in ends {
+                        by_end.entry(n).or_default().push(s.ent);
+                    }
+                    alive.insert(s.ent);
                 }
             }
         }
         Ok(())
     }
 
-    fn has(&self, d: &Definition, view: &View<'_>, s: &Stored, e: &EntityRef<'_>) -> Result<bool, StoreError> {
-        if e.deleted {
+    /// Whether the sink would have this version under the definition in force.
+    fn has(&self, view: &View<'_>, e: &EntityRef<'_>) -> Result<bool, StoreError> {
+        let d = &self.definition;
+        if e.ends().next().is_none() {
+            return Ok(d.matches(e, &self.ontology));
+        }
+        if e.deleted || !d.edges || !d.types.contains(&e.ty) {
             return Ok(false);
         }
-        match view.ends(s.ent) {
-            Some(ends) => Ok(d.edges && d.types.contains(&e.ty) && ends.iter().any(|n| self.members.contains(*n))),
-            None => Ok(d.matches(e, &self.ontology)),
-        }
+        Ok(ends_that_may_be_known(Some(d), view, e)?.is_some_and(|ends| ends.iter().any(|n| self.members.contains(*n))))
     }
 
     pub fn ack(&mut self, upto: u64) {
@@ -213,13 +228,14 @@ impl Source {
             return Ok(None);
         }
         self.told_live |= caught_up;
-        self.sent = upto;
+        let after = std::mem::replace(&mut self.sent, upto);
         self.in_flight.push_back(InFlight { upto, oldest_ms: out.oldest_ms, live: self.told_live });
         let percent = self.percent().into();
         Ok(Some(wire::SyncPush {
             flow,
             revision: self.revision.clone(),
             start: self.start,
+            after,
             upto,
             entities: out.entities,
             crcs: out.crcs,
@@ -237,7 +253,7 @@ impl Source {
         let member = self.members.contains(s.ent);
         // What the peer wrote last it has; what a third kernel introduced is not ours to pass on.
         if e.kernel == self.peer || (s.origin != KernelKey(0) && s.origin != self.peer) {
-            if self.has(&self.definition, view, &s, &e)? && s.origin == self.peer {
+            if s.origin == self.peer && self.has(view, &e)? {
                 self.members.insert(s.ent);
             }
             return Ok(());
@@ -283,16 +299,8 @@ impl Source {
             }
             return Ok(());
         }
-        let Some(ends) = view.ends(s.ent) else { return Ok(()) };
-        if !ends.iter().any(|n| self.members.contains(*n)) {
+        if !self.has(view, &e)? {
             return Ok(());
-        }
-        for n in ends.iter().filter(|n| !self.members.contains(**n)) {
-            // The other end need not match, but its type must be one that may be known of.
-            let Some(node) = view.get(*n)? else { return Ok(()) };
-            if !self.definition.types.contains(&node.entity()?.ty) {
-                return Ok(());
-            }
         }
         let known = self.members.contains(s.ent) && s.seq <= self.skip_to;
         self.members.insert(s.ent);
@@ -301,6 +309,22 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Numbers of an edge's ends, if the peer may know of the types of all of them. From the edge's bytes, as a dead edge has
+/// no ends in the index.
+fn ends_that_may_be_known(d: Option<&Definition>, view: &View<'_>, e: &EntityRef<'_>) -> Result<Option<Vec<u32>>, StoreError> {
+    let mut out = Vec::new();
+    for id in e.ends() {
+        let Some(n) = view.find(id)? else { return Ok(None) };
+        let Some(node) = view.get(n)? else { return Ok(None) };
+        let ty = node.entity()?.ty;
+        if !d.is_some_and(|d| d.types.contains(&ty)) {
+            return Ok(None);
+        }
+        out.push(n);
+    }
+    Ok(Some(out))
 }
 
 #[derive(Default)]

@@ -41,6 +41,8 @@ pub struct Registry {
     next: Mutex<u64>,
     /// Rung whenever an agent comes, goes or reports.
     pub changed: Notify,
+    /// Changes when all sessions shall end.
+    ended: watch::Sender<u64>,
 }
 
 /// The answer to a claim.
@@ -128,6 +130,17 @@ impl Registry {
                 self.changed.notify_one();
             }
         }
+    }
+
+    /// Ends all sessions and forgets what agents said: this replica serves them no longer.
+    pub fn end(&self) {
+        self.ended.send_modify(|n| *n += 1);
+        self.lock().clear();
+    }
+
+    /// Changes when the session shall end.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
     }
 
     pub fn states(&self) -> BTreeMap<KernelName, AgentState> {

@@ -81,9 +81,11 @@ impl<B: Backend> Control for ControlService<B> {
         let session =
             Session { registry: self.registry.clone(), trust_domain: self.trust_domain.clone(), kernel, hello };
         let stop = self.stop.child_token();
+        let mut ended = self.registry.ended();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                _ = ended.changed() => {}
                 () = session.run(from, tx) => {}
             }
         });

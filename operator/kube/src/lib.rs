@@ -1,1 +1,135 @@
+//! The operator on Kubernetes: watches, dereferencing, server-side apply of status, events, leader election.
+//!
+//! Every replica serves its probes; only the leader plans, writes status and serves agents.
 
+mod authority;
+mod backend;
+mod health;
+mod lease;
+mod lead;
+mod status;
+mod watches;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwapOption;
+use backend::KubeBackend;
+use health::Health;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use lease::Elector;
+use mew_control::{ControlService, Registry};
+use mew_tls::{Authority, SpiffeId, Material, incoming, server_config};
+use mew_wire::control_server::ControlServer;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub const MANAGER: &str = "mew-operator";
+/// Lifetime of the certificate that agents see, and when it is renewed.
+const SERVING_SECONDS: i64 = 72 * 3600;
+const SERVING_RENEW: Duration = Duration::from_secs(24 * 3600);
+/// A call to the API server that takes longer has failed.
+const CALL: Duration = Duration::from_secs(15);
+/// Between tries at start, while the API server or the CA cannot be had.
+const RETRY: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// Absent: the cluster that the process runs in, or KUBECONFIG.
+    pub kubeconfig: Option<PathBuf>,
+    pub trust_domain: String,
+    /// The operator's own: CA, roots and Lease are there.
+    pub namespace: String,
+    /// Where agents attach.
+    pub listen: SocketAddr,
+    pub health: SocketAddr,
+    /// Name of this replica in the Lease.
+    pub identity: String,
+    /// Names under which agents reach this operator.
+    pub dns: Vec<String>,
+}
+
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+async fn client(o: &OperatorOptions) -> Result<Client> {
+    let mut config = match &o.kubeconfig {
+        Some(p) => {
+            let k = Kubeconfig::read_from(p).with_context(|| p.display().to_string())?;
+            Config::from_custom_kubeconfig(k, &KubeConfigOptions::default()).await?
+        }
+        None => Config::infer().await?,
+    };
+    // Without these a hung API server hangs the call, and a refusal is tried again for minutes inside it.
+    config.read_timeout = None;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// Runs until `stop`.
+pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
+    mew_tls::install_provider();
+    let listener = TcpListener::bind(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
+    let health_listener = TcpListener::bind(o.health).await.with_context(|| format!("health at {}", o.health))?;
+    let health = Health::default();
+    let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
+    let client = client(&o).await?;
+    let ca = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ca = wait_for_ca(&client, &o, &health) => Arc::new(ca),
+    };
+    let serving = Arc::new(ArcSwapOption::empty());
+    renew_serving(&ca, &o, &serving)?;
+    let registry = Arc::new(Registry::default());
+    let backend = Arc::new(KubeBackend::new(client.clone(), o.clone(), ca.clone(), health.clone()));
+    let service = ControlServer::new(ControlService {
+        backend,
+        registry: registry.clone(),
+        trust_domain: o.trust_domain.clone(),
+        stop: stop.clone(),
+    });
+    let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
+    let server = tokio::spawn(server);
+
+    let elector = Elector::new(client.clone(), &o.namespace, &o.identity);
+    let mut renew = tokio::time::interval(SERVING_RENEW);
+    let leading = lead::run(client, o.clone(), ca.clone(), registry, health.clone(), elector, stop.clone());
+    tokio::pin!(leading);
+    loop {
+        tokio::select! {
+            r = &mut leading => {
+                r?;
+                break;
+            }
+            _ = renew.tick() => renew_serving(&ca, &o, &serving)?,
+        }
+    }
+    stop.cancel();
+    let _ = server.await;
+    let _ = probes.await;
+    Ok(())
+}
+
+async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> Authority {
+    loop {
+        match authority::ensure(client, o).await {
+            Ok(a) => return a,
+            Err(e) => {
+                health.set_problem(Some(format!("{e:#}")));
+                tracing::error!("{e:#}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+fn renew_serving(ca: &Authority, o: &OperatorOptions, to: &ArcSwapOption<rustls::ServerConfig>) -> Result<()> {
+    let request = mew_tls::new_request()?;
+    let chain_pem = ca.sign(&request.pem, &SpiffeId::operator(&o.trust_domain), &o.dns, SERVING_SECONDS)?;
+    to.store(Some(server_config(&Material { chain_pem, key_pem: request.key_pem }, None)?));
+    Ok(())
+}

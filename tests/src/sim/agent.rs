@@ -85,7 +85,13 @@ impl Agent {
             new_incarnation: format!("{}-{}", self.id, self.incarnation),
             segment_bytes: self.segment_bytes,
         };
-        let (store, _) = Store::open(Arc::new(self.disk.clone()), ontology(), options)
+        let mut opened = Store::open(Arc::new(self.disk.clone()), ontology(), options.clone());
+        if opened.is_err() && self.disk.stopped() {
+            // The machine stopped again while the store was opening.
+            self.disk.crash(0);
+            opened = Store::open(Arc::new(self.disk.clone()), ontology(), options);
+        }
+        let (store, _) = opened
             .map_err(|e| violated(STORE_SOUND, format!("{} does not open again: {e}", self.id)))?;
         let kernel = Kernel::new(store);
         self.epoch += 1;

@@ -2,12 +2,13 @@
 
 use super::agent::{entity, everything, store_error};
 use super::ledger::Flow;
+use super::scenario::FlowSpec;
 use super::world::World;
 use mew_contract::Reason;
 use mew_kernel::Kernel;
 use mew_model::{EntityRef, KernelKey, name};
 use mew_store::Stored;
-use mew_sync::{Event, records};
+use mew_sync::records;
 use mew_wire as wire;
 use std::collections::BTreeMap;
 
@@ -26,10 +27,13 @@ pub const REPLAYS: &str = "replays";
 
 /// Every invariant and what it says.
 pub const ALL: [(&str, &str); 12] = [
-    (CONVERGED, "what matches at the source is at the sink, and what was deleted or (with onUnmatch: Delete) left is not"),
+    (
+        CONVERGED,
+        "what matches at the source is at the sink, and what was deleted or (with onUnmatch: Delete) left is not",
+    ),
     (NO_LOSS, "what has not arrived is held at the sink, in its newest version and for a reason that still stands"),
     (ABSENCE, "what never matched is never mentioned and never at the sink"),
-    (DOMINATES, "a version whose vector dominates another's is later in (time, kernel) order"),
+    (DOMINATES, "a version whose vector dominates another's is later in (time, kernel) order, or the same write with more knowledge"),
     (NO_ECHO, "no kernel's own entity is written into it by a link"),
     (APPLIED_ONCE, "a sink applies no more changes than the source committed"),
     (POSITION, "a sink's position never goes back under one revision, incarnation and reset"),
@@ -52,7 +56,7 @@ pub fn violated(name: &'static str, message: impl Into<String>) -> Violation {
 }
 
 pub fn meaning(name: &str) -> &'static str {
-    ALL.iter().find(|(n, _)| *n == name).map_or("", |(_, m)| m)
+    ALL.iter().find(|(n, _)| *n == name).map_or("", |(_, m)| *m)
 }
 
 type Entities = BTreeMap<String, Stored>;
@@ -79,8 +83,9 @@ impl World {
     /// Everything that can be judged when all is quiet.
     pub fn check(&mut self) -> Result<(), Violation> {
         let (mut applied, mut held) = (0, 0);
-        for flow in &self.flows {
-            let ends = Ends::new(self, flow)?;
+        let world: &World = self;
+        for flow in &world.flows {
+            let ends = Ends::new(world, flow)?;
             ends.converged()?;
             ends.nothing_else()?;
             ends.absence()?;
@@ -94,12 +99,11 @@ impl World {
 
     /// **source-reset**: the source's data directory was lost a moment ago. Leaves the flow with a reset requested.
     pub fn source_reset(&mut self) -> Result<(), Violation> {
-        let (source, sink, declarer) =
-            (self.flows[0].spec.source, self.flows[0].spec.sink, self.flows[0].spec.declarer);
+        let FlowSpec { source, sink, declarer, ty, .. } = self.flows[0].spec;
         let before = (self.agents[sink].kernel().map(Kernel::head), self.flows[0].floor.clone());
         for _ in 0..6 {
             self.run_until(self.now + 400)?;
-            self.write_as_source(source)?;
+            self.write_as_source(source, ty)?;
         }
         self.run_until(self.now + 15_000)?;
         self.observe(sink)?;
@@ -196,7 +200,8 @@ impl<'w> Ends<'w> {
     fn stands(&self, h: &wire::Held, e: &EntityRef<'_>) -> bool {
         let code = name::number("code");
         let holds_code = |s: &Stored| {
-            s.entity().is_ok_and(|x| !x.deleted && x.ty == e.ty && x.sync_id != e.sync_id && x.attr(code) == e.attr(code))
+            s.entity()
+                .is_ok_and(|x| !x.deleted && x.ty == e.ty && x.sync_id != e.sync_id && x.attr(code) == e.attr(code))
         };
         match h.reason.as_str() {
             "MissingEnd" => e.ends().any(|n| living(&self.here, n).is_none()),
@@ -226,7 +231,9 @@ impl<'w> Ends<'w> {
             if t.deleted && scenario.delete && !kept {
                 return Err(self.says(CONVERGED, format!("{id} is dead at the source and lives at the sink")));
             }
-            if e.ty == f.node && !t.deleted && !f.matches(&t) && scenario.delete_on_unmatch {
+            // With onDelete: Keep the sink keeps what died, also when it lives again outside the pattern.
+            let released = !scenario.delete && f.died.contains(id);
+            if e.ty == f.node && !t.deleted && !f.matches(&t) && scenario.delete_on_unmatch && !released {
                 return Err(self.says(CONVERGED, format!("{id} left the pattern and lives at the sink")));
             }
         }

@@ -22,8 +22,8 @@ impl Versions {
         let all = self.0.entry(e.sync_id.to_owned()).or_default();
         for (other, seen) in all.iter() {
             let wrong = match vector.compare(seen) {
-                Causality::After => version <= *other,
-                Causality::Before => version >= *other,
+                Causality::After => version < *other,
+                Causality::Before => version > *other,
                 Causality::Equal | Causality::Concurrent => false,
             };
             if wrong {
@@ -59,6 +59,8 @@ pub struct Flow {
     pub matched: BTreeMap<String, Vec<(u32, u64)>>,
     /// Nodes that had a living version that does not match.
     pub left: BTreeSet<String>,
+    /// Nodes that were dead at some time.
+    pub died: BTreeSet<String>,
     /// Ends that an edge has had.
     pub ends: BTreeMap<String, BTreeSet<String>>,
     node_versions: BTreeMap<String, u64>,
@@ -76,6 +78,7 @@ impl Flow {
             shared: name::number("shared"),
             matched: BTreeMap::new(),
             left: BTreeSet::new(),
+            died: BTreeSet::new(),
             ends: BTreeMap::new(),
             node_versions: BTreeMap::new(),
             edge_versions: 0,
@@ -109,7 +112,9 @@ impl Flow {
         *self.node_versions.entry(id.clone()).or_default() += 1;
         if self.matches(&e) {
             self.matched.entry(id).or_default().push((incarnation, s.seq));
-        } else if !e.deleted {
+        } else if e.deleted {
+            self.died.insert(id);
+        } else {
             self.left.insert(id);
         }
         Ok(())
@@ -128,7 +133,8 @@ impl Flow {
     pub fn sent(&self, push: &wire::SyncPush) -> Result<(), Violation> {
         let told = |what: &str| violated(ABSENCE, format!("{} mentions {what}, which never matched", self.spec.name));
         for b in &push.entities {
-            let e = EntityRef::read(b).map_err(|e| violated(ABSENCE, format!("a batch holds what is no entity: {e}")))?;
+            let e =
+                EntityRef::read(b).map_err(|e| violated(ABSENCE, format!("a batch holds what is no entity: {e}")))?;
             if !self.mentionable(&e) {
                 return Err(told(e.sync_id));
             }

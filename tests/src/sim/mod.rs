@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod invariants;
 mod ledger;
+mod life;
 mod mutants;
 mod net;
 mod ops;

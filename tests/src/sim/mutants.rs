@@ -89,15 +89,15 @@ impl World {
     /// A write that includes the version before it, with an earlier time.
     pub fn old_clock(&mut self, a: usize) -> Result<(), Violation> {
         let Some(s) = self.some_entity(a) else { return Ok(()) };
-        if let (Some(kernel), Ok(e)) = (self.agents[a].kernel(), s.entity()) {
-            let mut d = e.to_draft();
-            d.time = Hlc(d.time.0 - 1);
-            d.kernel = KernelKey(7);
-            d.vector.raise(d.kernel, d.time);
-            let origin = s.origin;
+        let Ok(e) = s.entity() else { return Ok(()) };
+        let (mut d, origin) = (e.to_draft(), s.origin);
+        d.time = Hlc(d.time.0 - 1);
+        d.kernel = KernelKey(7);
+        d.vector.raise(d.kernel, d.time);
+        if let Some(kernel) = self.agents[a].kernel() {
             let _ = kernel.write(0, move |tx| tx.put(d.encode().into(), origin));
-            self.say(|| format!("PLANTED: k{a} writes with an earlier time"));
         }
+        self.say(|| format!("PLANTED: k{a} writes with an earlier time"));
         self.after(a).map(|_| ())
     }
 }

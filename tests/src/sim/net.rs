@@ -108,7 +108,6 @@ impl World {
 
     /// What a frame says, held against what is known when it is sent.
     fn inspect(&mut self, a: usize, conn: ConnId, frame: &wire::Frame) -> Result<(), Violation> {
-        let flow = |w: &World, n: u32| w.conns.get(&conn).and_then(|c| c.flows.get(&n).copied());
         match &frame.body {
             Some(Body::FlowOpen(o)) => {
                 let which = self.flows.iter().position(|f| f.spec.name == o.name);
@@ -117,7 +116,7 @@ impl World {
                 }
             }
             Some(Body::SyncPush(p)) => {
-                if let Some(i) = flow(self, p.flow) {
+                if let Some(i) = self.flow_on(conn, p.flow) {
                     let (upto, entities, leaves) = (p.upto, p.entities.len(), p.leaves.len());
                     self.say(|| format!("k{a} sends f{i} up to {upto}: {entities} entities, {leaves} leaves"));
                     self.flows[i].sent(p)?;
@@ -125,7 +124,7 @@ impl World {
             }
             Some(Body::SyncAck(ack)) => {
                 let upto = ack.upto;
-                if let Some(i) = flow(self, ack.flow) {
+                if let Some(i) = self.flow_on(conn, ack.flow) {
                     if let Some(kernel) = self.agents[a].kernel() {
                         self.flows[i].acked(kernel, upto)?;
                     }
@@ -143,6 +142,10 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    fn flow_on(&self, conn: ConnId, number: u32) -> Option<usize> {
+        self.conns.get(&conn)?.flows.get(&number).copied()
     }
 
     pub fn arrives(&mut self, conn: ConnId, side: usize) -> Result<(), Violation> {

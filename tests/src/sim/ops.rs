@@ -66,6 +66,10 @@ impl World {
         if self.rng.chance(10) {
             return self.write_at_sink(i, sink);
         }
+        self.write_as_source(source, ty)
+    }
+
+    pub fn write_as_source(&mut self, source: usize, ty: &'static str) -> Result<(), Violation> {
         let Some(text) = self.statement(source, ty) else { return Ok(()) };
         self.execute(source, &text)?;
         if self.scenario.mutant == Some(Mutant::OldClock) && self.rng.chance(20) {
@@ -125,12 +129,17 @@ impl World {
     fn sync_id(&mut self, a: usize, what: &str) -> String {
         let (own, n) = (self.rng.chance(30), self.rng.below(4));
         // An id that comes again in another data directory has an earlier time there, if clocks went back.
-        if own && self.scenario.wipe != Some(Wipe::Source) { format!(", _sync_id = \"k{a}-{what}{n}\"") } else { String::new() }
+        if own && self.scenario.wipe != Some(Wipe::Source) {
+            format!(", _sync_id = \"k{a}-{what}{n}\"")
+        } else {
+            String::new()
+        }
     }
 
     fn node(&mut self, a: usize, ty: &str) -> String {
         let (n, shared, id) = (self.rng.below(100), self.rng.chance(65), self.sync_id(a, ty));
-        let code = if ty == "Task" && self.rng.chance(35) { format!(", code = {}", self.code()) } else { String::new() };
+        let code =
+            if ty == "Task" && self.rng.chance(35) { format!(", code = {}", self.code()) } else { String::new() };
         format!("{ty} {{name = \"n{n}\", shared = {shared}{code}{id}}}")
     }
 
@@ -191,7 +200,9 @@ impl World {
             }
             _ => {
                 let (x, y) = (self.node(a, ty), self.node(a, ty));
-                format!("BEGIN; SPAWN s: {x}; SPAWN u: {y}; LINK {link}(s, u) {{weight = {weight}}}; KILL #\"{one}\"; COMMIT")
+                format!(
+                    "BEGIN; SPAWN s: {x}; SPAWN u: {y}; LINK {link}(s, u) {{weight = {weight}}}; KILL #\"{one}\"; COMMIT"
+                )
             }
         })
     }
@@ -212,22 +223,5 @@ impl World {
             Err(_) => {}
         }
         self.after(a).map(|_| ())
-    }
-
-    /// Loses a data directory. A lost source must not be taken for the old one.
-    pub fn wipe(&mut self, which: Wipe) -> Result<(), Violation> {
-        let (source, sink) = (self.flows[0].spec.source, self.flows[0].spec.sink);
-        let a = if which == Wipe::Source { source } else { sink };
-        self.say(|| format!("the data directory of k{a} is lost"));
-        self.hang_up(a, true);
-        self.agents[a].wipe();
-        if which == Wipe::Sink {
-            self.flows[0].floor = None;
-            self.touched.clear();
-            return self.start(a);
-        }
-        self.wiped = true;
-        self.start(a)?;
-        self.source_reset()
     }
 }

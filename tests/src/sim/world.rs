@@ -8,10 +8,11 @@ use super::net::Conn;
 use super::rng::Rng;
 use super::scenario::Scenario;
 use mew_contract::{FlowReport, FlowState};
-use mew_store::Fault;
-use mew_sync::{ConnId, Effect, Event, Link, Local};
+use mew_sync::{ConnId, Effect, Event, Link};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// By then every dead connection has been noticed; see the keepalive in `scenario.rs`.
+const NOTICED_MS: u64 = 10_000;
 /// Lines of the trace that a failure shows.
 const TRACE: usize = 40;
 /// More than this is a loop in which time stands still.
@@ -23,15 +24,38 @@ pub enum Happening {
     /// Somebody writes, or something breaks.
     Op,
     Start(usize),
-    Dialled { agent: usize, peer: usize, epoch: u64 },
-    Arrives { conn: ConnId, side: usize },
-    Closed { conn: ConnId, side: usize },
-    Timer { agent: usize, peer: usize, epoch: u64, at: u64 },
+    Dialled {
+        agent: usize,
+        peer: usize,
+        epoch: u64,
+    },
+    Arrives {
+        conn: ConnId,
+        side: usize,
+    },
+    Closed {
+        conn: ConnId,
+        side: usize,
+    },
+    Timer {
+        agent: usize,
+        peer: usize,
+        epoch: u64,
+        at: u64,
+    },
     /// The links hear of a commit.
-    Committed { agent: usize, epoch: u64 },
+    Committed {
+        agent: usize,
+        epoch: u64,
+    },
     /// The watcher of held entities hears of a commit.
-    Watch { agent: usize, epoch: u64 },
-    Joined { pair: (usize, usize) },
+    Watch {
+        agent: usize,
+        epoch: u64,
+    },
+    Joined {
+        pair: (usize, usize),
+    },
 }
 
 pub struct World {
@@ -253,80 +277,6 @@ impl World {
         if agent.epoch == epoch { agent.up.as_mut() } else { None }
     }
 
-    pub fn peers(&self, a: usize) -> Vec<usize> {
-        let other = |f: &Flow| match (f.spec.source == a, f.spec.sink == a) {
-            (true, _) => Some(f.spec.sink),
-            (_, true) => Some(f.spec.source),
-            _ => None,
-        };
-        self.flows.iter().filter_map(other).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Opens the kernel without links.
-    pub fn open(&mut self, a: usize) -> Result<(), Violation> {
-        if self.agents[a].up.is_none() {
-            self.agents[a].open()?;
-            self.after(a)?;
-            self.observe(a)?;
-        }
-        Ok(())
-    }
-
-    /// Starts an agent that is down.
-    pub fn start(&mut self, a: usize) -> Result<(), Violation> {
-        if self.agents[a].up.is_some() {
-            return Ok(());
-        }
-        self.say(|| format!("k{a} starts"));
-        self.open(a)?;
-        self.connect(a)
-    }
-
-    /// Makes the links of an open kernel, or configures them again.
-    pub fn connect(&mut self, a: usize) -> Result<(), Violation> {
-        for peer in self.peers(a) {
-            let remote = self.scenario.remote(a, peer, &self.agents[peer].id);
-            let mine = |f: &&Flow| f.spec.declarer == a && (f.spec.source == peer || f.spec.sink == peer);
-            let syncs = self.flows.iter().filter(mine).map(|f| self.scenario.sync(&f.spec)).collect();
-            let Some(run) = &mut self.agents[a].up else { return Ok(()) };
-            let local = Local { agent_version: "sim".to_owned() };
-            run.links.entry(peer).or_insert_with(|| Link::new(local, remote.clone(), &run.kernel));
-            self.handle(a, peer, Event::Configure(Box::new(remote), syncs))?;
-        }
-        Ok(())
-    }
-
-    /// Power loss, now; the agent comes back later.
-    pub fn crash(&mut self, a: usize, sent_arrives: bool) {
-        self.say(|| format!("k{a} crashes"));
-        self.stats.crashes += 1;
-        let torn = match self.rng.below(4) {
-            0 => 0,
-            1 => self.rng.below(64),
-            2 => self.rng.below(600),
-            _ => 1 << 20,
-        };
-        self.agents[a].crash(torn as usize);
-        if self.rng.chance(30) {
-            self.agents[a].set_clock(&mut self.rng);
-        }
-        self.hang_up(a, sent_arrives);
-        let at = self.now + self.rng.between(100, if self.calm { 500 } else { 4_000 });
-        self.at(at, Happening::Start(a));
-    }
-
-    /// Ends all faults and starts who is down.
-    pub fn heal(&mut self) -> Result<(), Violation> {
-        self.say(|| "the faults are over".to_owned());
-        self.calm = true;
-        self.partitions.clear();
-        for a in 0..self.agents.len() {
-            self.agents[a].disk.set_fault(Fault::default());
-            self.start(a)?;
-        }
-        Ok(())
-    }
-
     pub fn reports(&self, a: usize) -> Vec<FlowReport> {
         let Some(run) = &self.agents[a].up else { return Vec::new() };
         let wall = self.agents[a].clock(self.now).wall_ms;
@@ -353,6 +303,8 @@ impl World {
     /// **settles**: with the faults over, every flow is live and has nothing pending before long.
     pub fn settle(&mut self) -> Result<(), Violation> {
         let end = self.now + SETTLE_MS;
+        // A connection that died without a word is noticed by its keepalive; until then a sink believes itself up to date.
+        self.run_until(self.now + NOTICED_MS)?;
         loop {
             self.run_until(self.now + 700)?;
             match self.unsettled() {

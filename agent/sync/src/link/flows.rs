@@ -172,8 +172,18 @@ impl Link {
                 continue;
             }
             o.retry_at = None;
-            let State::Up(s) = &mut self.state else { return };
-            match prepare(&o.item, &self.rules, kernel) {
+            let prepared = prepare(&o.item, &self.rules, kernel);
+            let State::Up(s) = &mut self.state else {
+                // What is wrong on this side is said without asking the peer.
+                let own = |p: &Problem| matches!(p.reason, Reason::PermissionDenied | Reason::TypeUnknown | Reason::InvalidPattern);
+                match prepared {
+                    Err(p) => o.problem = Some(p),
+                    Ok(_) if o.problem.as_ref().is_some_and(own) => o.problem = None,
+                    Ok(_) => {}
+                }
+                continue;
+            };
+            match prepared {
                 Err(p) => {
                     o.last_error = Some(p.clone());
                     o.problem = Some(p);
@@ -238,7 +248,7 @@ impl Link {
 
     pub(super) fn flow_frame(&mut self, now: Now, random: u64, body: Body, kernel: &Kernel, out: &mut Vec<Effect>) {
         match body {
-            Body::FlowOpen(f) => self.asked(f, random, kernel, out),
+            Body::FlowOpen(f) => self.asked(now, f, random, kernel, out),
             Body::FlowAccept(f) => self.accepted(now, random, f, kernel, out),
             Body::FlowRefuse(f) => {
                 if let Some(name) = self.remove(f.flow) {
@@ -291,7 +301,7 @@ impl Link {
     }
 
     /// The peer wants to open a flow.
-    fn asked(&mut self, f: wire::FlowOpen, random: u64, kernel: &Kernel, out: &mut Vec<Effect>) {
+    fn asked(&mut self, now: Now, f: wire::FlowOpen, random: u64, kernel: &Kernel, out: &mut Vec<Effect>) {
         let r = self.consent(&f, kernel);
         let State::Up(s) = &mut self.state else { return };
         let conn = s.conn.conn;
@@ -300,6 +310,8 @@ impl Link {
                 s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end });
                 self.inbound_denied.remove(&f.name);
                 send(out, conn, Body::FlowAccept(wire::FlowAccept { flow: f.flow, types, position }));
+                // What blocked held entities may have changed while nobody looked.
+                self.retry_held(now, kernel, None, out);
             }
             Ok(_) => {
                 let message = format!("more than {MAX_PEER_FLOWS} flows");
@@ -490,6 +502,7 @@ impl Link {
                         f.end = end;
                     }
                 }
+                self.retry_held(now, kernel, None, out);
             }
             Err(p) => {
                 self.close(Some(a.flow), out);
@@ -532,19 +545,26 @@ impl Link {
         }
     }
 
-    pub(super) fn retry_held(&mut self, now: Now, kernel: &Kernel, changed: Option<Vec<String>>) {
+    /// Tries held entities again: those that something in `changed` blocks, or all.
+    pub(super) fn retry_held(&mut self, now: Now, kernel: &Kernel, changed: Option<Vec<String>>, out: &mut Vec<Effect>) {
         let State::Up(s) = &self.state else { return };
-        let sinks: Vec<Incoming> = s
-            .flows
-            .values()
-            .filter_map(|f| match &f.end {
-                End::Sink(s) => Some(s.from.clone()),
-                _ => None,
-            })
-            .collect();
-        for from in sinks.into_iter().filter(|f| sink::held(kernel, &f.flow) > 0) {
-            // A full disk is met by the flow itself as well, which reports it.
-            let _ = held::retry(kernel, now.wall_ms, &from, changed.clone());
+        let mut done = Vec::new();
+        for (n, f) in &s.flows {
+            let End::Sink(sink) = &f.end else { continue };
+            if sink::held(kernel, &sink.from.flow) == 0 {
+                continue;
+            }
+            match held::retry(kernel, now.wall_ms, &sink.from, changed.clone()) {
+                Ok(0) => {}
+                Ok(_) => done.push((*n, sink::counts(kernel, &sink.from.flow))),
+                // The disk, most likely; the flow itself meets it as well and reports it.
+                Err(_) => self.held_due = true,
+            }
+        }
+        // The other side shows how many are held.
+        let conn = s.conn.conn;
+        for (flow, (upto, counts)) in done {
+            send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(counts) }));
         }
     }
 
@@ -570,9 +590,19 @@ impl Link {
                 }
             }
         }
-        for (n, name, p) in failed {
-            self.close(Some(n), out);
-            self.fail_own(now, 0, &name, p);
+        for (flow, name, p) in failed {
+            let own = match &mut self.state {
+                State::Up(s) => s.flows.remove(&flow).is_some_and(|f| f.own),
+                _ => false,
+            };
+            if own {
+                send(out, conn, Body::FlowClose(wire::FlowClose { flow }));
+                self.fail_own(now, 0, &name, p);
+            } else {
+                // A refusal, not a close: the peer waits before it asks again.
+                let refuse = wire::FlowRefuse { flow, code: p.reason.code().to_owned(), message: p.message, correlation_id: String::new() };
+                send(out, conn, Body::FlowRefuse(refuse));
+            }
         }
     }
 

@@ -1,0 +1,91 @@
+//! `/live`, `/ready` and `/metrics` of the operator.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<Leadership>,
+    status_writes: AtomicU64,
+    plans: AtomicU64,
+}
+
+#[derive(Default)]
+struct Leadership {
+    leading: bool,
+    leader: Option<String>,
+    problem: Option<String>,
+}
+
+impl Health {
+    fn lock(&self) -> MutexGuard<'_, Leadership> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this replica leads, and who does.
+    pub fn leader(&self) -> (bool, Option<String>) {
+        let s = self.lock();
+        (s.leading, s.leader.clone())
+    }
+
+    pub fn set_leader(&self, leading: bool, leader: Option<String>) {
+        let mut s = self.lock();
+        (s.leading, s.leader) = (leading, leader);
+        s.problem = None;
+    }
+
+    pub fn set_problem(&self, p: Option<String>) {
+        self.lock().problem = p;
+    }
+
+    pub fn count_write(&self) {
+        self.0.status_writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_plan(&self) {
+        self.0.plans.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/live", get(async || "live\n"))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// A replica that follows a leader is as ready as the leader: it can take over.
+async fn ready(State(h): State<Health>) -> impl IntoResponse {
+    let s = h.lock();
+    match (&s.problem, &s.leader) {
+        (Some(p), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{p}\n")),
+        (None, None) => (StatusCode::SERVICE_UNAVAILABLE, "no leader yet\n".into()),
+        (None, Some(l)) => (StatusCode::OK, if s.leading { "leading\n".into() } else { format!("following {l}\n") }),
+    }
+}
+
+async fn metrics(State(h): State<Health>) -> impl IntoResponse {
+    let mut r = Registry::default();
+    r.register("mew_operator_leading", "1 on the leader", ConstGauge::new(i64::from(h.leader().0)));
+    r.register("mew_operator_status_writes", "Statuses written to the API server", ConstCounter::new(h.0.status_writes.load(Ordering::Relaxed)));
+    r.register("mew_operator_plans", "Times that everything was planned", ConstCounter::new(h.0.plans.load(Ordering::Relaxed)));
+    let mut out = String::new();
+    let _ = encode(&mut out, &r);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out)
+}

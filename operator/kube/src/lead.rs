@@ -1,0 +1,156 @@
+//! Leading: watch, dereference, plan, deliver, write status; and stopping all of it when the lease is lost.
+
+use crate::health::Health;
+use crate::lease::{Elector, GIVE_UP, Held, RENEW};
+use crate::status::StatusWriter;
+use crate::watches::{Declared, watch};
+use crate::{CALL, OperatorOptions, now_ms};
+use anyhow::Result;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use mew_control::Registry;
+use mew_plan::{Inputs, Objects, plan};
+use mew_tls::Authority;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Changes that come close together are planned together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Silence of agents and the end of a grace period are noticed without an event.
+const LOOK: Duration = Duration::from_secs(1);
+/// Bundles that Remotes refer to are read again this often: they are few, and reading needs no watch on all ConfigMaps.
+const BUNDLES: Duration = Duration::from_secs(3);
+
+pub async fn run(
+    client: Client,
+    o: OperatorOptions,
+    ca: Arc<Authority>,
+    registry: Arc<Registry>,
+    health: Health,
+    mut elector: Elector,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut term: Option<(CancellationToken, tokio::task::JoinHandle<()>)> = None;
+    let mut renewed = Instant::now();
+    loop {
+        match elector.try_hold().await {
+            Ok(Held::Mine) => {
+                renewed = Instant::now();
+                if term.is_none() {
+                    tracing::info!(identity = %o.identity, "leading");
+                    let token = stop.child_token();
+                    let task = tokio::spawn(lead(client.clone(), o.clone(), ca.clone(), registry.clone(), health.clone(), token.clone()));
+                    term = Some((token, task));
+                }
+                health.set_leader(true, Some(o.identity.clone()));
+            }
+            Ok(Held::Other(who)) => {
+                resign(&mut term, &registry).await;
+                health.set_leader(false, Some(who));
+            }
+            Err(e) => {
+                tracing::warn!("the lease: {e:#}");
+                if renewed.elapsed() >= GIVE_UP {
+                    resign(&mut term, &registry).await;
+                    health.set_leader(false, None);
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(RENEW) => {}
+        }
+    }
+    resign(&mut term, &registry).await;
+    elector.release().await;
+    Ok(())
+}
+
+async fn resign(term: &mut Option<(CancellationToken, tokio::task::JoinHandle<()>)>, registry: &Registry) {
+    if let Some((token, task)) = term.take() {
+        // Agents look for the new leader, and what they said here is not taken for news in a later term.
+        registry.end();
+        tracing::info!("no longer leading");
+        token.cancel();
+        let _ = task.await;
+    }
+}
+
+async fn lead(client: Client, o: OperatorOptions, ca: Arc<Authority>, registry: Arc<Registry>, health: Health, stop: CancellationToken) {
+    let declared = Arc::new(Declared::default());
+    let watching = tokio::spawn(watch(client.clone(), declared.clone()));
+    let mut writer = StatusWriter::new(client.clone(), health.clone(), &o.identity);
+    let mut bundles = Bundles { client: client.clone(), known: BTreeMap::new(), read: None };
+    let own_roots = vec![ca.cert_pem.clone()];
+    let since_ms = now_ms();
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = tick.tick() => {}
+            () = declared.changed.notified() => tokio::time::sleep(GATHER).await,
+            () = registry.changed.notified() => tokio::time::sleep(GATHER).await,
+        }
+        let mut objects = {
+            let s = declared.lock();
+            if !(s.remotes.ready && s.syncs.ready && s.policies.ready) {
+                continue; // half a list would look like deletions
+            }
+            Objects {
+                remotes: s.remotes.objects.clone(),
+                syncs: s.syncs.objects.clone(),
+                policies: s.policies.objects.clone(),
+                bundles: BTreeMap::new(),
+            }
+        };
+        objects.bundles = bundles.of(&objects).await;
+        let agents = registry.states();
+        let p = plan(&Inputs { trust_domain: &o.trust_domain, own_roots: &own_roots, objects: &objects, agents: &agents, now_ms: now_ms(), since_ms });
+        registry.deliver(&p.snapshots);
+        writer.write(&p, &objects.remotes, &objects.syncs, &objects.policies).await;
+        health.count_plan();
+    }
+    watching.abort();
+}
+
+/// The ConfigMaps that Remotes refer to.
+struct Bundles {
+    client: Client,
+    known: BTreeMap<String, BTreeMap<String, String>>,
+    read: Option<Instant>,
+}
+
+impl Bundles {
+    async fn of(&mut self, objects: &Objects) -> BTreeMap<String, BTreeMap<String, String>> {
+        let wanted: std::collections::BTreeSet<String> = objects
+            .remotes
+            .iter()
+            .flat_map(|(n, r)| {
+                let ns = mew_plan::namespace_of(n).to_owned();
+                r.spec.peer.trust_bundle_refs.iter().map(move |b| format!("{ns}/{}", b.name))
+            })
+            .collect();
+        self.known.retain(|n, _| wanted.contains(n));
+        let due = self.read.is_none_or(|t| t.elapsed() >= BUNDLES);
+        for name in &wanted {
+            if !due && self.known.contains_key(name) {
+                continue;
+            }
+            let (ns, n) = name.split_once('/').unwrap_or(("", name));
+            let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), ns);
+            match tokio::time::timeout(CALL, api.get_opt(n)).await {
+                Ok(Ok(Some(c))) => drop(self.known.insert(name.clone(), c.data.unwrap_or_default())),
+                Ok(Ok(None)) => drop(self.known.remove(name)),
+                // Not known is not gone.
+                Ok(Err(e)) => tracing::warn!(%name, error = %e, "a trust bundle cannot be read"),
+                Err(_) => tracing::warn!(%name, "a trust bundle was not read in time"),
+            }
+        }
+        if due {
+            self.read = Some(Instant::now());
+        }
+        self.known.clone()
+    }
+}

@@ -1,0 +1,104 @@
+//! Leader election by a Lease. Every write carries the resourceVersion that was read, so two replicas cannot both win.
+
+use crate::{CALL, MANAGER};
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use std::time::Duration;
+use tokio::time::timeout;
+
+const NAME: &str = "mew-operator";
+/// How long a lease holds without renewal, and how often it is renewed. A leader that could not renew for
+/// [`GIVE_UP`] stops leading before another one may begin.
+pub const DURATION: Duration = Duration::from_secs(15);
+pub const RENEW: Duration = Duration::from_secs(3);
+pub const GIVE_UP: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    Mine,
+    Other(String),
+}
+
+pub struct Elector {
+    api: Api<Lease>,
+    me: String,
+    /// The lease as last seen and when, by this machine's clock: expiry is judged by our own waiting, not by comparing
+    /// clocks.
+    seen: Option<(Lease, std::time::Instant)>,
+}
+
+impl Elector {
+    pub fn new(client: Client, namespace: &str, me: &str) -> Self {
+        Elector { api: Api::namespaced(client, namespace), me: me.to_owned(), seen: None }
+    }
+
+    /// Takes or renews the lease, if that is possible now.
+    pub async fn try_hold(&mut self) -> Result<Held> {
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let Some(mut lease) = timeout(CALL, self.api.get_opt(NAME)).await?? else {
+            let lease = Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None, 0)) };
+            return match timeout(CALL, self.api.create(&params, &lease)).await? {
+                Ok(_) => Ok(Held::Mine),
+                Err(kube::Error::Api(s)) if s.is_already_exists() => Ok(Held::Other("another replica".into())),
+                Err(e) => Err(e.into()),
+            };
+        };
+        let s = lease.spec.clone().unwrap_or_default();
+        let holder = s.holder_identity.clone().unwrap_or_default();
+        let transitions = s.lease_transitions.unwrap_or(0);
+        lease.spec = Some(if holder == self.me {
+            self.spec(s.acquire_time, transitions)
+        } else if holder.is_empty() || self.expired(&lease) {
+            self.spec(None, transitions + 1)
+        } else {
+            return Ok(Held::Other(holder));
+        });
+        match timeout(CALL, self.api.replace(NAME, &params, &lease)).await? {
+            Ok(_) => Ok(Held::Mine),
+            Err(kube::Error::Api(s)) if s.is_conflict() => Ok(Held::Other("another replica".into())),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether the lease has not changed for as long as it holds.
+    fn expired(&mut self, lease: &Lease) -> bool {
+        let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(0).max(0);
+        let holds = Duration::from_secs(seconds as u64);
+        match &self.seen {
+            Some((old, at)) if old.spec == lease.spec => at.elapsed() > holds,
+            _ => {
+                self.seen = Some((lease.clone(), std::time::Instant::now()));
+                // Long past by any clock: a lease that nobody renews.
+                let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.clone());
+                renewed.is_none_or(|t| Timestamp::now().duration_since(t.0) > SignedDuration::from_secs(i64::from(seconds) * 4))
+            }
+        }
+    }
+
+    fn spec(&self, acquired: Option<MicroTime>, transitions: i32) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        LeaseSpec {
+            holder_identity: Some(self.me.clone()),
+            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            acquire_time: acquired.or(Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Gives the lease up, so that another replica need not wait for it to expire.
+    pub async fn release(&self) {
+        if let Ok(Ok(Some(mut lease))) = timeout(CALL, self.api.get_opt(NAME)).await
+            && let Some(s) = &mut lease.spec
+            && s.holder_identity.as_deref() == Some(&self.me)
+        {
+            s.holder_identity = None;
+            let _ = timeout(CALL, self.api.replace(NAME, &PostParams::default(), &lease)).await;
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A real API server on loopback: etcd and kube-apiserver, nothing else. Without a controller manager there are no default
+//! service accounts, nothing is deleted because its owner was, and a deleted namespace stays.
+
+use crate::assets::kube_assets;
+use crate::dirs::scratch;
+use crate::pki;
+use crate::ports::free_port;
+use crate::process::{Process, dying_with_us, run};
+use crate::wait::until;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// It takes 2 or 3 seconds; this is for a machine that is busy with something else.
+const START: Duration = Duration::from_secs(120);
+/// The longest that one kubectl may take, `kubectl wait` included.
+const KUBECTL: Duration = Duration::from_secs(240);
+/// Nobody wants what they have not written yet.
+const GRACE: Duration = Duration::from_secs(1);
+
+pub struct ApiServer {
+    dir: PathBuf,
+    port: u16,
+    etcd_port: u16,
+    server: Option<Process>,
+    etcd: Process,
+}
+
+impl ApiServer {
+    /// Starts an empty one, with a directory of that name.
+    pub fn start(name: &str) -> Result<Self> {
+        let assets = kube_assets();
+        let dir = scratch(name)?;
+        println!("logs of {name}: {}", dir.display());
+        pki::make(&dir.join("pki"))?;
+        let (port, etcd_port, peer_port) = (free_port()?, free_port()?, free_port()?);
+        let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let mut c = dying_with_us(&assets.etcd);
+        c.args(["--unsafe-no-fsync", "--log-level", "warn", "--data-dir"])
+            .arg(dir.join("etcd"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .arg(format!("--initial-cluster=default={peer}"));
+        let etcd = Process::start("etcd", c, &dir)?.with_grace(GRACE);
+        let mut api = ApiServer { dir, port, etcd_port, server: None, etcd };
+        api.write_kubeconfig()?;
+        api.start_server()?;
+        Ok(api)
+    }
+
+    /// Starts the server (again), and waits until it is ready.
+    pub fn start_server(&mut self) -> Result<()> {
+        let pki = |f: &str| self.dir.join("pki").join(f).display().to_string();
+        let mut c = dying_with_us(&kube_assets().kube_apiserver);
+        c.args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
+            .arg(format!("--secure-port={}", self.port))
+            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+            .args(["--etcd-compaction-interval=0", "--etcd-count-metric-poll-period=0"])
+            .args(["--etcd-db-metric-poll-interval=0", "--service-cluster-ip-range=10.96.0.0/16"])
+            .arg(format!("--tls-cert-file={}", pki("apiserver.crt")))
+            .arg(format!("--tls-private-key-file={}", pki("apiserver.key")))
+            .arg(format!("--client-ca-file={}", pki("ca.crt")))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            .arg(format!("--service-account-key-file={}", pki("sa.pub")))
+            .arg(format!("--service-account-signing-key-file={}", pki("sa.key")))
+            .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"])
+            .arg("--event-ttl=10m");
+        self.server = Some(Process::start("kube-apiserver", c, &self.dir)?.with_grace(GRACE));
+        until("the API server is ready", START, || {
+            self.etcd.check()?;
+            if let Some(s) = &mut self.server {
+                s.check()?;
+            }
+            let ready = self.kubectl(&["get", "--raw=/readyz", "--request-timeout=5s"]);
+            Ok(ready.is_ok_and(|s| s.trim() == "ok").then_some(()))
+        })
+        .with_context(|| self.server.as_ref().map(Process::tail).unwrap_or_default())
+    }
+
+    /// Takes the server away; what it holds stays in etcd.
+    pub fn stop_server(&mut self) {
+        self.server = None;
+    }
+
+    fn write_kubeconfig(&self) -> Result<()> {
+        let pki = |f: &str| self.dir.join("pki").join(f);
+        let server = format!("https://127.0.0.1:{}", self.port);
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": pki("ca.crt")}}],
+            "users": [{"name": "admin", "user": {"client-certificate": pki("admin.crt"), "client-key": pki("admin.key")}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+        });
+        // JSON is YAML.
+        Ok(fs::write(self.kubeconfig(), serde_json::to_vec_pretty(&config)?)?)
+    }
+
+    /// Of an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// Logs, and whatever else belongs to this server.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// kubectl for this server, without arguments.
+    pub fn kubectl_command(&self) -> Command {
+        let mut c = dying_with_us(&kube_assets().kubectl);
+        c.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.dir).env_remove("KUBECACHEDIR");
+        c
+    }
+
+    /// What kubectl prints.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_with(args, "")
+    }
+
+    pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
+        let mut c = self.kubectl_command();
+        c.args(args);
+        let out = run(c, stdin, KUBECTL)?;
+        if !out.status.success() {
+            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        self.kubectl_with(&["apply", "-f", "-"], yaml)
+    }
+
+    pub fn apply_server_side(&self, yaml: &str) -> Result<String> {
+        self.kubectl_with(&["apply", "--server-side", "-f", "-"], yaml)
+    }
+
+    /// `None` if there is no such object. The namespace is empty for kinds without one.
+    pub fn find_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let mut args = vec!["get", kind, name, "-o", "json", "--ignore-not-found"];
+        if !namespace.is_empty() {
+            args.extend(["-n", namespace]);
+        }
+        let text = self.kubectl(&args)?;
+        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
+    }
+
+    pub fn get_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
+        let found = self.find_json(kind, namespace, name)?;
+        found.with_context(|| format!("{kind} {name} does not exist in {namespace:?}"))
+    }
+
+    /// Waits until an object is as it should be. `what` is for the failure, which also shows the object.
+    pub fn wait_json(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        what: &str,
+        good: impl Fn(&Value) -> bool,
+        limit: Duration,
+    ) -> Result<Value> {
+        let mut last = None;
+        let r = until(&format!("{kind} {name}: {what}"), limit, || {
+            last = Some(self.find_json(kind, namespace, name));
+            match &last {
+                Some(Ok(Some(v))) if good(v) => Ok(Some(v.clone())),
+                _ => Ok(None),
+            }
+        });
+        r.with_context(|| match last {
+            Some(Ok(Some(v))) => serde_json::to_string_pretty(&v["status"]).unwrap_or_default(),
+            Some(Ok(None)) => "it does not exist".to_owned(),
+            Some(Err(e)) => format!("{e:#}"),
+            None => String::new(),
+        })
+    }
+
+    /// What people and pipelines type.
+    pub fn wait_ready(&self, object: &str, namespace: &str, limit: Duration) -> Result<()> {
+        let limit = format!("--timeout={}s", limit.as_secs());
+        let waited = self.kubectl(&["wait", "--for=condition=Ready", object, "-n", namespace, &limit]);
+        waited
+            .map(|_| ())
+            .with_context(|| self.kubectl(&["get", object, "-n", namespace, "-o", "yaml"]).unwrap_or_default())
+    }
+
+    pub fn create_namespace(&self, name: &str) -> Result<()> {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.apply_server_side(&object.to_string()).map(|_| ())
+    }
+
+    pub fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
+        let metadata = json!({"namespace": namespace, "name": name});
+        let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+        self.apply_server_side(&object.to_string()).map(|_| ())
+    }
+
+    /// A token as a pod would have it mounted.
+    pub fn create_token(&self, namespace: &str, account: &str, audience: &str) -> Result<String> {
+        let args = ["create", "token", account, "-n", namespace, "--audience", audience, "--duration", "24h"];
+        Ok(self.kubectl(&args)?.trim().to_owned())
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop_server();
+        self.etcd.stop();
+        let _ = fs::remove_dir_all(self.dir.join("etcd")); // 128 MB that nobody reads
+    }
+}
