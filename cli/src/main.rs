@@ -3,6 +3,7 @@
 mod client;
 mod crds;
 mod demo;
+mod docs;
 mod get;
 mod objects;
 mod process;
@@ -14,6 +15,7 @@ mod validate;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use mew_agent::{AgentOptions, OperatorAddress};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +67,9 @@ enum Command {
     Conflicts(statements::RecordArgs),
     /// Print the CustomResourceDefinitions
     Crds(crds::CrdArgs),
+    /// Write the generated pages of the documentation
+    #[command(hide = true)]
+    Docs(docs::DocsArgs),
 }
 
 #[derive(Args)]
@@ -184,7 +189,12 @@ fn log(verbose: bool, serves: bool) {
         "warn"
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 async fn run(c: Command) -> Result<ExitCode> {
@@ -228,6 +238,7 @@ async fn run(c: Command) -> Result<ExitCode> {
         Command::Held(a) => done(statements::records("held", a).await),
         Command::Conflicts(a) => done(statements::records("conflicts", a).await),
         Command::Crds(a) => done(crds::run(&a)),
+        Command::Docs(a) => done(docs::run(&a)),
     }
 }
 

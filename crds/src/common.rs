@@ -18,7 +18,7 @@ pub struct LocalRef {
 pub const TYPE_PATTERN: &str = r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$";
 pub const KERNEL_ID_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
 pub const TRUST_DOMAIN_PATTERN: &str = r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$";
-pub const URI_PATTERN: &str = r"^mew://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}/[A-Za-z0-9][A-Za-z0-9._-]*$";
+pub const URI_PATTERN: &str = r"^mew://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
 
 /// The last thing that went wrong, also when things work again.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
@@ -43,7 +43,7 @@ impl KernelUri {
     pub fn parse(uri: &str) -> Option<Self> {
         let (authority, kernel_id) = uri.strip_prefix("mew://")?.split_once('/')?;
         let (host, port) = authority.rsplit_once(':')?;
-        let port: u16 = port.parse().ok().filter(|p| *p > 0)?;
+        let port: u16 = port.parse().ok().filter(|p| *p > 0 && !port.starts_with(['0', '+']))?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() || (host.contains(':') && !bracketed) || !is_kernel_id(kernel_id) {
             return None;

@@ -56,7 +56,7 @@ pub struct FederationPolicySpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoteSelector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16))]
     pub match_labels: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]

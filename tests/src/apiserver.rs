@@ -20,6 +20,7 @@ const START: Duration = Duration::from_secs(120);
 const KUBECTL: Duration = Duration::from_secs(240);
 /// Nobody wants what they have not written yet.
 const GRACE: Duration = Duration::from_secs(1);
+const KUBECONFIG: &str = "kubeconfig";
 
 pub struct ApiServer {
     dir: PathBuf,
@@ -100,19 +101,12 @@ impl ApiServer {
 
     /// Of an administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.dir.join(KUBECONFIG)
     }
 
     /// Logs, and whatever else belongs to this server.
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// kubectl for this server, without arguments.
-    pub fn kubectl_command(&self) -> Command {
-        let mut c = dying_with_us(&kube_assets().kubectl);
-        c.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.dir).env_remove("KUBECACHEDIR");
-        c
     }
 
     /// What kubectl prints.
@@ -121,7 +115,7 @@ impl ApiServer {
     }
 
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let mut c = self.kubectl_command();
+        let mut c = kubectl_for(&self.dir);
         c.args(args);
         let out = run(c, stdin, KUBECTL)?;
         if !out.status.success() {
@@ -204,6 +198,13 @@ impl ApiServer {
         let args = ["create", "token", account, "-n", namespace, "--audience", audience, "--duration", "24h"];
         Ok(self.kubectl(&args)?.trim().to_owned())
     }
+}
+
+/// kubectl, without arguments, for the server of this directory.
+pub fn kubectl_for(dir: &Path) -> Command {
+    let mut c = dying_with_us(&kube_assets().kubectl);
+    c.env("KUBECONFIG", dir.join(KUBECONFIG)).env("HOME", dir).env_remove("KUBECACHEDIR");
+    c
 }
 
 impl Drop for ApiServer {

@@ -1,3 +1,14 @@
 //! Tests across crates, and what they share: simulation, real API servers, real agents.
 
+pub mod apiserver;
+pub mod assets;
+pub mod cluster;
+pub mod dirs;
+pub mod http;
+pub mod kstatus;
+pub mod pki;
+pub mod ports;
+pub mod process;
 pub mod sim;
+pub mod wait;
+pub mod watcher;

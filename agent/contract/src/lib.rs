@@ -3,6 +3,7 @@
 //!
 //! Fail closed: an unknown field in an item makes the agent reject that item by name and apply the rest.
 
+pub mod guide;
 pub mod reason;
 pub mod report;
 pub mod snapshot;

@@ -9,6 +9,8 @@ use mew_model::{Number, Ontology, Value};
 use std::collections::BTreeMap;
 
 type Checked<T> = Result<T, Diagnostic>;
+/// Attribute values, and the `_sync_id` if one is given.
+type Assignments = (Vec<(Number, Expr)>, Option<Expr>);
 
 /// Variables that earlier statements of a script bound, with their types.
 #[derive(Clone, Debug, Default)]
@@ -287,7 +289,7 @@ impl Checker<'_> {
         t: Option<&Type>,
         attrs: &[(Name, ast::Expr)],
         creating: bool,
-    ) -> Checked<(Vec<(Number, Expr)>, Option<Expr>)> {
+    ) -> Checked<Assignments> {
         let (mut out, mut sync_id) = (Vec::new(), None);
         for (n, e) in attrs {
             if n.text == "_sync_id" && creating {

@@ -41,9 +41,7 @@ fn file(p: &mut Parser<'_>) -> Parsed<(Builder, Places)> {
         } else if p.keyword("edge") {
             let d = edge(p, &mut places)?;
             b.declared.push(d);
-        } else if braced && p.sym("}") {
-            break;
-        } else if p.peek().is_none() && !braced {
+        } else if (braced && p.sym("}")) || (p.peek().is_none() && !braced) {
             break;
         } else {
             let near = match p.peek() {

@@ -5,6 +5,9 @@ use crate::diagnostic::{Diagnostic, Span, nearest};
 use crate::lexer::{Token, lex};
 use mew_model::Value;
 
+/// An expression and the name that AS gives it.
+type Column = (Expr, Option<Name>);
+
 /// Nesting beyond this is refused: a hostile text must not exhaust the stack.
 const MAX_DEPTH: usize = 64;
 /// Operators of one statement: a chain of them is a tree as deep as the chain is long.
@@ -432,7 +435,7 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn columns(&mut self) -> Parsed<(bool, Vec<(Expr, Option<Name>)>)> {
+    fn columns(&mut self) -> Parsed<(bool, Vec<Column>)> {
         let distinct = self.keyword("DISTINCT");
         if self.sym("*") {
             return Ok((distinct, Vec::new()));

@@ -175,7 +175,7 @@ impl Source {
             return 100;
         }
         let (done, all) = (self.acked.saturating_sub(self.copy_from), self.copy_to.saturating_sub(self.copy_from));
-        if all == 0 { 99 } else { (done.min(all) * 99 / all) as u8 }
+        (done.min(all) * 99).checked_div(all).unwrap_or(99) as u8
     }
 
     /// Age of the oldest matching change that the sink has not acknowledged.

@@ -36,7 +36,7 @@ impl Children {
     pub fn check(&mut self) -> Result<()> {
         for (name, child, log) in &mut self.0 {
             if let Some(status) = child.try_wait()? {
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let text = std::fs::read_to_string(log).unwrap_or_default();
                 let tail: Vec<&str> = text.lines().rev().take(5).collect();
                 bail!("{name} ended ({status}):\n  {}", tail.into_iter().rev().collect::<Vec<_>>().join("\n  "));
             }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 /// A snapshot as it is sent; empty until there is one.
 pub type Encoded = Vec<u8>;
 
+#[derive(Default)]
 struct Kernel {
     holder: Option<Holder>,
     state: AgentState,
@@ -21,17 +22,6 @@ struct Holder {
     id: u64,
     instance: String,
     incarnation: String,
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Kernel {
-            holder: None,
-            state: AgentState::default(),
-            snapshot: watch::Sender::default(),
-            released: watch::Sender::default(),
-        }
-    }
 }
 
 /// All kernels with an agent or a snapshot.

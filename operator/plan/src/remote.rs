@@ -255,8 +255,8 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned, digest: &str
                 }
             }),
         syncs: Some(syncs as i64),
-        inbound_flows: report.map(|r| inbound(r)).or(old.inbound_flows),
-        certificates: Some(Certificates {
+        inbound_flows: report.map(inbound).or(old.inbound_flows),
+        certificates: crate::sync::some(Certificates {
             not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
         }),

@@ -27,21 +27,17 @@ impl World {
     pub fn tamper(&mut self, conn: ConnId, to: usize, mut frame: wire::Frame) -> Option<wire::Frame> {
         let Some(mutant) = self.scenario.mutant else { return Some(frame) };
         match (mutant, &mut frame.body) {
-            (Mutant::LostBatch, Some(Body::SyncPush(p))) => {
+            (Mutant::LostBatch, Some(Body::SyncPush(p))) if !p.entities.is_empty() && self.rng.chance(30) => {
                 let entities = p.entities.len();
-                if entities > 0 && self.rng.chance(30) {
-                    self.say(|| format!("PLANTED: a batch of {entities} entities on connection {conn} is lost"));
-                    return None;
-                }
+                self.say(|| format!("PLANTED: a batch of {entities} entities on connection {conn} is lost"));
+                return None;
             }
-            (Mutant::LostEntity, Some(Body::SyncPush(p))) => {
-                if !p.entities.is_empty() && self.rng.chance(40) {
-                    let lost = self.rng.below(p.entities.len() as u64) as usize;
-                    keep(p, |i, _| i != lost);
-                    p.entities.reverse();
-                    p.crcs.reverse();
-                    self.say(|| format!("PLANTED: entity {lost} of a batch on connection {conn} is lost"));
-                }
+            (Mutant::LostEntity, Some(Body::SyncPush(p))) if !p.entities.is_empty() && self.rng.chance(40) => {
+                let lost = self.rng.below(p.entities.len() as u64) as usize;
+                keep(p, |i, _| i != lost);
+                p.entities.reverse();
+                p.crcs.reverse();
+                self.say(|| format!("PLANTED: entity {lost} of a batch on connection {conn} is lost"));
             }
             (Mutant::LostLeaves, Some(Body::SyncPush(p))) => p.leaves.clear(),
             (Mutant::LostTombstones, Some(Body::SyncPush(p))) => keep(p, |_, e| !e.deleted),
