@@ -21,11 +21,14 @@ pub fn run(a: &DocsArgs) -> Result<()> {
     let reasons = a.write.join("reasons");
     std::fs::create_dir_all(&reasons)?;
     let write = |path: PathBuf, text: String| std::fs::write(&path, text).with_context(|| path.display().to_string());
-    let mut index = format!("{NOTE}# Reasons\n\nWhat conditions say, and what to do about it.\n\n| reason | meaning |\n|---|---|\n");
+    let mut index = format!(
+        "{NOTE}# Reasons\n\nWhat conditions say, and what to do about it.\n\n| reason | meaning |\n|---|---|\n"
+    );
     for r in Reason::ALL {
         let (meaning, todo) = guide(*r);
         let _ = writeln!(index, "| [{r}]({r}.md) | {meaning} |");
-        let kind = if r.is_terminal() { "\nOnly another spec can help: the object is `Stalled` at once.\n" } else { "" };
+        let kind =
+            if r.is_terminal() { "\nOnly another spec can help: the object is `Stalled` at once.\n" } else { "" };
         write(reasons.join(format!("{r}.md")), format!("{NOTE}# {r}\n\n{meaning}\n{kind}\n## What to do\n\n{todo}\n"))?;
     }
     write(reasons.join("README.md"), index)?;
@@ -33,12 +36,22 @@ pub fn run(a: &DocsArgs) -> Result<()> {
 }
 
 fn reference() -> String {
-    let mut out = format!("{NOTE}# API reference\n\nGroup `{}`, version `{}`. All kinds are namespaced.\n", mew_crds::GROUP, mew_crds::VERSION);
+    let mut out = format!(
+        "{NOTE}# API reference\n\nGroup `{}`, version `{}`. All kinds are namespaced.\n",
+        mew_crds::GROUP,
+        mew_crds::VERSION
+    );
     for (_, d) in mew_crds::generate::definitions() {
         let v = &d.spec.versions[0];
-        let schema = serde_json::to_value(v.schema.as_ref().and_then(|s| s.open_api_v3_schema.clone())).unwrap_or_default();
+        let schema =
+            serde_json::to_value(v.schema.as_ref().and_then(|s| s.open_api_v3_schema.clone())).unwrap_or_default();
         let short = d.spec.names.short_names.clone().unwrap_or_default().join(", ");
-        let _ = writeln!(out, "\n## {}\n\n{}\n\nShort name: `{short}`.\n", d.spec.names.kind, schema["description"].as_str().unwrap_or(""));
+        let _ = writeln!(
+            out,
+            "\n## {}\n\n{}\n\nShort name: `{short}`.\n",
+            d.spec.names.kind,
+            schema["description"].as_str().unwrap_or("")
+        );
         for part in ["spec", "status"] {
             let _ = writeln!(out, "### {part}\n\n| field | type | |\n|---|---|---|");
             fields(&mut out, part, &schema["properties"][part]);
@@ -62,7 +75,12 @@ fn fields(out: &mut String, path: &str, s: &Value) {
             _ => (kind(f), f, at.clone()),
         };
         let must = if required.contains(&name.as_str()) { " Required." } else { "" };
-        let rules: Vec<&str> = f["x-kubernetes-validations"].as_array().into_iter().flatten().filter_map(|r| r["message"].as_str()).collect();
+        let rules: Vec<&str> = f["x-kubernetes-validations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|r| r["message"].as_str())
+            .collect();
         let rules = if rules.is_empty() { String::new() } else { format!(" *{}.*", rules.join("; ")) };
         let text = f["description"].as_str().unwrap_or("").replace('\n', " ").replace('|', "\\|");
         let _ = writeln!(out, "| `{at}` | {ty} | {text}{must}{rules} |");

@@ -44,8 +44,11 @@ impl KernelUri {
         let (authority, kernel_id) = uri.strip_prefix("mew://")?.split_once('/')?;
         let (host, port) = authority.rsplit_once(':')?;
         let port: u16 = port.parse().ok().filter(|p| *p > 0 && !port.starts_with(['0', '+']))?;
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty() || (host.contains(':') && !bracketed) || !is_kernel_id(kernel_id) {
+        let host_ok = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(v6) => !v6.is_empty() && v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'),
+            None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b)),
+        };
+        if !host_ok || !is_kernel_id(kernel_id) {
             return None;
         }
         Some(KernelUri { host: host.to_owned(), port, kernel_id: kernel_id.to_owned() })

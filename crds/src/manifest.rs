@@ -90,6 +90,10 @@ pub fn object(v: &Value) -> Result<Option<Object>, Vec<FieldError>> {
     if group != "federation.mew.dev/v1alpha1" {
         return err("apiVersion", format!("{group} is not served; use federation.mew.dev/v1alpha1"));
     }
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    if let Some(k) = v.as_object().into_iter().flat_map(|o| o.keys()).find(|k| !known.contains(&k.as_str())) {
+        return err(k, format!("unknown field `{k}`"));
+    }
     let mut errors = validate::object_name(v.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(""));
     let o = match kind {
         "Remote" => {

@@ -41,7 +41,9 @@ pub struct RemoteSpec {
     /// `mew://host:port/kernel_id` of the peer. The kernel_id is immutable, the address may move.
     #[schemars(
         length(max = 512),
-        regex(pattern = r"^mew://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+        regex(
+            pattern = r"^mew://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+        )
     )]
     pub uri: String,
     /// Addresses to try in order, instead of the one in `uri`.

@@ -5,7 +5,7 @@ use crate::policy::{FederationPolicySpec, Mode};
 use crate::quantities::duration_ms;
 use crate::remote::RemoteSpec;
 use crate::sync::SyncSpec;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What is wrong with a field, and where it is.
@@ -85,6 +85,8 @@ pub fn remote(s: &RemoteSpec) -> Vec<FieldError> {
         let at = format!("spec.endpoints[{i}]");
         c.that(!e.host.is_empty() && e.host.len() <= 253, format!("{at}.host"), "must have 1 to 253 characters");
         c.that((1..=65535).contains(&e.port), format!("{at}.port"), "must be 1 to 65535");
+        let short = e.server_name.as_ref().is_none_or(|n| n.chars().count() <= 253);
+        c.that(short, format!("{at}.serverName"), "must have at most 253 characters");
     }
     c.that(
         is_trust_domain(&s.peer.trust_domain),
@@ -94,7 +96,10 @@ pub fn remote(s: &RemoteSpec) -> Vec<FieldError> {
     c.at_most(s.peer.trust_bundle_refs.len(), 8, "spec.peer.trustBundleRefs");
     c.unique(s.peer.trust_bundle_refs.iter().map(|r| &r.name), "spec.peer.trustBundleRefs");
     for (i, r) in s.peer.trust_bundle_refs.iter().enumerate() {
-        c.that(!r.name.is_empty(), format!("spec.peer.trustBundleRefs[{i}].name"), "must not be empty");
+        let at = format!("spec.peer.trustBundleRefs[{i}]");
+        c.that((1..=253).contains(&r.name.chars().count()), format!("{at}.name"), "must have 1 to 253 characters");
+        let short = r.key.as_ref().is_none_or(|k| k.chars().count() <= 253);
+        c.that(short, format!("{at}.key"), "must have at most 253 characters");
     }
     if let Some(p) = &s.permissions {
         c.at_most(p.can_receive.len(), 64, "spec.permissions.canReceive");
@@ -167,6 +172,7 @@ pub fn policy(s: &FederationPolicySpec) -> Vec<FieldError> {
         c.unique(list.iter().map(|k| &k.trust_domain), field);
         for k in list {
             c.that(is_trust_domain(&k.trust_domain), field, format!("{:?} is not a trust domain", k.trust_domain));
+            c.at_most(k.kernel_ids.as_ref().map_or(0, Vec::len), 256, &format!("{field}.kernelIds"));
             for id in k.kernel_ids.iter().flatten() {
                 c.that(is_kernel_id(id), field, format!("{id:?} is not a kernel_id"));
             }
@@ -177,6 +183,17 @@ pub fn policy(s: &FederationPolicySpec) -> Vec<FieldError> {
             );
         }
     }
+    let sel = &s.remote_selector;
+    c.at_most(sel.match_labels.as_ref().map_or(0, BTreeMap::len), 16, "spec.remoteSelector.matchLabels");
+    c.at_most(sel.match_expressions.as_ref().map_or(0, Vec::len), 16, "spec.remoteSelector.matchExpressions");
+    for (i, e) in sel.match_expressions.iter().flatten().enumerate() {
+        let at = format!("spec.remoteSelector.matchExpressions[{i}]");
+        c.that((1..=316).contains(&e.key.chars().count()), format!("{at}.key"), "must have 1 to 316 characters");
+        c.at_most(e.values.len(), 32, &format!("{at}.values"));
+        for (j, v) in e.values.iter().enumerate() {
+            c.that(v.chars().count() <= 63, format!("{at}.values[{j}]"), "must have at most 63 characters");
+        }
+    }
     let rules = s.rules.as_deref().unwrap_or_default();
     c.at_most(rules.len(), 64, "spec.rules");
     c.unique(rules.iter().map(|r| &r.name), "spec.rules");
@@ -185,6 +202,7 @@ pub fn policy(s: &FederationPolicySpec) -> Vec<FieldError> {
         c.that(!r.name.is_empty() && r.name.len() <= 63, format!("{at}.name"), "must have 1 to 63 characters");
         c.that(!r.operations.is_empty(), format!("{at}.operations"), "must not be empty");
         c.unique(r.operations.iter().map(|o| *o as u8), &format!("{at}.operations"));
+        c.at_most(r.types.len(), 64, &format!("{at}.types"));
         c.that(!r.types.is_empty(), format!("{at}.types"), "must not be empty");
         c.types(r.types.iter().map(String::as_str), &format!("{at}.types"));
     }

@@ -22,13 +22,25 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
         "mew-agent",
         "agent/daemon",
         &[
-            "mew-model", "mew-lang", "mew-store", "mew-kernel", "mew-sync", "mew-contract", "mew-wire", "mew-tls", "mew-net",
+            "mew-model",
+            "mew-lang",
+            "mew-store",
+            "mew-kernel",
+            "mew-sync",
+            "mew-contract",
+            "mew-wire",
+            "mew-tls",
+            "mew-net",
         ],
     ),
     ("mew-crds", "crds", &["mew-contract"]),
     ("mew-plan", "operator/plan", &["mew-crds", "mew-contract", "mew-lang"]),
     ("mew-control", "operator/control", &["mew-contract", "mew-plan", "mew-wire", "mew-tls"]),
-    ("mew-files", "operator/files", &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls", "mew-lang"]),
+    (
+        "mew-files",
+        "operator/files",
+        &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls", "mew-lang"],
+    ),
     ("mew-kube", "operator/kube", &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls"]),
     ("mew-cli", "cli", &["*"]),
 ];
@@ -38,8 +50,20 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
 const PURE: [&str; 7] = ["mew-model", "mew-contract", "mew-lang", "mew-store", "mew-kernel", "mew-sync", "mew-plan"];
 
 /// Packages that a pure crate must not even depend on indirectly.
-const IMPURE: [&str; 12] =
-    ["tokio", "tonic", "hyper", "rustls", "kube-client", "kube-runtime", "axum", "rand", "socket2", "mio", "reqwest", "getrandom"];
+const IMPURE: [&str; 12] = [
+    "tokio",
+    "tonic",
+    "hyper",
+    "rustls",
+    "kube-client",
+    "kube-runtime",
+    "axum",
+    "rand",
+    "socket2",
+    "mio",
+    "reqwest",
+    "getrandom",
+];
 
 /// Words that a pure crate must not use: clocks, sockets, threads, randomness.
 const FORBIDDEN: [&str; 6] = ["SystemTime", "Instant::now", "std::net", "thread::spawn", "thread::sleep", "getrandom"];
@@ -77,7 +101,10 @@ fn every_crate_has_a_layer() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("the workspace manifest");
     for line in manifest.lines().filter(|l| l.starts_with("mew-") && l.contains("path")) {
         let name = line.split(' ').next().unwrap_or("");
-        assert!(LAYERS.iter().any(|(n, ..)| *n == name), "{name} has no layer; add it to the table and say why in ARCHITECTURE.md");
+        assert!(
+            LAYERS.iter().any(|(n, ..)| *n == name),
+            "{name} has no layer; add it to the table and say why in ARCHITECTURE.md"
+        );
     }
 }
 
@@ -118,7 +145,9 @@ fn only_the_tls_crate_configures_rustls() {
         // Some name its types; none may build its own verifier or configuration.
         if manifest.contains("rustls.workspace") {
             let src = root().join(dir).join("src");
-            for e in std::fs::read_dir(src).expect("sources").map(|e| e.expect("an entry").path()).filter(|p| p.is_file()) {
+            for e in
+                std::fs::read_dir(src).expect("sources").map(|e| e.expect("an entry").path()).filter(|p| p.is_file())
+            {
                 let text = std::fs::read_to_string(&e).expect("a source file");
                 assert!(!text.contains("Config::builder"), "{name}: {} configures TLS", e.display());
             }

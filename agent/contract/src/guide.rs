@@ -16,23 +16,49 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "On the sink's side run `mew held`: it names each entity, why it waits and for what. A missing end arrives when its entity does; a clash of unique values needs one of the two to change.",
         ),
         Enforced => ("The policy is in force.", "Nothing."),
-        Suspended => ("`suspend: true` stopped the flow or the connection. The position is kept.", "Set `suspend` to false or remove it; the flow goes on where it was."),
-        Pending => ("The agent has been told and has not confirmed yet.", "Wait a second. If it stays, look at the agent's log and its `/ready`."),
-        Connecting => ("A connection is being made, or the peer has not answered for this flow yet.", "Wait. If it stays, the peer's agent may be down or its Remote for this kernel missing."),
-        WaitingForPeer => ("`connectionMode: Accept`: the peer opens the connection and has not done so yet.", "Check the peer's Remote: it must name this address with `connectionMode: Dial`."),
-        InitialCopy => ("Entities that existed when the flow began are being copied; the message says how far.", "Wait."),
+        Suspended => (
+            "`suspend: true` stopped the flow or the connection. The position is kept.",
+            "Set `suspend` to false or remove it; the flow goes on where it was.",
+        ),
+        Pending => (
+            "The agent has been told and has not confirmed yet.",
+            "Wait a second. If it stays, look at the agent's log and its `/ready`.",
+        ),
+        Connecting => (
+            "A connection is being made, or the peer has not answered for this flow yet.",
+            "Wait. If it stays, the peer's agent may be down or its Remote for this kernel missing.",
+        ),
+        WaitingForPeer => (
+            "`connectionMode: Accept`: the peer opens the connection and has not done so yet.",
+            "Check the peer's Remote: it must name this address with `connectionMode: Dial`.",
+        ),
+        InitialCopy => {
+            ("Entities that existed when the flow began are being copied; the message says how far.", "Wait.")
+        }
         DeniedByPeer => (
             "The peer refuses the flow by its own policies or permissions. It tells this side only a correlation id.",
             "Give the correlation id to the peer's people: their Remote's `status.inboundFlows.denials` holds the reason. The flow is tried again by itself when their rules change.",
         ),
-        NoAgent => ("No agent of the kernel is attached to the operator.", "Start a workload with the label `federation.mew.dev/kernel`, or the agent itself; check that it reaches the operator."),
-        AgentUnresponsive => ("The agent has not reported for 30 seconds. Data may flow or not: this side does not know.", "Look at the agent's process and log, and at the way from it to the operator."),
-        InvalidSpec => ("A field breaks a rule of its kind; the message names it.", "Correct the field. `mew validate FILE` shows the same before anything is applied."),
+        NoAgent => (
+            "No agent of the kernel is attached to the operator.",
+            "Start a workload with the label `federation.mew.dev/kernel`, or the agent itself; check that it reaches the operator.",
+        ),
+        AgentUnresponsive => (
+            "The agent has not reported for 30 seconds. Data may flow or not: this side does not know.",
+            "Look at the agent's process and log, and at the way from it to the operator.",
+        ),
+        InvalidSpec => (
+            "A field breaks a rule of its kind; the message names it.",
+            "Correct the field. `mew validate FILE` shows the same before anything is applied.",
+        ),
         InvalidPattern => (
             "`spec.match` is not a pattern. It has one variable, its own attributes and constants: `t: Task WHERE t.shared = true`, or `_: any` for every node.",
             "Correct it; the message gives the column. `mew validate FILE --ontology FILE` shows it with a caret.",
         ),
-        UnsupportedField => ("The agent is older than the operator and does not know a field of this object. It refuses the whole object rather than ignore what might be a restriction.", "Update the agent, or remove the field."),
+        UnsupportedField => (
+            "The agent is older than the operator and does not know a field of this object. It refuses the whole object rather than ignore what might be a restriction.",
+            "Update the agent, or remove the field.",
+        ),
         PolicyDenied => (
             "A FederationPolicy of this side forbids it: a mode that does not let the peer pass, a block, a Deny rule, or no Allow rule for the type. The message names policy and rule.",
             "If it should flow, add the peer to `allowedKernels` or an Allow rule for the type and operation. Deny and block win over every Allow.",
@@ -41,25 +67,45 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "The Remote's `permissions` of this side do not list the type: `canReceive` for what the peer gets, `canSend` for what it gives.",
             "If it should flow, add the type to the list.",
         ),
-        RemoteNotFound => ("The Sync names a Remote that does not exist in its namespace.", "Create the Remote; the flow goes on at its last position."),
-        RemoteNotAccepted => ("The Remote that the Sync names is not accepted itself.", "Look at the Remote's conditions."),
+        RemoteNotFound => (
+            "The Sync names a Remote that does not exist in its namespace.",
+            "Create the Remote; the flow goes on at its last position.",
+        ),
+        RemoteNotAccepted => {
+            ("The Remote that the Sync names is not accepted itself.", "Look at the Remote's conditions.")
+        }
         BundleNotFound => (
             "A ConfigMap in `peer.trustBundleRefs` does not exist, lacks the key, or holds no certificate; or a foreign trust domain has no bundle at all.",
             "Commit the file that the peer's `mew trust export` printed, or run `mew trust import` (standalone).",
         ),
-        TypeUnknown => ("The pattern names a type that this kernel's ontology lacks.", "Correct the name (the message suggests one) or add the type to the ontology."),
+        TypeUnknown => (
+            "The pattern names a type that this kernel's ontology lacks.",
+            "Correct the name (the message suggests one) or add the type to the ontology.",
+        ),
         OntologyMismatch => (
             "The two ontologies do not fit for the synced types: the sink lacks a type or attribute, or is stricter than the source. The message lists every difference.",
             "Make the sink's ontology at least as wide: same types and kinds, no narrower range or enum, nothing required or unique that is not so at the source.",
         ),
-        Conflicted => ("An older object already claims the same: the same peer, the same trust domain with other roots, or the same flow.", "Delete one of the two."),
+        Conflicted => (
+            "An older object already claims the same: the same peer, the same trust domain with other roots, or the same flow.",
+            "Delete one of the two.",
+        ),
         IdentityMismatch => (
             "A kernel with another identity answers at the address. Its certificate is genuine for what it is, but it is not the kernel that the Remote names.",
             "Check `uri` (the kernel_id at its end), `peer.trustDomain` and the address.",
         ),
-        KernelClaimed => ("Another agent with another data directory already holds this kernel.", "Stop one of the two. Two agents of one kernel would write two histories under one name."),
-        DNSFailed => ("The host name of the peer cannot be resolved.", "Check the name in `uri` or `endpoints` and the resolver of the agent's host."),
-        Unreachable => ("The address does not answer, refuses, or the connection broke and could not be made again yet.", "Check that the peer's agent runs, its address and port, and firewalls. It is tried again by the schedule in `retry`, for ever."),
+        KernelClaimed => (
+            "Another agent with another data directory already holds this kernel.",
+            "Stop one of the two. Two agents of one kernel would write two histories under one name.",
+        ),
+        DNSFailed => (
+            "The host name of the peer cannot be resolved.",
+            "Check the name in `uri` or `endpoints` and the resolver of the agent's host.",
+        ),
+        Unreachable => (
+            "The address does not answer, refuses, or the connection broke and could not be made again yet.",
+            "Check that the peer's agent runs, its address and port, and firewalls. It is tried again by the schedule in `retry`, for ever.",
+        ),
         TLSUntrustedPeer => (
             "The peer's certificate is not signed by any root that is configured for its trust domain.",
             "Ask the peer for its current bundle (`mew trust export`), compare the fingerprint by another way, and commit it. During a rotation list both bundles.",
@@ -68,16 +114,34 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "The peer refuses this side's certificate or connection: it has no Remote for this kernel, no roots for this trust domain, or a policy that blocks it.",
             "Give the peer's people this side's bundle (`mew trust export`) and ask for a Remote with `connectionMode: Accept`.",
         ),
-        CertificateExpired => ("A certificate is past its end, or not valid yet because of a clock.", "Check the clocks of both hosts. Agents renew by themselves while their operator is reachable: an expired one has been cut off for days."),
-        CertificatePending => ("The agent has no certificate yet.", "Check that it reaches its operator; the agent's log says why signing fails."),
+        CertificateExpired => (
+            "A certificate is past its end, or not valid yet because of a clock.",
+            "Check the clocks of both hosts. Agents renew by themselves while their operator is reachable: an expired one has been cut off for days.",
+        ),
+        CertificatePending => (
+            "The agent has no certificate yet.",
+            "Check that it reaches its operator; the agent's log says why signing fails.",
+        ),
         ProtocolMismatch => ("The two agents speak no common version of the protocol.", "Update the older one."),
         SourceReset => (
             "The source's data directory is another one than the sink's position belongs to: it was lost, replaced or restored. Going on silently could hide lost changes.",
             "Find out what was lost at the source. Then annotate the Sync with `federation.mew.dev/reset: <current time>`: the flow begins anew and everything is compared again.",
         ),
-        Lagging => ("The oldest change that has not arrived is older than `maxLag`.", "Look at the sink's disk and load, and at the network. If the flow is busier than it can be, raise `maxLag` or narrow the pattern."),
-        SinkError => ("The sink cannot store what it is sent; most often its disk is full.", "Free space at the sink. Nothing is lost: the flow goes on where it was."),
-        SourceError => ("The source cannot read its own log, or a batch arrived damaged.", "Look at the source agent's log; it names the file and the place."),
-        ClockSkew => ("The source's clock is more than 60 seconds ahead of the sink's. Its changes are refused until the clocks agree; nothing is lost.", "Correct the clocks (NTP) of both hosts."),
+        Lagging => (
+            "The oldest change that has not arrived is older than `maxLag`.",
+            "Look at the sink's disk and load, and at the network. If the flow is busier than it can be, raise `maxLag` or narrow the pattern.",
+        ),
+        SinkError => (
+            "The sink cannot store what it is sent; most often its disk is full.",
+            "Free space at the sink. Nothing is lost: the flow goes on where it was.",
+        ),
+        SourceError => (
+            "The source cannot read its own log, or a batch arrived damaged.",
+            "Look at the source agent's log; it names the file and the place.",
+        ),
+        ClockSkew => (
+            "The source's clock is more than 60 seconds ahead of the sink's. Its changes are refused until the clocks agree; nothing is lost.",
+            "Correct the clocks (NTP) of both hosts.",
+        ),
     }
 }

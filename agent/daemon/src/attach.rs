@@ -203,7 +203,7 @@ impl Attachment {
         for r in &rejected {
             tracing::error!(kind = %r.kind, name = %r.name, "{}", r.problem.message);
         }
-        self.hub.configure(remotes, syncs);
+        tokio::task::block_in_place(|| self.hub.configure(remotes, syncs));
         force.digest = Snapshot::digest(bytes);
         force.rejected = rejected;
         Ok(())

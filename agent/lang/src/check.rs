@@ -284,12 +284,7 @@ impl Checker<'_> {
     }
 
     /// Attribute assignments, and `_sync_id` apart where it may be given.
-    fn assignments(
-        &self,
-        t: Option<&Type>,
-        attrs: &[(Name, ast::Expr)],
-        creating: bool,
-    ) -> Checked<Assignments> {
+    fn assignments(&self, t: Option<&Type>, attrs: &[(Name, ast::Expr)], creating: bool) -> Checked<Assignments> {
         let (mut out, mut sync_id) = (Vec::new(), None);
         for (n, e) in attrs {
             if n.text == "_sync_id" && creating {

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 const INBOX: usize = 64;
 /// A link is looked at this often even if nothing happens, so that its report (the lag) is true.
 const LOOK: Duration = Duration::from_millis(500);
+/// A link that is busy with its disk for longer has its report believed late rather than hold up the attachment.
+const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct HubConfig {
@@ -65,6 +67,8 @@ struct LinkHandle {
 enum Message {
     Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
     Opened(Connected, mpsc::UnboundedSender<wire::Frame>, CancellationToken),
+    /// The Remote and its Syncs, and a bell for when they are in force and reported.
+    Configure(Box<RemoteItem>, Vec<SyncItem>, Sender<()>),
     Wake,
     Stop,
 }
@@ -131,8 +135,10 @@ impl Hub {
         }
     }
 
-    /// Takes the whole configuration: starts, changes and stops links.
+    /// Takes the whole configuration: starts, changes and stops links. Blocks until each link has it (or is too busy to say
+    /// so for [`SETTLE`]), so that a report made afterwards is about this configuration.
     pub fn configure(&self, remotes: Vec<RemoteItem>, syncs: Vec<SyncItem>) {
+        let (done, settled) = channel();
         {
             let mut links = lock(&self.links);
             links.retain(|name, l| {
@@ -149,10 +155,13 @@ impl Hub {
                 let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
                 let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
                 l.config = r.clone();
-                let _ = l.events.send(Message::Event(Event::Configure(Box::new(r), mine), None));
+                let _ = l.events.send(Message::Configure(Box::new(r), mine, done.clone()));
             }
         }
         self.rebuild_server();
+        drop(done);
+        // Ends with an error once every link has dropped its end.
+        while settled.recv_timeout(SETTLE).is_ok() {}
     }
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
@@ -300,6 +309,11 @@ impl Runner {
                     Event::Wake
                 }
                 Err(RecvTimeoutError::Timeout) => Event::Wake,
+                Ok(Message::Configure(r, syncs, done)) => {
+                    self.handle(Event::Configure(r, syncs));
+                    let _ = done.send(());
+                    continue;
+                }
                 Ok(Message::Opened(c, tx, stop)) => {
                     self.conns.insert(c.conn, (tx, stop));
                     Event::Connected(c)

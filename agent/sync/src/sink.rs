@@ -79,7 +79,9 @@ pub fn apply_push(
             ));
         }
     }
-    let at = state(kernel, &from.flow).and_then(|s| s.position).filter(|p| p.revision == push.revision && p.incarnation == incarnation);
+    let at = state(kernel, &from.flow)
+        .and_then(|s| s.position)
+        .filter(|p| p.revision == push.revision && p.incarnation == incarnation);
     let here = at.map_or(push.start, |p| p.seq.max(push.start));
     if push.after > here {
         let m = format!("a batch is missing: the sink is at {here}, the batch begins after {}", push.after);

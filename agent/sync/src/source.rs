@@ -313,7 +313,11 @@ impl Source {
 
 /// Numbers of an edge's ends, if the peer may know of the types of all of them. From the edge's bytes, as a dead edge has
 /// no ends in the index.
-fn ends_that_may_be_known(d: Option<&Definition>, view: &View<'_>, e: &EntityRef<'_>) -> Result<Option<Vec<u32>>, StoreError> {
+fn ends_that_may_be_known(
+    d: Option<&Definition>,
+    view: &View<'_>,
+    e: &EntityRef<'_>,
+) -> Result<Option<Vec<u32>>, StoreError> {
     let mut out = Vec::new();
     for id in e.ends() {
         let Some(n) = view.find(id)? else { return Ok(None) };

@@ -20,9 +20,12 @@ pub struct DemoArgs {
     /// The folder with manifests, ontology and data
     #[arg(long, default_value = "examples/airports")]
     examples: PathBuf,
+    #[arg(long, hide = true)]
+    die_with: Option<u32>,
 }
 
 pub async fn run(a: DemoArgs) -> Result<ExitCode> {
+    crate::process::die_with(a.die_with)?;
     if !a.examples.join("us-east").is_dir() {
         bail!(
             "{} has no manifests; run this from the repository, or name the folder with --examples",

@@ -2,7 +2,7 @@
 
 use mew_contract::{Problem, Reason, Report, Snapshot};
 use mew_plan::{AgentState, KernelName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -14,6 +14,8 @@ struct Kernel {
     holder: Option<Holder>,
     state: AgentState,
     snapshot: watch::Sender<Encoded>,
+    /// The newest snapshots with their digests, to know which one a report is about.
+    sent: VecDeque<(String, Snapshot)>,
     /// Changes when the holder goes, so that standbys look again.
     released: watch::Sender<u64>,
 }
@@ -22,6 +24,16 @@ struct Holder {
     id: u64,
     instance: String,
     incarnation: String,
+}
+
+/// Snapshots that a report may be about; an agent that is further behind is told the newest anyway.
+const REMEMBERED: usize = 8;
+
+impl Kernel {
+    fn confirm(&mut self) {
+        let digest = self.state.report.as_ref().map(|r| &r.snapshot);
+        self.state.confirmed = self.sent.iter().find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
+    }
 }
 
 /// All kernels with an agent or a snapshot.
@@ -98,13 +110,14 @@ impl Registry {
         let mut all = self.lock();
         for (k, s) in snapshots {
             let bytes = s.encode();
-            all.entry(k.clone()).or_default().snapshot.send_if_modified(|old| {
-                let new = *old != bytes;
-                if new {
-                    *old = bytes;
-                }
-                new
-            });
+            let kernel = all.entry(k.clone()).or_default();
+            if *kernel.snapshot.borrow() == bytes {
+                continue;
+            }
+            kernel.sent.push_front((Snapshot::digest(&bytes), s.clone()));
+            kernel.sent.truncate(REMEMBERED);
+            kernel.confirm();
+            kernel.snapshot.send_replace(bytes);
         }
     }
 
@@ -117,6 +130,7 @@ impl Registry {
             k.state.report = Some(report);
             k.state.reported_ms = now_ms;
             if news {
+                k.confirm();
                 self.changed.notify_one();
             }
         }

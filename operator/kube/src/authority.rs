@@ -18,14 +18,21 @@ pub const ROOTS: &str = "mew-roots";
 /// not replaced: peers trust the old one, and a silent change would cut every link.
 pub async fn ensure(client: &Client, o: &OperatorOptions) -> Result<Authority> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &o.namespace);
-    let found = timeout(CALL, secrets.get_opt(SECRET)).await?.with_context(|| format!("the Secret {SECRET} in {} cannot be read", o.namespace))?;
+    let found = timeout(CALL, secrets.get_opt(SECRET))
+        .await?
+        .with_context(|| format!("the Secret {SECRET} in {} cannot be read", o.namespace))?;
     let ca = match found {
         Some(s) => from_secret(&s)?,
         None => {
             let remotes: Api<Remote> = Api::all(client.clone());
-            let list = timeout(CALL, remotes.list_metadata(&ListParams::default().limit(1))).await?.context("Remotes cannot be listed; are the CRDs installed?")?;
+            let list = timeout(CALL, remotes.list_metadata(&ListParams::default().limit(1)))
+                .await?
+                .context("Remotes cannot be listed; are the CRDs installed?")?;
             if !list.items.is_empty() {
-                bail!("the Secret {SECRET} in {} is gone and Remotes exist: restore it from a backup; or, to begin with a new CA, delete all Remotes first", o.namespace);
+                bail!(
+                    "the Secret {SECRET} in {} is gone and Remotes exist: restore it from a backup; or, to begin with a new CA, delete all Remotes first",
+                    o.namespace
+                );
             }
             create(&secrets, o).await?
         }
@@ -39,7 +46,8 @@ fn from_secret(s: &Secret) -> Result<Authority> {
         let b = s.data.as_ref().and_then(|d| d.get(k)).with_context(|| format!("the Secret {SECRET} has no {k}"))?;
         Ok(String::from_utf8(b.0.clone())?)
     };
-    Authority::from_pem(field("tls.crt")?, field("tls.key")?).with_context(|| format!("the Secret {SECRET} holds no usable CA"))
+    Authority::from_pem(field("tls.crt")?, field("tls.key")?)
+        .with_context(|| format!("the Secret {SECRET} holds no usable CA"))
 }
 
 async fn create(secrets: &Api<Secret>, o: &OperatorOptions) -> Result<Authority> {
@@ -54,7 +62,12 @@ async fn create(secrets: &Api<Secret>, o: &OperatorOptions) -> Result<Authority>
         data: Some(data),
         ..Secret::default()
     };
-    match timeout(CALL, secrets.create(&PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, &secret)).await? {
+    match timeout(
+        CALL,
+        secrets.create(&PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() }, &secret),
+    )
+    .await?
+    {
         Ok(_) => {
             tracing::info!(secret = SECRET, "made a CA");
             Ok(ca)
@@ -72,6 +85,8 @@ async fn publish(client: &Client, o: &OperatorOptions, ca: &Authority) -> Result
         data: Some(BTreeMap::from([("ca.crt".to_owned(), ca.cert_pem.clone())])),
         ..ConfigMap::default()
     };
-    timeout(CALL, maps.patch(ROOTS, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map))).await?.context("the public roots cannot be published")?;
+    timeout(CALL, maps.patch(ROOTS, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)))
+        .await?
+        .context("the public roots cannot be published")?;
     Ok(())
 }

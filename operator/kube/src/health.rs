@@ -83,8 +83,16 @@ async fn ready(State(h): State<Health>) -> impl IntoResponse {
 async fn metrics(State(h): State<Health>) -> impl IntoResponse {
     let mut r = Registry::default();
     r.register("mew_operator_leading", "1 on the leader", ConstGauge::new(i64::from(h.leader().0)));
-    r.register("mew_operator_status_writes", "Statuses written to the API server", ConstCounter::new(h.0.status_writes.load(Ordering::Relaxed)));
-    r.register("mew_operator_plans", "Times that everything was planned", ConstCounter::new(h.0.plans.load(Ordering::Relaxed)));
+    r.register(
+        "mew_operator_status_writes",
+        "Statuses written to the API server",
+        ConstCounter::new(h.0.status_writes.load(Ordering::Relaxed)),
+    );
+    r.register(
+        "mew_operator_plans",
+        "Times that everything was planned",
+        ConstCounter::new(h.0.plans.load(Ordering::Relaxed)),
+    );
     let mut out = String::new();
     let _ = encode(&mut out, &r);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out)

@@ -41,7 +41,14 @@ pub async fn run(
                 if term.is_none() {
                     tracing::info!(identity = %o.identity, "leading");
                     let token = stop.child_token();
-                    let task = tokio::spawn(lead(client.clone(), o.clone(), ca.clone(), registry.clone(), health.clone(), token.clone()));
+                    let task = tokio::spawn(lead(
+                        client.clone(),
+                        o.clone(),
+                        ca.clone(),
+                        registry.clone(),
+                        health.clone(),
+                        token.clone(),
+                    ));
                     term = Some((token, task));
                 }
                 health.set_leader(true, Some(o.identity.clone()));
@@ -78,7 +85,14 @@ async fn resign(term: &mut Option<(CancellationToken, tokio::task::JoinHandle<()
     }
 }
 
-async fn lead(client: Client, o: OperatorOptions, ca: Arc<Authority>, registry: Arc<Registry>, health: Health, stop: CancellationToken) {
+async fn lead(
+    client: Client,
+    o: OperatorOptions,
+    ca: Arc<Authority>,
+    registry: Arc<Registry>,
+    health: Health,
+    stop: CancellationToken,
+) {
     let declared = Arc::new(Declared::default());
     let watching = tokio::spawn(watch(client.clone(), declared.clone()));
     let mut writer = StatusWriter::new(client.clone(), health.clone(), &o.identity);
@@ -107,7 +121,14 @@ async fn lead(client: Client, o: OperatorOptions, ca: Arc<Authority>, registry: 
         };
         objects.bundles = bundles.of(&objects).await;
         let agents = registry.states();
-        let p = plan(&Inputs { trust_domain: &o.trust_domain, own_roots: &own_roots, objects: &objects, agents: &agents, now_ms: now_ms(), since_ms });
+        let p = plan(&Inputs {
+            trust_domain: &o.trust_domain,
+            own_roots: &own_roots,
+            objects: &objects,
+            agents: &agents,
+            now_ms: now_ms(),
+            since_ms,
+        });
         registry.deliver(&p.snapshots);
         writer.write(&p, &objects.remotes, &objects.syncs, &objects.policies).await;
         health.count_plan();

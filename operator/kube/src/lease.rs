@@ -40,7 +40,10 @@ impl Elector {
     pub async fn try_hold(&mut self) -> Result<Held> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let Some(mut lease) = timeout(CALL, self.api.get_opt(NAME)).await?? else {
-            let lease = Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None, 0)) };
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
+                spec: Some(self.spec(None, 0)),
+            };
             return match timeout(CALL, self.api.create(&params, &lease)).await? {
                 Ok(_) => Ok(Held::Mine),
                 Err(kube::Error::Api(s)) if s.is_already_exists() => Ok(Held::Other("another replica".into())),
@@ -74,7 +77,9 @@ impl Elector {
                 self.seen = Some((lease.clone(), std::time::Instant::now()));
                 // Long past by any clock: a lease that nobody renews.
                 let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.clone());
-                renewed.is_none_or(|t| Timestamp::now().duration_since(t.0) > SignedDuration::from_secs(i64::from(seconds) * 4))
+                renewed.is_none_or(|t| {
+                    Timestamp::now().duration_since(t.0) > SignedDuration::from_secs(i64::from(seconds) * 4)
+                })
             }
         }
     }

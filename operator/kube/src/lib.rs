@@ -5,8 +5,8 @@
 mod authority;
 mod backend;
 mod health;
-mod lease;
 mod lead;
+mod lease;
 mod status;
 mod watches;
 
@@ -18,7 +18,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use lease::Elector;
 use mew_control::{ControlService, Registry};
-use mew_tls::{Authority, SpiffeId, Material, incoming, server_config};
+use mew_tls::{Authority, Material, SpiffeId, incoming, server_config};
 use mew_wire::control_server::ControlServer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -73,7 +73,8 @@ async fn client(o: &OperatorOptions) -> Result<Client> {
 /// Runs until `stop`.
 pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
-    let listener = TcpListener::bind(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
+    let listener =
+        TcpListener::bind(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
     let health_listener = TcpListener::bind(o.health).await.with_context(|| format!("health at {}", o.health))?;
     let health = Health::default();
     let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
@@ -92,7 +93,9 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
         trust_domain: o.trust_domain.clone(),
         stop: stop.clone(),
     });
-    let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
+    let server = tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
 
     let elector = Elector::new(client.clone(), &o.namespace, &o.identity);

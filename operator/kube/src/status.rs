@@ -5,9 +5,9 @@ use crate::{CALL, MANAGER};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
-use kube::core::NamespaceResourceScope;
 use mew_crds::{Condition, FederationPolicy, Remote, Sync};
 use mew_plan::Plan;
 use serde::Serialize;
@@ -42,11 +42,24 @@ impl StatusWriter {
     }
 
     /// Writes what differs from what is there.
-    pub async fn write(&mut self, plan: &Plan, remotes: &BTreeMap<String, Remote>, syncs: &BTreeMap<String, Sync>, policies: &BTreeMap<String, FederationPolicy>) {
+    pub async fn write(
+        &mut self,
+        plan: &Plan,
+        remotes: &BTreeMap<String, Remote>,
+        syncs: &BTreeMap<String, Sync>,
+        policies: &BTreeMap<String, FederationPolicy>,
+    ) {
         let mut todo = Vec::new();
         self.differences("Remote", remotes, &plan.remotes, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
         self.differences("Sync", syncs, &plan.syncs, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
-        self.differences("FederationPolicy", policies, &plan.policies, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
+        self.differences(
+            "FederationPolicy",
+            policies,
+            &plan.policies,
+            |o| o.status.as_ref(),
+            |s| &s.conditions,
+            &mut todo,
+        );
         self.written.retain(|(k, n), _| match *k {
             "Remote" => remotes.contains_key(n),
             "Sync" => syncs.contains_key(n),
@@ -102,7 +115,8 @@ impl StatusWriter {
             }
             let ready = |s: &S| conditions(s).iter().find(|c| c.type_ == "Ready").cloned();
             let before = old.and_then(&ready);
-            let event = ready(new).filter(|c| before.as_ref().is_none_or(|b| (&b.status, &b.reason) != (&c.status, &c.reason)));
+            let event =
+                ready(new).filter(|c| before.as_ref().is_none_or(|b| (&b.status, &b.reason) != (&c.status, &c.reason)));
             let event = event.map(|c| (o.object_ref(&()), to_event(&c)));
             todo.push(Write { kind, name: name.clone(), status: value, event });
         }

@@ -3,8 +3,8 @@
 
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use mew_crds::{FederationPolicy, GROUP, Remote, Sync, VERSION};
 use serde::de::DeserializeOwned;
@@ -44,7 +44,9 @@ impl<K> Default for Set<K> {
 impl<K: DeserializeOwned> Set<K> {
     fn put(&mut self, o: &DynamicObject) -> String {
         let name = format!("{}/{}", o.namespace().unwrap_or_default(), o.name_any());
-        let decoded = serde_json::to_value(o).map_err(|e| e.to_string()).and_then(|v| serde_json::from_value::<K>(v).map_err(|e| e.to_string()));
+        let decoded = serde_json::to_value(o)
+            .map_err(|e| e.to_string())
+            .and_then(|v| serde_json::from_value::<K>(v).map_err(|e| e.to_string()));
         match decoded {
             Ok(k) => {
                 self.broken.remove(&name);
@@ -96,7 +98,13 @@ pub async fn watch(client: Client, declared: Arc<Declared>) {
     );
 }
 
-async fn one<K: DeserializeOwned>(client: Client, kind: &str, plural: &str, declared: Arc<Declared>, set: impl Fn(&mut Sets) -> &mut Set<K>) {
+async fn one<K: DeserializeOwned>(
+    client: Client,
+    kind: &str,
+    plural: &str,
+    declared: Arc<Declared>,
+    set: impl Fn(&mut Sets) -> &mut Set<K>,
+) {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());

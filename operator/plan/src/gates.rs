@@ -150,7 +150,7 @@ fn condition(
     generation: Option<i64>,
     now_ms: u64,
 ) -> Condition {
-    let same = old.iter().find(|c| c.type_ == kind && c.status == status.name() && c.reason == reason);
+    let same = old.iter().find(|c| c.type_ == kind && c.status == status.name());
     let now = Timestamp::from_millisecond(now_ms as i64 / 1000 * 1000).unwrap_or_default();
     Condition {
         type_: kind.to_owned(),

@@ -13,6 +13,7 @@ pub use gates::{Gate, GateStatus};
 use mew_contract::{FlowReport, Problem, Reason, RemoteReport, Report, Snapshot};
 use mew_crds::common::LastError;
 use mew_crds::{FederationPolicy, FederationPolicyStatus, Remote, RemoteStatus, Sync, SyncStatus};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// An agent that has been silent for this long is unresponsive.
@@ -56,6 +57,9 @@ pub struct Objects {
 pub struct AgentState {
     pub attached: bool,
     pub report: Option<Report>,
+    /// The snapshot that the report is about, if it is known which one that is. An object is programmed if its item there is
+    /// the one that is planned now, whatever became of the others.
+    pub confirmed: Option<Snapshot>,
     /// When the report came, on the planner's clock.
     pub reported_ms: u64,
     /// Somebody else wanted this kernel and was turned away.
@@ -105,18 +109,13 @@ pub fn plan(i: &Inputs<'_>) -> Plan {
                 .collect(),
         });
     }
-    let digests: BTreeMap<&KernelName, String> =
-        out.snapshots.iter().map(|(k, s)| (k, Snapshot::digest(&s.encode()))).collect();
-    let empty = String::new();
-    let digest = |k: Option<&KernelName>| k.and_then(|k| digests.get(k)).unwrap_or(&empty);
-
     for (n, r) in &i.objects.remotes {
         let p = &remotes[n];
-        out.remotes.insert(n.clone(), remote::status(i, n, r, p, digest(Some(&p.kernel))));
+        out.remotes.insert(n.clone(), remote::status(i, n, r, p));
     }
     for (n, s) in &i.objects.syncs {
         let p = &syncs[n];
-        out.syncs.insert(n.clone(), sync::status(i, n, s, p, digest(p.kernel.as_ref())));
+        out.syncs.insert(n.clone(), sync::status(i, n, s, p, remotes.get(&p.remote)));
     }
     for (n, p) in &i.objects.policies {
         out.policies.insert(n.clone(), policy::status(i, n, p, &syncs, &out.syncs));
@@ -135,16 +134,27 @@ fn kernel_of(name: &str, r: &Remote) -> KernelName {
 
 /// What an agent says of one object, and whether the agent as such is the problem.
 enum Said<'a, T> {
-    /// Its report is about the snapshot that is in force.
+    /// Its report is about the item that is planned now.
     Current(&'a T),
-    /// There is no report yet, or it is about an older snapshot.
+    /// There is no report yet, or it is about an older version of the item.
     Not(GateStatus),
+}
+
+/// Whether what the agent confirmed holds this item exactly.
+fn confirmed<T: Serialize>(
+    a: &AgentState,
+    name: &str,
+    item: Option<&T>,
+    list: impl Fn(&Snapshot) -> &Vec<serde_json::Value>,
+) -> bool {
+    let has = a.confirmed.as_ref().and_then(|s| list(s).iter().find(|i| i["name"] == name));
+    has.is_some() && has == item.and_then(|i| serde_json::to_value(i).ok()).as_ref()
 }
 
 fn programmed<'a, T>(
     i: &'a Inputs<'_>,
     kernel: &KernelName,
-    digest: &str,
+    confirmed: impl Fn(&AgentState) -> bool,
     find: impl Fn(&'a Report) -> Option<&'a T>,
 ) -> Said<'a, T> {
     let unknown = |r: Reason, m: String| Said::Not(GateStatus::unknown(r, m));
@@ -162,11 +172,15 @@ fn programmed<'a, T>(
             format!("no report from kernel {} for more than {} s", kernel.name, SILENT_MS / 1000),
         );
     }
-    if report.snapshot != digest {
+    if !confirmed(a) {
         return unknown(
             Reason::Pending,
             format!("the agent of kernel {} has not confirmed the configuration yet", kernel.name),
         );
+    }
+    // An ontology that was refused leaves the old one working: that is no reason to call nothing programmed.
+    if let Some(p) = report.problem.as_ref().filter(|p| p.reason != Reason::OntologyMismatch) {
+        return Said::Not(GateStatus::no(p));
     }
     match find(report) {
         Some(t) => Said::Current(t),
@@ -180,8 +194,16 @@ fn keeps_old_status(i: &Inputs<'_>, kernel: &KernelName) -> bool {
     !reported && i.now_ms.saturating_sub(i.since_ms) < SILENT_MS
 }
 
-fn rejection<'a>(i: &'a Inputs<'_>, kernel: &KernelName, kind: &str, name: &str) -> Option<&'a Problem> {
-    let r = i.agents.get(kernel)?.report.as_ref()?;
+/// Why the agent refuses the item that is planned now, if it does.
+fn rejection<'a>(
+    i: &'a Inputs<'_>,
+    kernel: &KernelName,
+    kind: &str,
+    name: &str,
+    confirmed: impl Fn(&AgentState) -> bool,
+) -> Option<&'a Problem> {
+    let a = i.agents.get(kernel).filter(|a| confirmed(a))?;
+    let r = a.report.as_ref()?;
     r.rejected.iter().find(|x| x.kind == kind && x.name == name).map(|x| &x.problem)
 }
 

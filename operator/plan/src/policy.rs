@@ -125,7 +125,15 @@ impl Applicable<'_> {
         }
         let what = ty.map_or_else(|| "of any type".into(), |t| format!("of type {t}"));
         let listed = |l: &[String]| l.iter().any(|x| x == "*" || Some(x.as_str()) == ty);
-        if listed(&self.rules(spec, op).allow) {
+        let rules = self.rules(spec, op);
+        if listed(&rules.allow) && listed(&rules.permitted) {
+            // Allowed by name, and still nothing passes: an ancestor of the type is denied.
+            let denying = self.0.iter().flat_map(|(n, p)| p.spec.rules.iter().flatten().map(move |r| (n, r)));
+            let denying = denying.filter(|(_, r)| r.action == RuleAction::Deny && r.operations.contains(&op));
+            let all: Vec<String> = denying.map(|(n, r)| format!("rule {} of policy {n}", r.name)).collect();
+            let m = format!("{op:?} {what}: a supertype is denied by {}", all.join(", "));
+            Problem::new(Reason::PolicyDenied, m)
+        } else if listed(&rules.allow) {
             self.not_permitted(remote, op, &what)
         } else {
             Problem::new(

@@ -3,8 +3,8 @@
 use crate::gates::{Gate, GateStatus, Gates, rfc3339};
 use crate::policy::{Applicable, applicable};
 use crate::{
-    Inputs, KernelName, Name, Said, find_remote, keeps_old_status, kernel_of, last_error, namespace_of, programmed,
-    rejection,
+    AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, keeps_old_status, kernel_of, last_error,
+    namespace_of, programmed, rejection,
 };
 use mew_contract::report::LinkState;
 use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
@@ -174,7 +174,12 @@ pub fn connected(r: &RemoteReport) -> GateStatus {
     }
 }
 
-pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned, digest: &str) -> RemoteStatus {
+/// Whether the agent has the Remote's item as it is planned now.
+pub fn is_confirmed(a: &AgentState, name: &str, p: &Planned) -> bool {
+    confirmed(a, name, p.item.as_ref(), |s| &s.remotes)
+}
+
+pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
     let old = r.status.clone().unwrap_or_default();
     let syncs = i
         .objects
@@ -191,17 +196,21 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned, digest: &str
     {
         return RemoteStatus { syncs: Some(syncs as i64), ..old };
     }
-    let said = programmed(i, &p.kernel, digest, |rep| find_remote(rep, name));
+    let said = programmed(i, &p.kernel, |a| is_confirmed(a, name, p), |rep| find_remote(rep, name));
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
     // Some faults only the agent can see belong to an earlier gate.
     let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
-    let problem = rejection(i, &p.kernel, "Remote", name).cloned().or_else(|| p.problem.clone()).or(seen);
+    let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(a, name, p))
+        .cloned()
+        .or_else(|| p.problem.clone())
+        .or(seen);
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
+        Some(x) if at < Some(g) => GateStatus::unknown(x.reason, "not looked at yet"),
         _ => GateStatus::yes(good),
     };
     let (prog, conn) = match &said {

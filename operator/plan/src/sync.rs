@@ -4,8 +4,8 @@ use crate::buckets;
 use crate::gates::{Gate, GateStatus, Gates, rfc3339};
 use crate::policy::applicable;
 use crate::{
-    Inputs, KernelName, Name, Said, find_remote, find_sync, keeps_old_status, last_error, namespace_of, programmed,
-    rejection, remote,
+    AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, find_sync, keeps_old_status, last_error,
+    namespace_of, programmed, rejection, remote,
 };
 use mew_contract::report::{FlowState, LinkState};
 use mew_contract::snapshot::{Direction, Edges, Initial};
@@ -131,7 +131,11 @@ fn same_flow(i: &Inputs<'_>, name: &Name, s: &Sync) -> Option<Problem> {
         .map(|(n, _)| Problem::new(Reason::Conflicted, format!("Sync {n} is older and declares the same flow")))
 }
 
-pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, digest: &str) -> SyncStatus {
+fn is_confirmed(a: &AgentState, name: &str, p: &Planned) -> bool {
+    confirmed(a, name, p.item.as_ref(), |s| &s.syncs)
+}
+
+pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option<&remote::Planned>) -> SyncStatus {
     let old = s.status.clone().unwrap_or_default();
     if let Some(k) = &p.kernel
         && keeps_old_status(i, k)
@@ -144,14 +148,19 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, digest: &str) 
     let nowhere = KernelName::new("", "");
     let kernel = p.kernel.as_ref().unwrap_or(&nowhere);
     let said = match p.item {
-        Some(_) => programmed(i, kernel, digest, |r| find_sync(r, name)),
+        Some(_) => programmed(i, kernel, |a| is_confirmed(a, name, p), |r| find_sync(r, name)),
         None => Said::Not(GateStatus::unknown(Reason::Pending, "not given to an agent")),
     };
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
-    let link = match programmed(i, kernel, digest, |r| find_remote(r, &p.remote)) {
+    let link = match programmed(
+        i,
+        kernel,
+        |a| remote.is_some_and(|x| remote::is_confirmed(a, &p.remote, x)),
+        |r| find_remote(r, &p.remote),
+    ) {
         Said::Current(r) => Some(r),
         Said::Not(_) => None,
     };
@@ -159,6 +168,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, digest: &str) 
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
+        Some(x) if at < Some(g) => GateStatus::unknown(x.reason, "not looked at yet"),
         _ => GateStatus::yes(good),
     };
     let (prog, conn, in_sync) = match (&said, link) {
@@ -231,7 +241,7 @@ fn problem(
     f: Option<&FlowReport>,
     link: Option<&Problem>,
 ) -> Option<Problem> {
-    if let Some(x) = rejection(i, kernel, "Sync", name) {
+    if let Some(x) = rejection(i, kernel, "Sync", name, |a| is_confirmed(a, name, p)) {
         return Some(x.clone());
     }
     if let Some(x) = &p.problem {

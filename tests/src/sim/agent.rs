@@ -91,8 +91,7 @@ impl Agent {
             self.disk.crash(0);
             opened = Store::open(Arc::new(self.disk.clone()), ontology(), options);
         }
-        let (store, _) = opened
-            .map_err(|e| violated(STORE_SOUND, format!("{} does not open again: {e}", self.id)))?;
+        let (store, _) = opened.map_err(|e| violated(STORE_SOUND, format!("{} does not open again: {e}", self.id)))?;
         let kernel = Kernel::new(store);
         self.epoch += 1;
         self.up = Some(Running {

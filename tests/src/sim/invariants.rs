@@ -33,7 +33,10 @@ pub const ALL: [(&str, &str); 12] = [
     ),
     (NO_LOSS, "what has not arrived is held at the sink, in its newest version and for a reason that still stands"),
     (ABSENCE, "what never matched is never mentioned and never at the sink"),
-    (DOMINATES, "a version whose vector dominates another's is later in (time, kernel) order, or the same write with more knowledge"),
+    (
+        DOMINATES,
+        "a version whose vector dominates another's is later in (time, kernel) order, or the same write with more knowledge",
+    ),
     (NO_ECHO, "no kernel's own entity is written into it by a link"),
     (APPLIED_ONCE, "a sink applies no more changes than the source committed"),
     (POSITION, "a sink's position never goes back under one revision, incarnation and reset"),

@@ -175,7 +175,9 @@ impl Link {
             let prepared = prepare(&o.item, &self.rules, kernel);
             let State::Up(s) = &mut self.state else {
                 // What is wrong on this side is said without asking the peer.
-                let own = |p: &Problem| matches!(p.reason, Reason::PermissionDenied | Reason::TypeUnknown | Reason::InvalidPattern);
+                let own = |p: &Problem| {
+                    matches!(p.reason, Reason::PermissionDenied | Reason::TypeUnknown | Reason::InvalidPattern)
+                };
                 match prepared {
                     Err(p) => o.problem = Some(p),
                     Ok(_) if o.problem.as_ref().is_some_and(own) => o.problem = None,
@@ -546,7 +548,13 @@ impl Link {
     }
 
     /// Tries held entities again: those that something in `changed` blocks, or all.
-    pub(super) fn retry_held(&mut self, now: Now, kernel: &Kernel, changed: Option<Vec<String>>, out: &mut Vec<Effect>) {
+    pub(super) fn retry_held(
+        &mut self,
+        now: Now,
+        kernel: &Kernel,
+        changed: Option<Vec<String>>,
+        out: &mut Vec<Effect>,
+    ) {
         let State::Up(s) = &self.state else { return };
         let mut done = Vec::new();
         for (n, f) in &s.flows {
@@ -600,7 +608,12 @@ impl Link {
                 self.fail_own(now, 0, &name, p);
             } else {
                 // A refusal, not a close: the peer waits before it asks again.
-                let refuse = wire::FlowRefuse { flow, code: p.reason.code().to_owned(), message: p.message, correlation_id: String::new() };
+                let refuse = wire::FlowRefuse {
+                    flow,
+                    code: p.reason.code().to_owned(),
+                    message: p.message,
+                    correlation_id: String::new(),
+                };
                 send(out, conn, Body::FlowRefuse(refuse));
             }
         }

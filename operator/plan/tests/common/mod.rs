@@ -188,11 +188,12 @@ impl World {
         let a = self.agents.entry(kernel()).or_default();
         a.attached = true;
         a.report = None;
+        let snapshot = self.snapshot();
         let report = Report {
             kernel_id: "shop.shop".into(),
             incarnation: "first".into(),
             agent_version: "0.1.0".into(),
-            snapshot: Snapshot::digest(&self.snapshot().encode()),
+            snapshot: Snapshot::digest(&snapshot.encode()),
             rejected: vec![],
             remotes,
             syncs,
@@ -202,6 +203,7 @@ impl World {
         let now_ms = self.now_ms;
         let a = self.agent();
         a.report = Some(report);
+        a.confirmed = Some(snapshot);
         a.reported_ms = now_ms;
     }
 
