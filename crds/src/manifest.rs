@@ -20,6 +20,10 @@ pub enum Object {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
     pub at: String,
+    /// Kind, namespace and name, as far as they can be read.
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
     pub errors: Vec<FieldError>,
 }
 
@@ -54,6 +58,9 @@ pub fn read(file: &str, text: &str) -> (Vec<Object>, Vec<ManifestError>) {
         let at = format!("{file}:{line}");
         let fail = |message: String| ManifestError {
             at: at.clone(),
+            kind: None,
+            namespace: None,
+            name: None,
             errors: vec![FieldError { field: "document".into(), message }],
         };
         let v: Value = match serde_saphyr::from_str(&doc) {
@@ -66,10 +73,12 @@ pub fn read(file: &str, text: &str) -> (Vec<Object>, Vec<ManifestError>) {
         match object(&v) {
             Ok(Some(o)) => objects.push(o),
             Ok(None) => {}
-            Err(e) => {
-                let name = v.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?");
-                let kind = v.get("kind").and_then(Value::as_str).unwrap_or("?");
-                errors.push(ManifestError { at: format!("{at} ({kind} {name})"), errors: e });
+            Err(errors_) => {
+                let text = |p: &str| v.pointer(p).and_then(Value::as_str).map(str::to_owned);
+                let (kind, namespace, name) = (text("/kind"), text("/metadata/namespace"), text("/metadata/name"));
+                let (k, n) = (kind.as_deref().unwrap_or("?"), name.as_deref().unwrap_or("?"));
+                let at = format!("{at} ({k} {n})");
+                errors.push(ManifestError { at, kind, namespace, name, errors: errors_ });
             }
         }
     }

@@ -4,10 +4,12 @@
 //! Fail closed: an unknown field in an item makes the agent reject that item by name and apply the rest.
 
 pub mod guide;
+pub mod problem;
 pub mod reason;
 pub mod report;
 pub mod snapshot;
 
+pub use problem::{Problem, Rejection};
 pub use reason::Reason;
-pub use report::{FlowReport, FlowState, LinkState, PeerInfo, Problem, Rejection, RemoteReport, Report};
+pub use report::{FlowReport, FlowState, LinkState, PeerInfo, RemoteReport, Report};
 pub use snapshot::{Grant, RemoteItem, Snapshot, SyncItem, TypeRules};

@@ -1,21 +1,7 @@
 //! An agent's absolute state: a report replaces the one before it.
 
-use crate::reason::Reason;
+use crate::problem::{Problem, Rejection};
 use serde::{Deserialize, Serialize};
-
-/// What is wrong, for people and for conditions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Problem {
-    pub reason: Reason,
-    pub message: String,
-}
-
-impl Problem {
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Problem { reason, message: message.into() }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,15 +18,6 @@ pub struct Report {
     pub certificate_not_after_ms: Option<u64>,
     /// What concerns the agent as a whole (a full disk, no certificate).
     pub problem: Option<Problem>,
-}
-
-/// An item of the snapshot that the agent refuses, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Rejection {
-    pub kind: String,
-    pub name: String,
-    pub problem: Problem,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

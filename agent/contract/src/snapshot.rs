@@ -1,7 +1,7 @@
 //! The whole configuration of one agent. Absolute: what it does not name, does not exist.
 
+use crate::problem::{Problem, Rejection};
 use crate::reason::Reason;
-use crate::report::{Problem, Rejection};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

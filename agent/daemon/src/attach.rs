@@ -158,7 +158,12 @@ impl Attachment {
                 }
                 m = s.rx.message() => match m.context("the operator ended the attachment")?.and_then(|m| m.body) {
                     None => bail!("the operator ended the attachment"),
-                    Some(OperatorBody::Standby(b)) => self.health.set_standby(Some(b.message)),
+                    Some(OperatorBody::Standby(b)) => {
+                        // Somebody else is this kernel now: two of them must not speak for it.
+                        tokio::task::block_in_place(|| self.hub.configure(Vec::new(), Vec::new()));
+                        force.digest.clear();
+                        self.health.set_standby(Some(b.message));
+                    }
                     Some(OperatorBody::Welcome(w)) => {
                         if w.kernel_id != self.identity.kernel_id || w.trust_domain != self.identity.trust_domain {
                             bail!("this data directory belongs to {} of {}, the operator says {} of {}; use another directory",

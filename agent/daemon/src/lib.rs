@@ -32,6 +32,10 @@ use tokio_util::sync::CancellationToken;
 const SEGMENT_BYTES: u32 = 64 << 20;
 /// How often the ontology file is looked at; mounted files change by a swapped link, which file events miss.
 const ONTOLOGY_POLL: Duration = Duration::from_secs(2);
+/// How often a directory that another process holds is tried.
+const STANDBY_POLL: Duration = Duration::from_millis(500);
+/// What is still open after this is cut off.
+const DRAIN: Duration = Duration::from_secs(5);
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -73,7 +77,20 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
             i
         }
     };
-    let kernel = open_kernel(&options, &dir, &identity, ontology)?;
+    let kernel = loop {
+        match open_kernel(&options, &dir, &identity, ontology.clone()) {
+            // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
+            Err(e) if is_busy(&e) => {
+                health.set_standby(Some(format!("{e:#}")));
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(STANDBY_POLL) => {}
+                }
+            }
+            r => break r?,
+        }
+    };
+    health.set_standby(None);
     tracing::info!(kernel_id = %identity.kernel_id, incarnation = %kernel.incarnation(), api = %options.listen, federation = %options.federation, "kernel is open");
     let hub = Hub::new(kernel.clone(), HubConfig { agent_version: VERSION.to_owned() });
     health.set_kernel(kernel.clone(), hub.clone());
@@ -83,15 +100,24 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, stop.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
-    tasks.spawn(watch_ontology(options.ontology.clone(), kernel.clone(), health.clone(), stop.clone()));
+    tasks.spawn(watch_ontology(options.ontology.clone(), kernel.clone(), hub.clone(), health.clone(), stop.clone()));
     let attachment = Attachment { options, dir, identity, kernel, hub: hub.clone(), health };
     tasks.spawn(attachment.run(stop.clone()));
     let first = tasks.join_next().await;
     stop.cancel();
     hub.shutdown();
-    while tasks.join_next().await.is_some() {}
-    let _ = serving_health.await;
+    // A stream that a client keeps open must not keep the process.
+    if tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+        tasks.abort_all();
+    }
+    serving_health.abort();
     first.unwrap_or(Ok(Ok(())))?
+}
+
+/// Whether the data directory is in use by another process.
+fn is_busy(e: &anyhow::Error) -> bool {
+    let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ResourceBusy;
+    e.chain().any(|c| c.downcast_ref::<std::io::Error>().is_some_and(busy))
 }
 
 async fn bind(at: SocketAddr, what: &str) -> Result<TcpListener> {
@@ -131,6 +157,7 @@ fn open_kernel(options: &AgentOptions, dir: &StateDir, identity: &Identity, onto
 async fn watch_ontology(
     path: PathBuf,
     kernel: Arc<Kernel>,
+    hub: Arc<Hub>,
     health: health::Health,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -154,7 +181,10 @@ async fn watch_ontology(
                 .map(|why| format!("the new ontology is refused and the old one stays: {}", why.join("; "))),
         };
         match &why {
-            None => tracing::info!("the ontology was updated"),
+            None => {
+                tracing::info!("the ontology was updated");
+                tokio::task::block_in_place(|| hub.refresh());
+            }
             Some(w) => tracing::error!("{w}"),
         }
         health.set_ontology_problem(why);

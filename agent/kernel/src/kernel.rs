@@ -1,54 +1,27 @@
 //! The kernel: scripts, transactions, and commits that concurrent writers share.
 
 use crate::error::KernelError;
+use crate::identity::Identity;
 use crate::matching::query;
-use crate::mutate::{self, Bound};
+use crate::mutate;
+use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
 use crate::tx::Tx;
 use mew_lang::check::{Scope, check};
 use mew_lang::parse_script;
 use mew_lang::plan::{Plan, Returns};
-use mew_model::{KernelKey, Ontology, Value, name};
+use mew_model::{Ontology, Value};
 use mew_store::{Place, Store, StoreError, Stored, View};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
-pub type Params = BTreeMap<String, Value>;
-
 /// Most transactions that share one commit, so that the first of them does not wait for ever.
 const MAX_GROUP: usize = 256;
 /// Statements that one request may hold.
 const MAX_STATEMENTS: usize = 100_000;
-
-/// Who this kernel is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub kernel_id: String,
-    pub key: KernelKey,
-    /// Distinguishes local ids of different incarnations.
-    tag: String,
-}
-
-impl Identity {
-    pub fn new(kernel_id: &str, incarnation: &str) -> Self {
-        // Six characters of base 32: two incarnations of one kernel share a tag once in 2^30.
-        let n = name::number(incarnation);
-        let tag = (0..6).map(|i| b"0123456789abcdefghjkmnpqrstvwxyz"[(n >> (5 * i) & 31) as usize] as char).collect();
-        Identity { kernel_id: kernel_id.to_owned(), key: KernelKey::of(kernel_id), tag }
-    }
-
-    /// `e<tag>_<number>`: an identifier of the language, unique across incarnations.
-    pub fn local_id(&self, ent: u32) -> String {
-        format!("e{}_{ent}", self.tag)
-    }
-
-    pub fn parse_local(&self, id: &str) -> Option<u32> {
-        id.strip_prefix('e')?.strip_prefix(&self.tag)?.strip_prefix('_')?.parse().ok()
-    }
-}
 
 /// A transaction that waits for its turn.
 type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Box<dyn FnOnce(std::result::Result<u64, KernelError>) + Send> + Send>;

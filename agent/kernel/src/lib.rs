@@ -4,14 +4,18 @@
 //! wait together share one commit and one sync of the disk ([`Kernel::write`]).
 
 mod error;
+mod identity;
 mod kernel;
 mod matching;
 mod mutate;
+mod names;
 mod rows;
 mod tx;
 
 pub use error::KernelError;
-pub use kernel::{Identity, Kernel, Params};
+pub use identity::Identity;
+pub use kernel::Kernel;
 pub use mutate::{bury, kill_set};
+pub use names::Params;
 pub use rows::{Output, Summary};
 pub use tx::Tx;

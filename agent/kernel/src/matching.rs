@@ -1,8 +1,7 @@
 //! MATCH: binds variables step by step, the cheapest first, and tests each condition as soon as it can be.
 
 use crate::error::KernelError;
-use crate::kernel::Params;
-use crate::mutate::Bound;
+use crate::names::{Bound, Params};
 use crate::tx::Tx;
 use mew_lang::check::equalities;
 use mew_lang::eval::{Env, EvalError, eval, passes};

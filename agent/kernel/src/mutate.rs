@@ -1,8 +1,9 @@
 //! SPAWN, SET, KILL, LINK and UNLINK inside a transaction.
 
 use crate::error::KernelError;
-use crate::kernel::Params;
+
 use crate::matching::{Matcher, Projected, Row, RowEnv, finish, project, rows_of};
+use crate::names::{Bound, Params};
 use crate::rows::Summary;
 use crate::tx::Tx;
 use mew_lang::eval::eval;
@@ -10,7 +11,7 @@ use mew_lang::plan::{Action, Expr, KillMode, Match, Mutate, Target};
 use mew_model::ontology::{OnKill, Violation};
 use mew_model::{Draft, Number, Value, entity, name};
 use mew_store::Stored;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -18,9 +19,6 @@ type Result<T> = std::result::Result<T, KernelError>;
 /// How far a cascade of kills may reach, and how many entities it may take.
 const MAX_CASCADE_DEPTH: usize = 100;
 const MAX_CASCADE: usize = 10_000;
-
-/// Names that earlier statements of the script bound.
-pub type Bound = BTreeMap<String, u32>;
 
 struct Run<'r, 'a> {
     tx: &'r mut Tx<'a>,

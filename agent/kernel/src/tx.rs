@@ -1,7 +1,7 @@
 //! A transaction: the newest commit, what earlier transactions of the same commit changed, and what this one changed.
 
 use crate::error::KernelError;
-use crate::kernel::Identity;
+use crate::identity::Identity;
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, entity};

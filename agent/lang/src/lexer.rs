@@ -134,7 +134,7 @@ impl Lexer<'_> {
         let n = self.out.len();
         let value = |t: &Token| match t {
             Token::Sym(s) => matches!(*s, ")" | "]" | "}"),
-            Token::Ident(s) => !crate::parser::is_keyword(s),
+            Token::Ident(s) => !crate::keywords::is_keyword(s),
             _ => true,
         };
         matches!(self.out.last(), Some((Token::Sym("-"), _))) && (n < 2 || !value(&self.out[n - 2].0))

@@ -7,6 +7,7 @@ pub mod ast;
 pub mod check;
 pub mod diagnostic;
 pub mod eval;
+mod keywords;
 pub mod lexer;
 pub mod ontology;
 pub mod parser;

@@ -2,6 +2,7 @@
 
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::keywords::{KEYWORDS, STATEMENTS, is_keyword};
 use crate::lexer::{Token, lex};
 use mew_model::Value;
 
@@ -12,51 +13,6 @@ type Column = (Expr, Option<Name>);
 const MAX_DEPTH: usize = 64;
 /// Operators of one statement: a chain of them is a tree as deep as the chain is long.
 const MAX_OPERATORS: usize = 400;
-
-const KEYWORDS: &[&str] = &[
-    "MATCH",
-    "WHERE",
-    "RETURN",
-    "RETURNING",
-    "ORDER",
-    "BY",
-    "LIMIT",
-    "OFFSET",
-    "SPAWN",
-    "SET",
-    "KILL",
-    "LINK",
-    "UNLINK",
-    "BEGIN",
-    "COMMIT",
-    "ROLLBACK",
-    "AS",
-    "AND",
-    "OR",
-    "NOT",
-    "IN",
-    "IS",
-    "NULL",
-    "TRUE",
-    "FALSE",
-    "EXISTS",
-    "IF",
-    "CASCADE",
-    "NO",
-    "DISTINCT",
-    "ASC",
-    "DESC",
-    "CONTAINS",
-    "STARTS",
-    "ENDS",
-    "WITH",
-    "COUNT",
-];
-const STATEMENTS: &[&str] = &["MATCH", "SPAWN", "SET", "KILL", "LINK", "UNLINK", "BEGIN", "COMMIT", "ROLLBACK"];
-
-pub(crate) fn is_keyword(word: &str) -> bool {
-    KEYWORDS.iter().any(|k| k.eq_ignore_ascii_case(word))
-}
 
 pub type Parsed<T> = Result<T, Diagnostic>;
 

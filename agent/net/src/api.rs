@@ -10,8 +10,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use mew_kernel::{Kernel, KernelError, Output, Params};
 use mew_lang::render;
-use mew_model::EntityRef;
 use mew_model::value::format_timestamp;
+use mew_model::{EntityRef, Ontology};
 use mew_sync::records;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire as wire;
@@ -96,8 +96,7 @@ fn explain(e: &KernelError, text: &str) -> String {
     }
 }
 
-fn entity_json(api: &Api, bytes: &[u8]) -> JsonValue {
-    let o = api.kernel.ontology();
+fn entity_json(o: &Ontology, bytes: &[u8]) -> JsonValue {
     let Ok(e) = EntityRef::read(bytes) else { return JsonValue::Null };
     let attrs: serde_json::Map<String, JsonValue> = e
         .attrs()
@@ -116,6 +115,8 @@ fn list_records(api: &Api, kind: &str, limit: usize) -> Result<(Vec<JsonValue>, 
         other => return Err(format!("unknown kind of record {other:?}; known: held, conflicts")),
     };
     let view = api.kernel.view();
+    // From the view: asking the kernel again would wait behind a writer that waits for this view.
+    let o = view.ontology().clone();
     let total = view.count_facts(prefix) as u64;
     let mut keys: Vec<Vec<u8>> = view.fact_keys(prefix).map(<[u8]>::to_vec).collect();
     if kind == "conflicts" {
@@ -128,11 +129,11 @@ fn list_records(api: &Api, kind: &str, limit: usize) -> Result<(Vec<JsonValue>, 
             let (flow, sync_id) = records::parse_held_key(&k).unwrap_or_default();
             let h = wire::Held::decode(b).unwrap_or_default();
             json!({"flow": flow, "syncId": sync_id, "reason": h.reason, "message": h.message, "waitsFor": h.blocker,
-                   "since": format_timestamp(h.since_ms as i64), "entity": entity_json(api, &h.entity)})
+                   "since": format_timestamp(h.since_ms as i64), "entity": entity_json(&o, &h.entity)})
         } else {
             let c = wire::Conflict::decode(b).unwrap_or_default();
             json!({"syncId": c.sync_id, "remote": c.remote, "type": c.r#type, "resolution": c.resolution, "by": c.by,
-                   "at": format_timestamp(c.at_ms as i64), "local": entity_json(api, &c.local), "incoming": entity_json(api, &c.incoming)})
+                   "at": format_timestamp(c.at_ms as i64), "local": entity_json(&o, &c.local), "incoming": entity_json(&o, &c.incoming)})
         });
     }
     Ok((out, total))

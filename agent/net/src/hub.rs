@@ -24,6 +24,8 @@ const INBOX: usize = 64;
 const LOOK: Duration = Duration::from_millis(500);
 /// A link that is busy with its disk for longer has its report believed late rather than hold up the attachment.
 const SETTLE: Duration = Duration::from_secs(2);
+/// A link that has said nothing for this long is stuck; what it said last is no longer known to be true.
+const STALE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct HubConfig {
@@ -43,6 +45,8 @@ pub struct Hub {
     runtime: Handle,
     shared: Arc<Shared>,
     links: Mutex<BTreeMap<String, LinkHandle>>,
+    /// The configuration in force, to work it out anew when the ontology changes.
+    config: Mutex<(Vec<RemoteItem>, Vec<SyncItem>)>,
     /// What the federation port accepts with; rebuilt when Remotes or the own certificate change.
     pub server: Arc<ArcSwapOption<rustls::ServerConfig>>,
     pub counters: Arc<Counters>,
@@ -54,12 +58,22 @@ struct Shared {
     started: Instant,
 }
 
+/// What a link said of itself, when, and under which configuration.
+struct Said {
+    epoch: u64,
+    at: Instant,
+    remote: RemoteReport,
+    flows: Vec<FlowReport>,
+}
+
 struct LinkHandle {
     events: Sender<Message>,
     peer: SpiffeId,
     inbox: Arc<Semaphore>,
     woken: Arc<AtomicBool>,
-    report: Arc<Mutex<Option<(RemoteReport, Vec<FlowReport>)>>>,
+    report: Arc<Mutex<Option<Said>>>,
+    /// Number of the configuration that the link was given last.
+    epoch: u64,
     config: RemoteItem,
     stop: CancellationToken,
 }
@@ -68,7 +82,7 @@ enum Message {
     Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
     Opened(Connected, mpsc::UnboundedSender<wire::Frame>, CancellationToken),
     /// The Remote and its Syncs, and a bell for when they are in force and reported.
-    Configure(Box<RemoteItem>, Vec<SyncItem>, Sender<()>),
+    Configure(u64, Box<RemoteItem>, Vec<SyncItem>, Sender<()>),
     Wake,
     Stop,
 }
@@ -90,6 +104,7 @@ impl Hub {
             runtime: Handle::current(),
             shared: Arc::new(Shared { own: Mutex::default(), next_conn: AtomicU64::new(1), started: Instant::now() }),
             links: Mutex::default(),
+            config: Mutex::default(),
             server: Arc::new(ArcSwapOption::empty()),
             counters: Arc::default(),
         });
@@ -138,6 +153,7 @@ impl Hub {
     /// Takes the whole configuration: starts, changes and stops links. Blocks until each link has it (or is too busy to say
     /// so for [`SETTLE`]), so that a report made afterwards is about this configuration.
     pub fn configure(&self, remotes: Vec<RemoteItem>, syncs: Vec<SyncItem>) {
+        *lock(&self.config) = (remotes.clone(), syncs.clone());
         let (done, settled) = channel();
         {
             let mut links = lock(&self.links);
@@ -155,7 +171,8 @@ impl Hub {
                 let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
                 let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
                 l.config = r.clone();
-                let _ = l.events.send(Message::Configure(Box::new(r), mine, done.clone()));
+                l.epoch += 1;
+                let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
             }
         }
         self.rebuild_server();
@@ -164,10 +181,21 @@ impl Hub {
         while settled.recv_timeout(SETTLE).is_ok() {}
     }
 
+    /// The ontology has changed: what may pass and what patterns mean is worked out anew.
+    pub fn refresh(&self) {
+        let (remotes, syncs) = lock(&self.config).clone();
+        self.configure(remotes, syncs);
+    }
+
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
-        let all: Vec<_> = lock(&self.links).values().filter_map(|l| lock(&l.report).clone()).collect();
-        let (remotes, flows): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-        (remotes, flows.into_iter().flatten().collect())
+        let (mut remotes, mut flows) = (Vec::new(), Vec::new());
+        for l in lock(&self.links).values() {
+            if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.at.elapsed() < STALE) {
+                remotes.push(s.remote.clone());
+                flows.extend(s.flows.iter().cloned());
+            }
+        }
+        (remotes, flows)
     }
 
     /// A peer has connected and its certificate is verified.
@@ -208,6 +236,7 @@ impl Hub {
             inbox: Arc::new(Semaphore::new(INBOX)),
             woken: Arc::default(),
             report: Arc::default(),
+            epoch: 0,
             config: r.clone(),
             stop: CancellationToken::new(),
         };
@@ -221,6 +250,7 @@ impl Hub {
             inbox: handle.inbox.clone(),
             woken: handle.woken.clone(),
             report: handle.report.clone(),
+            epoch: 0,
             stop: handle.stop.clone(),
             conns: HashMap::new(),
             random: std::hash::RandomState::new(),
@@ -242,7 +272,7 @@ impl Hub {
     }
 }
 
-/// Tells the links which entities changed, while anything is held.
+/// Tells the links which entities changed, while anything is held. Ends with the hub.
 fn watch_held(hub: &Arc<Hub>) {
     let (tx, rx) = channel::<()>();
     let pending = Arc::new(AtomicBool::new(false));
@@ -253,20 +283,26 @@ fn watch_held(hub: &Arc<Hub>) {
         }
     });
     let weak = Arc::downgrade(hub);
-    let kernel = hub.kernel.clone();
+    let mut place = Place::after(hub.kernel.head());
     let watch = move || {
-        let mut place = Place::after(kernel.head());
-        while rx.recv().is_ok() {
-            pending.store(false, Ordering::Release);
-            if kernel.view().count_facts(mew_sync::records::HELD) == 0 {
-                place = Place::after(kernel.head());
+        loop {
+            let rung = rx.recv_timeout(LOOK);
+            let Some(hub) = weak.upgrade() else { return };
+            match rung {
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(()) => pending.store(false, Ordering::Release),
+            }
+            // Before the count: what is held after it may be blocked by what is committed after it, too.
+            let head = hub.kernel.head();
+            if hub.kernel.view().count_facts(mew_sync::records::HELD) == 0 {
+                place = Place::after(head);
                 continue;
             }
             let (mut ids, mut chunk) = (Vec::new(), Vec::new());
-            while let Ok(true) = kernel.feed(&mut place, &mut chunk) {
+            while let Ok(true) = hub.kernel.feed(&mut place, &mut chunk) {
                 ids.extend(chunk.drain(..).filter_map(|s| s.entity().ok().map(|e| e.sync_id.to_owned())));
             }
-            let Some(hub) = weak.upgrade() else { return };
             let ids = Arc::new(ids);
             for l in lock(&hub.links).values() {
                 let _ = l.events.send(Message::Event(Event::Changed(ids.clone()), None));
@@ -287,7 +323,8 @@ struct Runner {
     events: Sender<Message>,
     inbox: Arc<Semaphore>,
     woken: Arc<AtomicBool>,
-    report: Arc<Mutex<Option<(RemoteReport, Vec<FlowReport>)>>>,
+    report: Arc<Mutex<Option<Said>>>,
+    epoch: u64,
     stop: CancellationToken,
     conns: HashMap<ConnId, (mpsc::UnboundedSender<wire::Frame>, CancellationToken)>,
     random: std::hash::RandomState,
@@ -309,7 +346,8 @@ impl Runner {
                     Event::Wake
                 }
                 Err(RecvTimeoutError::Timeout) => Event::Wake,
-                Ok(Message::Configure(r, syncs, done)) => {
+                Ok(Message::Configure(epoch, r, syncs, done)) => {
+                    self.epoch = epoch;
                     self.handle(Event::Configure(r, syncs));
                     let _ = done.send(());
                     continue;
@@ -356,7 +394,8 @@ impl Runner {
                 Effect::Dial => self.dial(),
             }
         }
-        *lock(&self.report) = Some(self.link.report(now.wall_ms, &self.kernel));
+        let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
+        *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows });
     }
 
     fn dial(&self) {

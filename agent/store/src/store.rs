@@ -117,7 +117,6 @@ struct Writer {
     frame: Frame,
     /// Number of the next frame.
     frames: u32,
-    broken: Option<String>,
 }
 
 pub struct Store {
@@ -125,6 +124,8 @@ pub struct Store {
     options: Options,
     incarnation: String,
     writer: Mutex<Writer>,
+    /// Apart from the writer, which is held while the disk syncs.
+    broken: Mutex<Option<String>>,
     state: RwLock<State>,
     _lock: Box<dyn Send + Sync>,
 }
@@ -176,6 +177,7 @@ impl Store {
             disk,
             incarnation: String::new(),
             writer: Mutex::new(Writer { frames, ..Writer::default() }),
+            broken: Mutex::default(),
             state: RwLock::new(state),
             _lock: lock,
             options,
@@ -234,7 +236,11 @@ impl Store {
 
     /// Why nothing can be written until the store is opened again, if so.
     pub fn broken(&self) -> Option<String> {
-        self.writer().broken.clone()
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_broken(&self, why: String) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
     /// Writes everything in one frame and one sync; returns the newest seq. Durable and visible when it returns. On
@@ -243,8 +249,8 @@ impl Store {
     pub fn commit(&self, batch: Batch) -> Result<u64> {
         let mut guard = self.writer();
         let w = &mut *guard;
-        if let Some(why) = &w.broken {
-            return Err(StoreError::Broken(why.clone()));
+        if let Some(why) = self.broken() {
+            return Err(StoreError::Broken(why));
         }
         // Everything that replay would refuse is refused here, before it is on disk.
         let ends = self.resolve(&batch)?;
@@ -283,7 +289,7 @@ impl Store {
         let o = st.ontology.clone();
         for ((c, off), ends) in batch.changes.iter().zip(&offsets).zip(ends) {
             // It is on disk, so memory must follow; if it cannot (a read failed), only a replay can tell the truth.
-            st.publish(c, ends, Loc::new(segment, at + off), &o).inspect_err(|e| w.broken = Some(e.to_string()))?;
+            st.publish(c, ends, Loc::new(segment, at + off), &o).inspect_err(|e| self.set_broken(e.to_string()))?;
         }
         for ((k, v), off) in batch.facts.iter().zip(&offsets[batch.changes.len()..]) {
             st.index.set_fact(k, (!v.is_empty()).then(|| Loc::new(segment, at + off)));
@@ -320,7 +326,7 @@ impl Store {
     }
 
     /// One write and one sync; returns the segment and where in it the frame lies.
-    fn append(&self, w: &mut Writer) -> Result<(u32, u32)> {
+    fn append(&self, w: &Writer) -> Result<(u32, u32)> {
         let len = w.frame.buf.len() as u32;
         let (mut no, mut at, mut file) = {
             let st = self.read();
@@ -339,7 +345,7 @@ impl Store {
         // Bytes behind the durable end are never read, so a write that failed half-way is simply written over.
         file.write_at(&w.frame.buf, at.into()).map_err(full_or_io)?;
         file.sync().map_err(|e| {
-            w.broken = Some(e.to_string());
+            self.set_broken(e.to_string());
             StoreError::Broken(e.to_string())
         })?;
         Ok((no, at))

@@ -12,7 +12,7 @@ use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
 
@@ -111,7 +111,8 @@ pub struct Link {
     last_peer: Option<PeerInfo>,
     denials: VecDeque<Denial>,
     inbound_failed: u64,
-    inbound_denied: BTreeMap<String, ()>,
+    /// Refused flows of the peer, each with the correlation id that the peer was given: the same one for every try.
+    inbound_denied: BTreeMap<String, String>,
     /// A retry of what is held could not be made; make it at the next occasion.
     held_due: bool,
 }
@@ -169,7 +170,9 @@ impl Link {
         match event {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, c, kernel, &mut out),
-            Event::ConnectFailed(p) => self.lost(now, random, Some(p)),
+            Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
+            // Of a dial that was given up when the configuration changed.
+            Event::ConnectFailed(_) => {}
             Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
@@ -207,6 +210,8 @@ impl Link {
         let other_way = r.endpoints != self.config.endpoints
             || (r.dial, r.accept) != (self.config.dial, self.config.accept)
             || r.roots != self.config.roots;
+        // A root that is gone may be one that was stolen: what it let in must prove itself again.
+        let root_gone = !certificates(&self.config.roots).is_subset(&certificates(&r.roots));
         self.config = r;
         self.rules = rules;
         if !self.enabled() {
@@ -216,11 +221,12 @@ impl Link {
             self.drop_flows();
             self.state = State::Idle;
             self.problem = self.config.blocked.clone();
-        } else if other_way && !matches!(self.state, State::Up(_)) {
+        } else if root_gone || (other_way && !matches!(self.state, State::Up(_))) {
             // A new address or root deserves a try at once.
             if let Some(c) = self.conn() {
                 out.push(Effect::Close(c));
             }
+            self.drop_flows();
             (self.state, self.attempt) = (State::Idle, 0);
         }
         self.configure_flows(now, syncs, rules_changed, kernel, out);
@@ -279,6 +285,11 @@ impl Link {
                     random,
                     Some(Problem::new(Reason::Unreachable, "the peer did not answer the handshake in time")),
                 );
+            }
+            State::Up(s) if s.conn.certificate_not_after_ms.is_some_and(|t| t <= now.wall_ms) => {
+                out.push(Effect::Close(s.conn.conn));
+                let p = Problem::new(Reason::CertificateExpired, "the peer's certificate has expired");
+                self.lost(now, random, Some(p));
             }
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
@@ -375,7 +386,6 @@ impl Link {
         self.problem = None;
         self.attempt = 0;
         self.ever_up = true;
-        self.inbound_denied.clear();
         let next_flow = if conn.dialled { 1 } else { 2 };
         self.state = State::Up(Box::new(Session {
             conn,
@@ -406,6 +416,11 @@ impl Link {
             denials: self.denials.iter().cloned().collect(),
         }
     }
+}
+
+/// Single certificates of some PEM texts, to compare sets of them.
+fn certificates(pems: &[String]) -> BTreeSet<&str> {
+    pems.iter().flat_map(|t| t.split("-----BEGIN CERTIFICATE-----").skip(1).map(str::trim)).collect()
 }
 
 fn send(out: &mut Vec<Effect>, conn: ConnId, body: Body) {

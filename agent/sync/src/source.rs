@@ -41,6 +41,7 @@ pub struct Source {
     copy_from: u64,
     copy_to: u64,
     told_live: bool,
+    told_pending: bool,
 }
 
 struct InFlight {
@@ -81,6 +82,7 @@ impl Source {
             copy_from: 0,
             copy_to: head,
             told_live: false,
+            told_pending: false,
             definition,
         };
         // What the sink has: under this revision up to `seq`, and under the previous one up to `skip_to`.
@@ -224,9 +226,13 @@ impl Source {
         let upto = if self.unread.is_empty() { self.place.seq.max(out.upto) } else { out.upto }.max(self.start);
         let empty = out.entities.is_empty() && out.leaves.is_empty();
         let now_live = caught_up && !self.told_live;
-        if empty && !now_live && upto < self.sent + ADVANCE {
+        let pending = if caught_up { 0 } else { kernel.head().saturating_sub(upto) };
+        // A sink that was told of more must learn that there is no more.
+        let nothing_more = caught_up && self.told_pending;
+        if empty && !now_live && !nothing_more && upto < self.sent + ADVANCE {
             return Ok(None);
         }
+        self.told_pending = pending > 0;
         self.told_live |= caught_up;
         let after = std::mem::replace(&mut self.sent, upto);
         self.in_flight.push_back(InFlight { upto, oldest_ms: out.oldest_ms, live: self.told_live });
@@ -240,7 +246,7 @@ impl Source {
             entities: out.entities,
             crcs: out.crcs,
             leaves: out.leaves,
-            pending: kernel.head().saturating_sub(upto),
+            pending,
             oldest_ms: out.oldest_ms,
             live: self.told_live,
             percent,

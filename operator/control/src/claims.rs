@@ -64,7 +64,9 @@ impl Registry {
     pub fn claim(&self, kernel: &KernelName, instance: &str, incarnation: &str) -> Claim {
         let mut all = self.lock();
         let k = all.entry(kernel.clone()).or_default();
-        if let Some(h) = &k.holder {
+        // The same process, over a new connection: its old one is dead and just not noticed yet.
+        let same = |h: &&Holder| h.incarnation == incarnation && h.instance == instance;
+        if let Some(h) = k.holder.as_ref().filter(|h| !same(h)) {
             if h.incarnation != incarnation {
                 let message = format!(
                     "kernel {} is held by {} with another data directory; stop that one first",

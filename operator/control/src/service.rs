@@ -68,6 +68,7 @@ impl<B: Backend> Control for ControlService<B> {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<OperatorMessage, Status>> + Send>>;
 
     async fn attach(&self, req: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        let mut ended = self.registry.ended();
         self.backend.serves()?;
         let token = token(&req);
         let mut from = req.into_inner();
@@ -77,11 +78,15 @@ impl<B: Backend> Control for ControlService<B> {
             return Err(Status::invalid_argument("the first message must be hello"));
         };
         let kernel = self.backend.authenticate(token.as_deref(), &hello.kernel).await?;
+        // It may have lost the lease meanwhile.
+        self.backend.serves()?;
+        if ended.has_changed().unwrap_or(true) {
+            return Err(Status::unavailable("no longer the leader"));
+        }
         let (tx, rx) = mpsc::channel(QUEUE);
         let session =
             Session { registry: self.registry.clone(), trust_domain: self.trust_domain.clone(), kernel, hello };
         let stop = self.stop.child_token();
-        let mut ended = self.registry.ended();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -157,6 +162,7 @@ impl Session {
         }
         let mut snapshots = self.registry.snapshots(&self.kernel);
         snapshots.mark_changed();
+        let mut heard = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 r = snapshots.changed() => {
@@ -164,18 +170,26 @@ impl Session {
                         return;
                     }
                     let bytes = snapshots.borrow_and_update().clone();
-                    if !bytes.is_empty() && send(&tx, Body::Snapshot(bytes.into())).await.is_err() {
-                        return;
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    // A peer that does not read any more is as gone as one that does not speak.
+                    match tokio::time::timeout(SILENT, send(&tx, Body::Snapshot(bytes.into()))).await {
+                        Ok(Ok(())) => {}
+                        _ => return,
                     }
                 }
-                m = tokio::time::timeout(SILENT, from.message()) => match m {
-                    Ok(Ok(Some(m))) => match m.body {
+                m = tokio::time::timeout_at(heard + SILENT, from.message()) => match m {
+                    Ok(Ok(Some(m))) => {
+                        heard = tokio::time::Instant::now();
+                        match m.body {
                         Some(AgentBody::Report(b)) => match serde_json::from_slice::<Report>(&b) {
                             Ok(r) => self.registry.report(&self.kernel, id, r, now_ms()),
                             Err(e) => tracing::warn!(kernel = %self.kernel.name, error = %e, "a report that cannot be read"),
                         },
                         Some(AgentBody::Drained(_)) => return,
                         _ => {}
+                    }
                     },
                     _ => {
                         tracing::info!(kernel = %self.kernel.name, instance = %self.hello.instance, "agent detached");

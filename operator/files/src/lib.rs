@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_millis(500);
 /// Reports that come close together are planned together.
 const GATHER: Duration = Duration::from_millis(50);
+/// What is still open after this is cut off.
+const DRAIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -95,7 +97,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
         }
         backend.publish(&state);
     }
-    let _ = server.await;
+    if tokio::time::timeout(DRAIN, server).await.is_err() {
+        tracing::warn!("attachments were cut off");
+    }
     let _ = std::fs::remove_file(socket(&options.state));
     Ok(())
 }

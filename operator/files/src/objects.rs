@@ -75,7 +75,7 @@ impl State {
             Err(e) => return Err(e).with_context(|| path.display().to_string()),
         };
         let objects =
-            Objects { remotes: saved.remotes, syncs: saved.syncs, policies: saved.policies, bundles: BTreeMap::new() };
+            Objects { remotes: saved.remotes, syncs: saved.syncs, policies: saved.policies, ..Objects::default() };
         Ok(State { objects, problems: Vec::new() })
     }
 
@@ -96,6 +96,7 @@ impl State {
         let mut problems = Vec::new();
         let mut whole = true;
         let mut found = Vec::new();
+        let mut unreadable = std::collections::BTreeSet::new();
         let files = files(&o.manifests, &mut problems);
         whole &= problems.is_empty();
         for f in files {
@@ -103,6 +104,11 @@ impl State {
                 Ok(text) => {
                     let (objects, errors) = read(&f.display().to_string(), &text);
                     whole &= errors.is_empty();
+                    // What cannot be read at all might be a policy, and any policy might deny.
+                    for e in errors.iter().filter(|e| e.kind.as_deref().is_none_or(|k| k == "FederationPolicy")) {
+                        let ns = e.namespace.as_deref().unwrap_or(&o.namespace);
+                        unreadable.insert(format!("{ns}/{}", e.name.as_deref().unwrap_or(&e.at)));
+                    }
                     problems.extend(errors.iter().map(ToString::to_string));
                     found.extend(objects);
                 }
@@ -154,6 +160,8 @@ impl State {
                 next.policies.entry(n.clone()).or_insert_with(|| p.clone());
             }
         }
+        unreadable.retain(|n| !next.policies.contains_key(n));
+        next.unreadable = unreadable;
         for p in problems.iter().filter(|p| !self.problems.contains(p)) {
             tracing::error!("{p}");
         }

@@ -35,9 +35,16 @@ pub async fn run(
     let mut term: Option<(CancellationToken, tokio::task::JoinHandle<()>)> = None;
     let mut renewed = Instant::now();
     loop {
-        match elector.try_hold().await {
+        let began = Instant::now();
+        // While leading, an answer that comes after the time to give up is none.
+        let limit = if term.is_some() { GIVE_UP.saturating_sub(renewed.elapsed()) } else { 2 * CALL };
+        let held = tokio::time::timeout(limit, elector.try_hold()).await;
+        match held.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time"))) {
             Ok(Held::Mine) => {
-                renewed = Instant::now();
+                renewed = began;
+                if term.as_ref().is_some_and(|(_, task)| task.is_finished()) {
+                    resign(&mut term, &registry).await;
+                }
                 if term.is_none() {
                     tracing::info!(identity = %o.identity, "leading");
                     let token = stop.child_token();
@@ -54,14 +61,14 @@ pub async fn run(
                 health.set_leader(true, Some(o.identity.clone()));
             }
             Ok(Held::Other(who)) => {
-                resign(&mut term, &registry).await;
                 health.set_leader(false, Some(who));
+                resign(&mut term, &registry).await;
             }
             Err(e) => {
                 tracing::warn!("the lease: {e:#}");
                 if renewed.elapsed() >= GIVE_UP {
-                    resign(&mut term, &registry).await;
                     health.set_leader(false, None);
+                    resign(&mut term, &registry).await;
                 }
             }
         }
@@ -117,6 +124,13 @@ async fn lead(
                 syncs: s.syncs.objects.clone(),
                 policies: s.policies.objects.clone(),
                 bundles: BTreeMap::new(),
+                unreadable: s
+                    .policies
+                    .broken
+                    .keys()
+                    .filter(|n| !s.policies.objects.contains_key(*n))
+                    .cloned()
+                    .collect(),
             }
         };
         objects.bundles = bundles.of(&objects).await;
@@ -130,7 +144,11 @@ async fn lead(
             since_ms,
         });
         registry.deliver(&p.snapshots);
-        writer.write(&p, &objects.remotes, &objects.syncs, &objects.policies).await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = writer.write(&p, &objects.remotes, &objects.syncs, &objects.policies) => {}
+        }
         health.count_plan();
     }
     watching.abort();

@@ -33,6 +33,8 @@ const SERVING_SECONDS: i64 = 72 * 3600;
 const SERVING_RENEW: Duration = Duration::from_secs(24 * 3600);
 /// A call to the API server that takes longer has failed.
 const CALL: Duration = Duration::from_secs(15);
+/// What is still open after this is cut off.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Between tries at start, while the API server or the CA cannot be had.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -112,8 +114,10 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
         }
     }
     stop.cancel();
-    let _ = server.await;
-    let _ = probes.await;
+    if tokio::time::timeout(DRAIN, server).await.is_err() {
+        tracing::warn!("attachments were cut off");
+    }
+    probes.abort();
     Ok(())
 }
 

@@ -92,7 +92,7 @@ impl StatusWriter {
     }
 
     fn differences<K, S>(
-        &self,
+        &mut self,
         kind: &'static str,
         objects: &BTreeMap<String, K>,
         planned: &BTreeMap<String, S>,
@@ -107,6 +107,8 @@ impl StatusWriter {
             let Some(o) = objects.get(name) else { continue };
             let old = status(o);
             if old == Some(new) {
+                // The watch has caught up: whatever changes it later is somebody else's doing, and is repaired.
+                self.written.remove(&(kind, name.clone()));
                 continue;
             }
             let Ok(value) = serde_json::to_value(new) else { continue };

@@ -14,7 +14,7 @@ use mew_contract::{FlowReport, Problem, Reason, RemoteReport, Report, Snapshot};
 use mew_crds::common::LastError;
 use mew_crds::{FederationPolicy, FederationPolicyStatus, Remote, RemoteStatus, Sync, SyncStatus};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An agent that has been silent for this long is unresponsive.
 pub const SILENT_MS: u64 = 30_000;
@@ -50,6 +50,8 @@ pub struct Objects {
     pub policies: BTreeMap<Name, FederationPolicy>,
     /// Contents of the ConfigMaps that Remotes refer to: `namespace/name` → key → text.
     pub bundles: BTreeMap<Name, BTreeMap<String, String>>,
+    /// Policies that exist, cannot be read and have no last good version: they may deny anything, so nothing passes.
+    pub unreadable: BTreeSet<Name>,
 }
 
 /// What is known of one agent.
@@ -226,4 +228,9 @@ fn last_error(old: Option<&LastError>, now: Option<&Problem>, now_ms: u64) -> Op
             time: Some(gates::rfc3339(now_ms)),
         }),
     }
+}
+
+/// Absent rather than empty: a server-side apply of an empty object may come out as null.
+fn some<T: Default + PartialEq>(t: T) -> Option<T> {
+    (t != T::default()).then_some(t)
 }

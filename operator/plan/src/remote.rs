@@ -45,7 +45,11 @@ pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
     };
     let policies = applicable(i, name, &labels(r));
     let roots = roots(i, name, r);
+    let unreadable = i.objects.unreadable.iter().find(|n| namespace_of(n) == namespace_of(name));
+    let unreadable = unreadable
+        .map(|n| Problem::new(Reason::PolicyDenied, format!("policy {n} cannot be read, so nothing may pass")));
     let problem = conflict(i, name, r)
+        .or(unreadable)
         .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
         .or_else(|| roots.as_ref().err().cloned());
     let item = item(name, &r.spec, uri, &policies, roots.unwrap_or_default(), problem.clone());
@@ -265,7 +269,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
             }),
         syncs: Some(syncs as i64),
         inbound_flows: report.map(inbound).or(old.inbound_flows),
-        certificates: crate::sync::some(Certificates {
+        certificates: crate::some(Certificates {
             not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
         }),

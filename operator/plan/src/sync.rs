@@ -216,7 +216,10 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
         failed: Some(report.map_or(old.failed.unwrap_or(0), |r| (r.rejected + r.held) as i64)),
         held: Some(report.map_or(old.held.unwrap_or(0), |r| r.held as i64)),
         conflicts: report.map(|r| Conflicts { total: r.conflicts as i64 }).or(old.conflicts),
-        effective: some(Effective { policies, revision: report.map_or_else(String::new, |r| r.revision.clone()) }),
+        effective: crate::some(Effective {
+            policies,
+            revision: report.map_or_else(String::new, |r| r.revision.clone()),
+        }),
         last_handled: report
             .map(|r| LastHandled { reset: r.reset.clone() })
             .filter(|l| l.reset.is_some())
@@ -225,11 +228,6 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
         last_error: last_error(old.last_error.as_ref(), error.as_ref(), i.now_ms),
         conditions: gates.conditions(&old.conditions, s.metadata.generation, i.now_ms),
     }
-}
-
-/// Absent rather than empty: a server-side apply of an empty object may come out as null.
-pub fn some<T: Default + PartialEq>(t: T) -> Option<T> {
-    (t != T::default()).then_some(t)
 }
 
 /// What belongs to the first two gates: found here, or seen by the agent.
@@ -274,6 +272,7 @@ fn in_sync(s: &Sync, f: &FlowReport) -> GateStatus {
             GateStatus::unknown(Reason::Connecting, "the peer has not answered for this flow yet")
         }
         (FlowState::Live, None) => match f.lag_ms {
+            None => GateStatus::unknown(Reason::Connecting, "the lag is not known"),
             Some(lag) if lag > max_lag => GateStatus::no(&Problem::new(
                 Reason::Lagging,
                 format!(

@@ -22,6 +22,9 @@ use wire::frame::Body;
 
 /// What a refusal tells the other side when policy or permissions are the reason: nothing.
 const DENIED: &str = "Denied";
+/// `namespace/name`, and a pattern: what a peer may make us remember.
+const MAX_NAME: usize = 317;
+const MAX_PATTERN: usize = 16_384;
 
 /// A Sync of this side.
 pub struct Own {
@@ -128,6 +131,7 @@ impl Link {
             };
             if rules_changed {
                 self.close(o.flow.take(), out);
+                o.live = false;
             }
             o.retry_at = o.retry_at.map(|_| now.mono_ms);
             self.own.insert(item.name.clone(), o);
@@ -304,42 +308,53 @@ impl Link {
 
     /// The peer wants to open a flow.
     fn asked(&mut self, now: Now, f: wire::FlowOpen, random: u64, kernel: &Kernel, out: &mut Vec<Effect>) {
+        let State::Up(s) = &self.state else { return };
+        // The other side's numbers are of the other parity; one that is taken would replace a flow.
+        let parity = u32::from(!s.conn.dialled);
+        let theirs = s.flows.values().filter(|x| !x.own).count();
+        let wrong = if f.flow % 2 != parity || s.flows.contains_key(&f.flow) {
+            Some("a flow number that is not the opener's to give")
+        } else if theirs >= MAX_PEER_FLOWS {
+            Some("too many flows")
+        } else if f.name.len() > MAX_NAME || f.r#match.len() > MAX_PATTERN {
+            Some("a name or pattern that is too long")
+        } else {
+            None
+        };
+        if let Some(why) = wrong {
+            let refuse = wire::FlowRefuse {
+                flow: f.flow,
+                code: Reason::SinkError.code().into(),
+                message: why.into(),
+                correlation_id: String::new(),
+            };
+            return send(out, s.conn.conn, Body::FlowRefuse(refuse));
+        }
         let r = self.consent(&f, kernel);
         let State::Up(s) = &mut self.state else { return };
         let conn = s.conn.conn;
         match r {
-            Ok((end, types, position)) if s.flows.len() < MAX_PEER_FLOWS => {
+            Ok((end, types, position)) => {
                 s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end });
                 self.inbound_denied.remove(&f.name);
                 send(out, conn, Body::FlowAccept(wire::FlowAccept { flow: f.flow, types, position }));
                 // What blocked held entities may have changed while nobody looked.
                 self.retry_held(now, kernel, None, out);
             }
-            Ok(_) => {
-                let message = format!("more than {MAX_PEER_FLOWS} flows");
-                send(
-                    out,
-                    conn,
-                    Body::FlowRefuse(wire::FlowRefuse {
-                        flow: f.flow,
-                        code: "SinkError".into(),
-                        message,
-                        correlation_id: String::new(),
-                    }),
-                );
-            }
             Err(p) => {
                 // Of a denial the peer learns nothing but that it is one, and a number that its people can quote.
                 let denial = matches!(p.reason, Reason::PolicyDenied | Reason::PermissionDenied);
-                let correlation_id = format!("{random:016x}");
                 let (c, message) = if denial {
                     (DENIED.to_owned(), String::new())
                 } else {
                     (p.reason.code().to_owned(), p.message.clone())
                 };
-                if denial {
-                    self.inbound_denied.insert(f.name.clone(), ());
+                let correlation_id =
+                    self.inbound_denied.get(&f.name).cloned().unwrap_or_else(|| format!("{random:016x}"));
+                if denial && self.inbound_denied.len() < MAX_PEER_FLOWS {
+                    self.inbound_denied.insert(f.name.clone(), correlation_id.clone());
                 }
+                self.denials.retain(|d| d.flow != f.name);
                 self.denials.push_back(Denial {
                     flow: f.name.clone(),
                     correlation_id: correlation_id.clone(),
