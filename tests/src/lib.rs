@@ -10,5 +10,6 @@ pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod sim;
+pub mod standalone;
 pub mod wait;
 pub mod watcher;

@@ -5,6 +5,7 @@
 
 mod attach;
 mod certificate;
+mod failpoints;
 mod health;
 mod metrics;
 mod operator;
@@ -14,6 +15,7 @@ pub use operator::OperatorAddress;
 
 use anyhow::{Context, Result, bail};
 use attach::Attachment;
+use failpoints::Failpoints;
 use mew_kernel::Kernel;
 use mew_lang::{parse_ontology, render};
 use mew_model::Ontology;
@@ -64,6 +66,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     let api = bind(options.listen, "the client API").await?;
     let federation = bind(options.federation, "the federation port").await?;
     let health_listener = bind(options.health, "health and metrics").await?;
+    let failpoints = Failpoints::from_env();
     let dir = StateDir::open(&options.data)?;
     let health = health::Health::new();
     let serving_health = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
@@ -78,7 +81,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
         }
     };
     let kernel = loop {
-        match open_kernel(&options, &dir, &identity, ontology.clone()) {
+        match open_kernel(&options, &dir, &identity, ontology.clone(), &failpoints) {
             // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
             Err(e) if is_busy(&e) => {
                 health.set_standby(Some(format!("{e:#}")));
@@ -92,7 +95,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     };
     health.set_standby(None);
     tracing::info!(kernel_id = %identity.kernel_id, incarnation = %kernel.incarnation(), api = %options.listen, federation = %options.federation, "kernel is open");
-    let hub = Hub::new(kernel.clone(), HubConfig { agent_version: VERSION.to_owned() });
+    let hub = Hub::new(kernel.clone(), HubConfig { agent_version: VERSION.to_owned(), observer: failpoints.frames() });
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
@@ -138,14 +141,20 @@ fn read_ontology(path: &Path) -> Result<Ontology> {
     })
 }
 
-fn open_kernel(options: &AgentOptions, dir: &StateDir, identity: &Identity, ontology: Ontology) -> Result<Arc<Kernel>> {
+fn open_kernel(
+    options: &AgentOptions,
+    dir: &StateDir,
+    identity: &Identity,
+    ontology: Ontology,
+    failpoints: &Failpoints,
+) -> Result<Arc<Kernel>> {
     let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", options.data.display()))?;
     let store = Options {
         kernel_id: identity.kernel_id.clone(),
         new_incarnation: dir.incarnation().to_owned(),
         segment_bytes: SEGMENT_BYTES,
     };
-    let (store, opened) = Store::open(Arc::new(disk), Arc::new(ontology), store)
+    let (store, opened) = Store::open(failpoints.disk(disk), Arc::new(ontology), store)
         .with_context(|| format!("the store in {}", options.data.display()))?;
     if opened.cut_bytes > 0 {
         tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");

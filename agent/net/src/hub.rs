@@ -27,9 +27,22 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// A link that has said nothing for this long is stuck; what it said last is no longer known to be true.
 const STALE: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Debug)]
+/// When a frame is shown to an observer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    BeforeSend,
+    /// Handed to the connection.
+    Sent,
+    Received,
+}
+
+/// Sees every frame; for failpoints.
+pub type Observer = Arc<dyn Fn(&wire::Frame, Passing) + Send + Sync>;
+
+#[derive(Clone)]
 pub struct HubConfig {
     pub agent_version: String,
+    pub observer: Option<Observer>,
 }
 
 /// Totals for the metrics.
@@ -42,6 +55,7 @@ pub struct Counters {
 pub struct Hub {
     kernel: Arc<Kernel>,
     local: Local,
+    observer: Option<Observer>,
     runtime: Handle,
     shared: Arc<Shared>,
     links: Mutex<BTreeMap<String, LinkHandle>>,
@@ -101,6 +115,7 @@ impl Hub {
         let hub = Arc::new(Hub {
             kernel: kernel.clone(),
             local: Local { agent_version: config.agent_version },
+            observer: config.observer,
             runtime: Handle::current(),
             shared: Arc::new(Shared { own: Mutex::default(), next_conn: AtomicU64::new(1), started: Instant::now() }),
             links: Mutex::default(),
@@ -243,6 +258,7 @@ impl Hub {
         let run = Runner {
             link: Link::new(self.local.clone(), r.clone(), &self.kernel),
             kernel: self.kernel.clone(),
+            observer: self.observer.clone(),
             shared: self.shared.clone(),
             runtime: self.runtime.clone(),
             counters: self.counters.clone(),
@@ -316,6 +332,7 @@ fn watch_held(hub: &Arc<Hub>) {
 
 struct Runner {
     link: Link,
+    observer: Option<Observer>,
     kernel: Arc<Kernel>,
     shared: Arc<Shared>,
     runtime: Handle,
@@ -367,8 +384,17 @@ impl Runner {
         }
     }
 
+    fn observe(&self, f: &wire::Frame, passing: Passing) {
+        if let Some(o) = &self.observer {
+            o(f, passing);
+        }
+    }
+
     fn handle(&mut self, e: Event) {
         use std::hash::BuildHasher;
+        if let Event::Frame(_, f) = &e {
+            self.observe(f, Passing::Received);
+        }
         if let Event::Closed(conn, _) = &e {
             self.conns.remove(conn);
             self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
@@ -383,7 +409,12 @@ impl Runner {
             match effect {
                 Effect::Send(conn, frame) => {
                     if let Some((tx, _)) = self.conns.get(&conn) {
+                        self.observe(&frame, Passing::BeforeSend);
+                        let copy = self.observer.as_ref().map(|_| frame.clone());
                         let _ = tx.send(frame);
+                        if let Some(f) = copy {
+                            self.observe(&f, Passing::Sent);
+                        }
                     }
                 }
                 Effect::Close(conn) => {

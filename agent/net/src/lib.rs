@@ -7,5 +7,5 @@ mod hub;
 mod json;
 mod peers;
 
-pub use hub::{Counters, Hub, HubConfig};
+pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};

@@ -1,5 +1,6 @@
 //! One Remote: the connection and its schedule, the handshake, keepalive, and the flows with that peer.
 
+mod consent;
 mod flows;
 mod report;
 
