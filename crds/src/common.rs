@@ -14,12 +14,6 @@ pub struct LocalRef {
     pub name: String,
 }
 
-/// A node or edge type of the ontology, its subtypes included; `*` is every type.
-pub const TYPE_PATTERN: &str = r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$";
-pub const KERNEL_ID_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
-pub const TRUST_DOMAIN_PATTERN: &str = r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$";
-pub const URI_PATTERN: &str = r"^mew://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$";
-
 /// The last thing that went wrong, also when things work again.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]

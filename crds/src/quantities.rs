@@ -1,8 +1,5 @@
 //! Durations as the API writes them: `1h30m`, `500ms`.
 
-/// What the schema demands of a duration.
-pub const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
-
 /// Milliseconds; `None` if it is no duration.
 pub fn duration_ms(text: &str) -> Option<u64> {
     let (mut rest, mut total, mut parts) = (text, 0u64, 0);

@@ -320,8 +320,7 @@ pub fn kill_set(tx: &Tx<'_>, first: u32, mode: KillMode) -> Result<(BTreeSet<u32
                     continue;
                 };
                 edges.insert(edge);
-                for (i, end) in ends.iter().enumerate().filter(|(_, e)| **e == node) {
-                    let _ = end;
+                for i in (0..ends.len()).filter(|i| ends[*i] == node) {
                     let other = ends[1 - i];
                     let declared = if i == 0 { t.1.on_kill_source } else { t.1.on_kill_target };
                     let action = match (declared, mode) {

@@ -5,7 +5,7 @@ use crate::diagnostic::{Diagnostic, Span, nearest};
 use crate::plan::*;
 use mew_model::ontology::{Attribute, Type};
 use mew_model::value::Kind;
-use mew_model::{Number, Ontology, Value};
+use mew_model::{Number, Ontology};
 use std::collections::BTreeMap;
 
 type Checked<T> = Result<T, Diagnostic>;
@@ -41,8 +41,7 @@ pub fn check(o: &Ontology, scope: &mut Scope, s: &ast::Statement) -> Checked<Pla
             let binds: Vec<_> = new.iter().filter(|(_, v)| v.name != "_").map(|(i, v)| (v.name.clone(), *i)).collect();
             // With a match the actions run once per row: which row a name would mean is not defined.
             let binds = if m.is_none() { binds } else { Vec::new() };
-            for (i, v) in new.into_iter().filter(|(i, _)| binds.iter().any(|b| b.1 == *i)) {
-                let _ = i;
+            for (_, v) in new.into_iter().filter(|(i, _)| binds.iter().any(|b| b.1 == *i)) {
                 scope.bound.insert(v.name, v.ty);
             }
             Ok(Plan::Mutate(Mutate { matching, slots, actions, binds, returning }))
@@ -531,12 +530,4 @@ pub fn equalities(filter: &Expr, slot: usize) -> Vec<(Number, &Expr)> {
         }
     }
     out
-}
-
-/// What a literal is worth without any data.
-pub fn constant(e: &Expr) -> Option<&Value> {
-    match e {
-        Expr::Value(v) => Some(v),
-        _ => None,
-    }
 }

@@ -68,7 +68,8 @@ impl Demo {
         self.load(&east).await?;
         say("4", "The declarations are in force; the data arrives");
         self.wait_ready().await?;
-        let (lines, equal) = self.wait_equal(&east, &west).await?;
+        // Ready means there is no lag: what the status claims is checked once, not waited for.
+        let (lines, equal) = compare(&east, &west).await?;
         lines.iter().for_each(|l| note(l));
         say("5", "What `mew get remotes,syncs,policies` says in the east, and in the west");
         for s in [&EAST, &WEST] {
@@ -248,12 +249,6 @@ impl Demo {
         .await?;
         line.end();
         Ok(())
-    }
-
-    async fn wait_equal(&mut self, east: &Kernel, west: &Kernel) -> Result<(Vec<String>, bool)> {
-        // Ready means there is no lag: what the status claims is checked once, not waited for.
-        self.children.check()?;
-        compare(east, west).await
     }
 
     async fn tables(&self, s: &Side) -> Result<()> {
