@@ -1,5 +1,6 @@
 //! `mew crds`
 
+use crate::out;
 use anyhow::{Context, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ pub fn run(a: &CrdArgs) -> Result<()> {
     let all: Vec<_> =
         mew_crds::generate::definitions().into_iter().map(|(n, c)| (n, mew_crds::generate::yaml(&c))).collect();
     match &a.write {
-        None => print!("{}", all.into_iter().map(|(_, y)| y).collect::<Vec<_>>().join("---\n")),
+        None => out::text(all.into_iter().map(|(_, y)| y).collect::<Vec<_>>().join("---\n")),
         Some(dir) => {
             std::fs::create_dir_all(dir)?;
             for (name, yaml) in all {

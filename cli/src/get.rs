@@ -1,6 +1,7 @@
 //! `mew get` and `mew describe`
 
 use crate::objects::{Kind, SourceArgs, json_path, list};
+use crate::out;
 use crate::table::render;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -40,12 +41,12 @@ pub struct DescribeArgs {
 pub async fn get(a: GetArgs) -> Result<()> {
     let kinds = a.kinds.split(',').map(Kind::parse).collect::<Result<Vec<_>>>()?;
     let several = kinds.len() > 1;
-    let mut out = Vec::new();
+    let mut parts = Vec::new();
     for k in kinds {
         let objects = list(&a.source, k, a.name.as_deref().unwrap_or("")).await?;
         match a.output {
-            Output::Json => out.extend(objects.iter().map(|o| serde_json::to_string_pretty(o).unwrap_or_default())),
-            Output::Yaml => out.extend(objects.iter().map(|o| serde_saphyr::to_string(o).unwrap_or_default())),
+            Output::Json => parts.extend(objects.iter().map(|o| serde_json::to_string_pretty(o).unwrap_or_default())),
+            Output::Yaml => parts.extend(objects.iter().map(|o| serde_saphyr::to_string(o).unwrap_or_default())),
             Output::Table | Output::Wide => {
                 if objects.is_empty() {
                     if a.name.is_some() {
@@ -53,7 +54,7 @@ pub async fn get(a: GetArgs) -> Result<()> {
                     }
                     continue;
                 }
-                out.push(table(k, &objects, a.output == Output::Wide, several, a.source.all_namespaces));
+                parts.push(table(k, &objects, a.output == Output::Wide, several, a.source.all_namespaces));
             }
         }
     }
@@ -62,10 +63,10 @@ pub async fn get(a: GetArgs) -> Result<()> {
         Output::Json => "\n",
         _ => "\n\n",
     };
-    if out.is_empty() {
+    if parts.is_empty() {
         eprintln!("No resources found.");
     } else {
-        println!("{}", out.join(separator));
+        out::line(parts.join(separator));
     }
     if let Some(state) = &a.source.state {
         for p in crate::client::standalone_objects(state, "problems", "").await.unwrap_or_default() {
@@ -121,7 +122,7 @@ pub async fn describe(a: DescribeArgs) -> Result<()> {
     let kind = Kind::parse(&a.kind)?;
     let objects = list(&a.source, kind, &a.name).await?;
     let Some(o) = objects.first() else { bail!("{} {} not found", kind.singular(), a.name) };
-    println!("{}", describe_text(o));
+    out::line(describe_text(o));
     Ok(())
 }
 

@@ -1,11 +1,15 @@
 //! `mew`: the operator, the agent, and the commands that people type. Also `kubectl mew`, if installed as `kubectl-mew`.
 
+// It panics when nobody reads any longer; see `out`.
+#![warn(clippy::print_stdout)]
+
 mod client;
 mod crds;
 mod demo;
 mod docs;
 mod get;
 mod objects;
+mod out;
 mod process;
 mod statements;
 mod table;
@@ -19,6 +23,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Parser)]
@@ -86,6 +91,9 @@ struct RunArgs {
     /// Trust domain whose identities this operator signs
     #[arg(long)]
     trust_domain: String,
+    /// How long agents' certificates are valid, from 6s to 8760h; they are renewed after a third of it
+    #[arg(long, default_value = "72h", value_parser = lifetime)]
+    certificate_lifetime: Duration,
     #[arg(long, hide = true)]
     die_with: Option<u32>,
 }
@@ -113,6 +121,9 @@ struct OperatorArgs {
     /// Names under which agents reach this operator
     #[arg(long)]
     dns: Vec<String>,
+    /// How long agents' certificates are valid, from 6s to 8760h; they are renewed after a third of it
+    #[arg(long, default_value = "72h", value_parser = lifetime)]
+    certificate_lifetime: Duration,
     #[arg(long, hide = true)]
     die_with: Option<u32>,
 }
@@ -156,6 +167,17 @@ struct AgentArgs {
     die_with: Option<u32>,
 }
 
+/// Shorter, a renewal could come too late: an agent asks after a third, and again every 2 seconds.
+const MIN_LIFETIME: Duration = Duration::from_secs(6);
+/// A year; the CA lives for ten.
+const MAX_LIFETIME: Duration = Duration::from_secs(8760 * 3600);
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let d = mew_crds::quantities::duration_ms(text).map(Duration::from_millis);
+    d.filter(|d| (MIN_LIFETIME..=MAX_LIFETIME).contains(d))
+        .ok_or_else(|| "a duration from 6s to 8760h is needed, such as 72h".to_owned())
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let serves = matches!(cli.command, Command::Run(_) | Command::Agent(_) | Command::Operator(_));
@@ -169,7 +191,7 @@ fn main() -> ExitCode {
     };
     let r = rt.block_on(run(cli.command));
     // A blocking call that hangs must not keep the process.
-    rt.shutdown_timeout(std::time::Duration::from_secs(2));
+    rt.shutdown_timeout(Duration::from_secs(2));
     match r {
         Ok(code) => code,
         Err(e) => {
@@ -208,6 +230,7 @@ async fn run(c: Command) -> Result<ExitCode> {
                 state: a.state,
                 namespace: a.namespace,
                 trust_domain: a.trust_domain,
+                certificate_lifetime: a.certificate_lifetime,
             };
             done(mew_files::run(o, stopped()).await)
         }
@@ -222,6 +245,7 @@ async fn run(c: Command) -> Result<ExitCode> {
                 health: a.health,
                 identity,
                 dns: a.dns,
+                certificate_lifetime: a.certificate_lifetime,
             };
             done(mew_kube::run(o, stopped()).await)
         }

@@ -73,17 +73,22 @@ impl Kind {
     }
 }
 
-pub async fn list(a: &SourceArgs, kind: Kind, name: &str) -> Result<Vec<Value>> {
-    if let Some(state) = &a.state {
-        return standalone_objects(state, kind.plural(), name).await;
-    }
+/// The cluster of the kubeconfig, and the namespace that is meant.
+pub async fn cluster(a: &SourceArgs) -> Result<(kube::Client, String)> {
     mew_tls_provider();
     let options = kube::config::KubeConfigOptions { context: a.context.clone(), ..Default::default() };
     let config = kube::Config::from_kubeconfig(&options)
         .await
         .context("no kubeconfig can be read; name a standalone operator with --state")?;
     let namespace = a.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = kube::Client::try_from(config)?;
+    Ok((kube::Client::try_from(config)?, namespace))
+}
+
+pub async fn list(a: &SourceArgs, kind: Kind, name: &str) -> Result<Vec<Value>> {
+    if let Some(state) = &a.state {
+        return standalone_objects(state, kind.plural(), name).await;
+    }
+    let (client, namespace) = cluster(a).await?;
     let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(mew_crds::GROUP, mew_crds::VERSION, kind.kind()));
     if kind == Kind::Policy {
         resource.plural = "federationpolicies".into();

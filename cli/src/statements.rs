@@ -1,6 +1,7 @@
 //! `mew query`, `exec`, `load`, `held` and `conflicts`: an application's view of a kernel.
 
 use crate::client::Kernel;
+use crate::out::{self, Out};
 use crate::table::render;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -76,33 +77,33 @@ pub async fn run(a: StatementArgs) -> Result<()> {
         let (k, v) = p.split_once('=').with_context(|| format!("--param {p:?} is not name=value"))?;
         params.insert(k.to_owned(), literal(v));
     }
-    let out = Kernel::connect(&a.address).await?.execute(&text, &params).await?;
+    let done = Kernel::connect(&a.address).await?.execute(&text, &params).await?;
     let cell = |v: &mew_wire::Value| match value_from_wire(v) {
         Value::String(s) => s,
         Value::Null => String::new(),
         v => v.to_string(),
     };
-    let rows: Vec<Vec<String>> = out.rows.iter().map(|r| r.values.iter().map(cell).collect()).collect();
-    if !out.columns.is_empty() {
+    let rows: Vec<Vec<String>> = done.rows.iter().map(|r| r.values.iter().map(cell).collect()).collect();
+    if !done.columns.is_empty() {
         match a.output {
-            Output::Table => println!("{}", render(&out.columns, &rows)),
+            Output::Table => out::line(render(&done.columns, &rows)),
             Output::Csv => {
-                let mut w = csv::Writer::from_writer(std::io::stdout());
-                w.write_record(&out.columns)?;
+                let mut w = csv::Writer::from_writer(Out);
+                w.write_record(&done.columns)?;
                 rows.iter().try_for_each(|r| w.write_record(r))?;
                 w.flush()?;
             }
         }
     }
-    let s = out.summary.unwrap_or_default();
-    let done: Vec<String> =
+    let s = done.summary.unwrap_or_default();
+    let changed: Vec<String> =
         [("spawned", s.spawned), ("set", s.set), ("killed", s.killed), ("linked", s.linked), ("unlinked", s.unlinked)]
             .iter()
             .filter(|(_, n)| *n > 0)
             .map(|(w, n)| format!("{n} {w}"))
             .collect();
-    if !done.is_empty() {
-        eprintln!("{}", done.join(", "));
+    if !changed.is_empty() {
+        eprintln!("{}", changed.join(", "));
     }
     Ok(())
 }
@@ -124,7 +125,7 @@ pub async fn load(a: LoadArgs) -> Result<()> {
     let kernel = Kernel::connect(&a.address).await?;
     let started = Instant::now();
     let n = load_csv(&kernel, &a.csv, &a.statement, &a.int, &a.float, true).await?;
-    println!("{n} rows in {:.1} s", started.elapsed().as_secs_f32());
+    out::line(format_args!("{n} rows in {:.1} s", started.elapsed().as_secs_f32()));
     Ok(())
 }
 
@@ -206,7 +207,7 @@ impl Progress {
 pub async fn records(kind: &str, a: RecordArgs) -> Result<()> {
     let r = Kernel::connect(&a.address).await?.records(kind, a.limit).await?;
     if a.json {
-        r.json.iter().for_each(|j| println!("{j}"));
+        r.json.iter().for_each(out::line);
         return Ok(());
     }
     let all: Vec<serde_json::Value> = r.json.iter().map(|j| serde_json::from_str(j)).collect::<Result<_, _>>()?;
@@ -227,7 +228,7 @@ pub async fn records(kind: &str, a: RecordArgs) -> Result<()> {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = all.iter().map(|v| paths.iter().map(|p| f(v, p)).collect()).collect();
-    println!("{}", render(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>(), &rows));
+    out::line(render(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>(), &rows));
     if r.total > rows.len() as u64 {
         eprintln!("{} more; use --limit", r.total - rows.len() as u64);
     }

@@ -1,9 +1,10 @@
 //! `mew trust`: what two organisations give each other. No secret is in it.
 
-use crate::objects::SourceArgs;
+use crate::objects::{SourceArgs, cluster};
+use crate::out;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Subcommand)]
 pub enum TrustCommand {
@@ -18,12 +19,15 @@ pub struct ExportArgs {
     /// The kernel that the other side shall reach
     #[arg(long)]
     kernel: String,
-    /// Address under which the other side reaches its federation port
+    /// Address under which the other side reaches its federation port, if it is known already
     #[arg(long)]
-    address: String,
-    /// Trust domain of this side
+    address: Option<String>,
+    /// Trust domain of this side; a cluster's operator says it by itself
     #[arg(long)]
-    trust_domain: String,
+    trust_domain: Option<String>,
+    /// Namespace of the operator in the cluster
+    #[arg(long, default_value = "mew-system")]
+    operator_namespace: String,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -39,29 +43,53 @@ pub struct ImportArgs {
 pub async fn run(t: TrustCommand) -> Result<()> {
     match t {
         TrustCommand::Export(a) => {
-            let Some(state) = &a.source.state else { bail!("name the state directory of the operator with --state") };
-            let roots = mew_files::ca_cert(state, &a.trust_domain)?;
-            println!("{}", export(&a, &roots));
+            let side = match &a.source.state {
+                Some(state) => of_directory(&a, state)?,
+                None => of_cluster(&a).await?,
+            };
+            out::line(export(&a, &side));
             eprintln!(
                 "root fingerprint (SHA-256), to confirm with the other side by another way:\n  {}",
-                fingerprint(&roots)?
+                fingerprint(&side.roots)?
             );
             Ok(())
         }
         TrustCommand::Import(a) => {
             let text = std::fs::read_to_string(&a.file).with_context(|| a.file.display().to_string())?;
             for name in mew_files::import(&a.state, &a.file.display().to_string(), &text)? {
-                println!("imported trust bundle {name}");
+                out::line(format!("imported trust bundle {name}"));
             }
             Ok(())
         }
     }
 }
 
-fn export(a: &ExportArgs, roots: &str) -> String {
-    let namespace = a.source.namespace.as_deref().unwrap_or("default");
-    let name = mew_files::bundle_name(&a.trust_domain);
-    let pem: String = roots.trim_end().lines().map(|l| format!("    {l}\n")).collect();
+/// Whose trust is exported.
+struct Side {
+    namespace: String,
+    trust_domain: String,
+    roots: String,
+}
+
+fn of_directory(a: &ExportArgs, state: &Path) -> Result<Side> {
+    let Some(trust_domain) = a.trust_domain.clone() else { bail!("--trust-domain is needed with --state") };
+    let namespace = a.source.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    Ok(Side { namespace, roots: mew_files::ca_cert(state, &trust_domain)?, trust_domain })
+}
+
+async fn of_cluster(a: &ExportArgs) -> Result<Side> {
+    let (client, namespace) = cluster(&a.source).await?;
+    let p = mew_kube::published(client, &a.operator_namespace).await?;
+    match a.trust_domain.as_ref().filter(|t| **t != p.trust_domain) {
+        Some(t) => bail!("the operator in {} is of the trust domain {}, not {t}", a.operator_namespace, p.trust_domain),
+        None => Ok(Side { namespace, trust_domain: p.trust_domain, roots: p.roots }),
+    }
+}
+
+fn export(a: &ExportArgs, side: &Side) -> String {
+    let namespace = &side.namespace;
+    let name = mew_files::bundle_name(&side.trust_domain);
+    let pem: String = side.roots.trim_end().lines().map(|l| format!("    {l}\n")).collect();
     let kernel_id = format!("{namespace}.{}", a.kernel);
     format!(
         "# Trust bundle of {domain}: public certificates only.
@@ -84,9 +112,9 @@ data:
 #     trustDomain: {domain}
 #     trustBundleRefs: [{{kind: ConfigMap, name: {name}}}]
 ",
-        domain = a.trust_domain,
+        domain = side.trust_domain,
         kernel = a.kernel,
-        address = a.address,
+        address = a.address.as_deref().unwrap_or("<host>:<port>"),
     )
     .trim_end()
     .to_owned()

@@ -1,5 +1,6 @@
 //! `mew validate`: everything that can be known about files without running anything.
 
+use crate::out;
 use anyhow::{Context, Result};
 use clap::Args;
 use mew_crds::manifest::{Object, read};
@@ -45,7 +46,7 @@ pub fn run(a: &ValidateArgs) -> Result<ExitCode> {
             _ => manifests(&name, &src, ontology.as_ref(), colour),
         };
         if problems.is_empty() {
-            println!("{name}: ok");
+            out::line(format_args!("{name}: ok"));
         }
         for p in &problems {
             eprintln!("{p}");

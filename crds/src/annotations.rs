@@ -5,3 +5,5 @@
 pub const RESET: &str = "federation.mew.dev/reset";
 /// On a pod: which kernel it holds.
 pub const KERNEL: &str = "federation.mew.dev/kernel";
+/// On the ConfigMap of an operator's public roots: the trust domain that they are of.
+pub const TRUST_DOMAIN: &str = "federation.mew.dev/trust-domain";

@@ -9,6 +9,7 @@ pub const VERSION: &str = "v1alpha1";
 
 /// An object of the same namespace.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LocalRef {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
@@ -63,9 +64,10 @@ pub fn is_trust_domain(s: &str) -> bool {
         && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }
 
+/// A type of an ontology, or all of them. Names that begin with `_` are system records, which never sync.
 pub fn is_type_name(s: &str) -> bool {
     let word = |s: &str| {
-        s.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        s.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
     s == "*" || (s.len() <= 128 && word(s))

@@ -145,7 +145,7 @@ pub struct PolicyRule {
     /// Types with their subtypes, or `*` alone.
     #[schemars(
         length(min = 1, max = 64),
-        inner(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$"))
+        inner(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z][A-Za-z0-9_]*)$"))
     )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub types: Vec<String>,

@@ -154,7 +154,7 @@ pub struct Permissions {
 pub struct TypePermission {
     /// A type with its subtypes, or `*` for every type.
     #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z][A-Za-z0-9_]*)$"))]
     pub ty: String,
 }
 
@@ -163,7 +163,7 @@ pub struct TypePermission {
 pub struct SendPermission {
     /// A type with its subtypes, or `*` for every type.
     #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z_][A-Za-z0-9_]*)$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z][A-Za-z0-9_]*)$"))]
     pub ty: String,
     /// Whether the peer may change entities that it did not introduce. Never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -56,7 +56,9 @@ impl Check {
 
     fn types<'a>(&mut self, types: impl Iterator<Item = &'a str> + Clone, field: &str) {
         for t in types.clone() {
-            self.that(is_type_name(t), field, format!("{t:?} is not the name of a type"));
+            let why =
+                if t.starts_with('_') { "a system type: system records never sync" } else { "not the name of a type" };
+            self.that(is_type_name(t), field, format!("{t:?} is {why}"));
         }
         let n = types.clone().count();
         self.that(n <= 1 || !types.clone().any(|t| t == "*"), field, "'*' must stand alone");

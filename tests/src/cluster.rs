@@ -4,9 +4,10 @@ use crate::apiserver::ApiServer;
 use crate::dirs;
 use crate::http;
 use crate::ports::free_port;
-use crate::process::{Process, mew};
+use crate::process::{Process, mew, mew_once};
+use crate::small_disk::{self, SmallDisk};
 use crate::wait::until;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,9 @@ pub struct Agent {
     pub federation: u16,
     pub health: u16,
     args: Vec<String>,
+    /// Its logs, and its data in `data`.
     logs: PathBuf,
+    small_disk: bool,
     process: Option<Process>,
 }
 
@@ -103,6 +106,17 @@ impl Cluster {
         Ok(map["data"]["ca.crt"].as_str().context("mew-roots has no ca.crt")?.to_owned())
     }
 
+    /// What this side gives another one to commit, as `mew trust export` prints it.
+    pub fn export_trust(&self, namespace: &str, a: &Agent) -> Result<String> {
+        let address = loopback(a.federation);
+        let args = ["trust", "export", "--kernel", &a.kernel, "--namespace", namespace, "--address", &address];
+        let kubeconfig = self.api.kubeconfig();
+        let out = mew_once(args, &[("KUBECONFIG", kubeconfig.as_path())])?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        ensure!(said.contains("fingerprint"), "no fingerprint to confirm: {said}");
+        Ok(String::from_utf8(out.stdout)?)
+    }
+
     /// What the other organisation hands over: its roots, as a ConfigMap of this namespace.
     pub fn trust(&self, namespace: &str, other: &Cluster) -> Result<()> {
         let name = format!("{}-roots", other.trust_domain.replace('.', "-"));
@@ -116,6 +130,13 @@ impl Cluster {
     /// Starts the agent of a kernel as a pod would: with a service account's token for this kernel, the roots of the
     /// operator, and an ontology; waits until its kernel is open. The namespace must exist.
     pub fn start_agent(&self, namespace: &str, kernel: &str, ontology: &Path) -> Result<Agent> {
+        let mut a = self.agent(namespace, kernel, ontology)?;
+        a.start()?;
+        Ok(a)
+    }
+
+    /// What [`Cluster::start_agent`] starts, not started yet.
+    pub fn agent(&self, namespace: &str, kernel: &str, ontology: &Path) -> Result<Agent> {
         let account = format!("kernel-{kernel}");
         let audience = format!("federation.mew.dev/{}/kernel/{kernel}", self.trust_domain);
         self.api.create_service_account(namespace, &account)?;
@@ -152,10 +173,17 @@ impl Cluster {
         .map(str::to_owned)
         .to_vec();
         let kernel_id = format!("{namespace}.{kernel}");
-        let mut a =
-            Agent { kernel: kernel.to_owned(), kernel_id, api, federation, health, args, logs: dir, process: None };
-        a.start()?;
-        Ok(a)
+        Ok(Agent {
+            kernel: kernel.to_owned(),
+            kernel_id,
+            api,
+            federation,
+            health,
+            args,
+            logs: dir,
+            small_disk: false,
+            process: None,
+        })
     }
 
     /// `kind/namespace/name` and resourceVersion of every object of ours.
@@ -197,8 +225,18 @@ pub fn exchange_trust(namespace: &str, a: &Cluster, b: &Cluster) -> Result<()> {
 impl Operator {
     /// Starts it (again), and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
-        self.process = Some(Process::start(&self.identity, mew(&self.args)?, &self.logs)?);
+        self.start_with(&[])
+    }
+
+    /// As [`Operator::start`], this time with more arguments.
+    pub fn start_with(&mut self, more: &[&str]) -> Result<()> {
+        let command = mew(self.args.iter().map(String::as_str).chain(more.iter().copied()))?;
+        self.process = Some(Process::start(&self.identity, command, &self.logs)?);
         wait_serving(&mut self.process, self.health, "the operator is ready")
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     pub fn leads(&self) -> bool {
@@ -227,10 +265,40 @@ impl Operator {
 }
 
 impl Agent {
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Starts it (again) on the same data and ports, and waits until its kernel is open.
     pub fn start(&mut self) -> Result<()> {
-        self.process = Some(Process::start("agent", mew(&self.args)?, &self.logs)?);
-        wait_serving(&mut self.process, self.health, "the agent's kernel is open")
+        self.start_with_env(&[])
+    }
+
+    /// As [`Agent::start`], this time with these variables.
+    pub fn start_with_env(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let mut command = mew(&self.args)?;
+        command.envs(variables.iter().copied());
+        if self.small_disk {
+            command = small_disk::with_small_disk(&command, &self.data())?;
+        }
+        self.process = Some(Process::start("agent", command, &self.logs)?);
+        let r = wait_serving(&mut self.process, self.health, "the agent's kernel is open");
+        if self.small_disk { r.context(small_disk::NEEDS) } else { r }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.logs.join("data")
+    }
+
+    /// From the next start on its data is on a disk that a test can fill. What is there is gone when the agent ends.
+    pub fn use_small_disk(&mut self) {
+        self.small_disk = true;
+    }
+
+    /// The disk of the running agent.
+    pub fn small_disk(&self) -> Result<SmallDisk> {
+        let pid = self.pid().filter(|_| self.small_disk).context("no agent runs on a small disk")?;
+        Ok(SmallDisk::of(pid, &self.data()))
     }
 
     pub fn stop(&mut self) {

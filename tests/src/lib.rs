@@ -10,6 +10,7 @@ pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod sim;
+pub mod small_disk;
 pub mod standalone;
 pub mod wait;
 pub mod watcher;

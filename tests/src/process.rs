@@ -4,6 +4,7 @@ use crate::dirs;
 use crate::wait::until;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// After SIGTERM, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
+/// It takes a moment; this is for a machine that is busy with something else.
+const ONCE: Duration = Duration::from_secs(60);
 /// Lines of a log that are shown when something went wrong.
 const TAIL: usize = 12;
 
@@ -186,12 +189,25 @@ pub fn progress(text: &str) {
 }
 
 /// A command of `mew` that ends with this program.
-pub fn mew<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Command> {
+pub fn mew<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Command> {
     static MEW: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let exe = MEW.get_or_init(|| find_mew().map_err(|e| format!("{e:#}"))).as_ref().map_err(|e| anyhow!("{e}"))?;
     let mut c = Command::new(exe);
     c.args(args).args(["--die-with", &std::process::id().to_string()]);
     Ok(c)
+}
+
+/// Runs a command of `mew` that ends by itself, with these variables; an error if it fails.
+pub fn mew_once<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, variables: &[(&str, &Path)]) -> Result<Output> {
+    // Without the flag that only servers have.
+    let mut c = Command::new(mew::<&str>([])?.get_program());
+    c.args(args).envs(variables.iter().copied());
+    let what = format!("{c:?}");
+    let out = run(c, "", ONCE)?;
+    if !out.status.success() {
+        bail!("{what}: {}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(out)
 }
 
 /// `MEW_BIN`, or the binary beside the test, built if it is missing or older than its sources.

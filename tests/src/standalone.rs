@@ -2,13 +2,12 @@
 
 use crate::http::{get, post};
 use crate::ports::free_port;
-use crate::process::{Process, mew, run};
+use crate::process::{Process, mew, mew_once};
 use crate::wait::until;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,15 +63,14 @@ impl Side {
     /// `mew trust export` here, `mew trust import` there.
     pub fn give_trust(&self, to: &Side) -> Result<()> {
         let address = format!("127.0.0.1:{}", self.federation);
-        let mut export = plain()?;
-        export.args(["trust", "export", "--kernel", &self.kernel, "--address", &address]);
-        export.args(["--trust-domain", &self.trust_domain, "--namespace", &self.namespace, "--state"]);
-        export.arg(self.state());
+        let (here, there) = (self.state().display().to_string(), to.state().display().to_string());
+        let export = ["trust", "export", "--kernel", &self.kernel, "--address", &address, "--state", &here];
+        let more = ["--trust-domain", &self.trust_domain, "--namespace", &self.namespace];
+        let out = mew_once(export.into_iter().chain(more), &[])?;
         let file = self.dir.join("trust.yaml");
-        fs::write(&file, finished(export)?)?;
-        let mut import = plain()?;
-        import.args(["trust", "import", "--state"]).arg(to.state()).arg(&file);
-        finished(import).map(|_| ())
+        fs::write(&file, out.stdout)?;
+        let file = file.display().to_string();
+        mew_once(["trust", "import", "--state", &there, &file], &[]).map(|_| ())
     }
 
     pub fn start_operator(&mut self) -> Result<()> {
@@ -161,18 +159,4 @@ impl Side {
         let all = [&self.operator, &self.agent];
         all.into_iter().flatten().map(Process::tail).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// The binary without the flag that only servers have.
-fn plain() -> Result<Command> {
-    Ok(Command::new(mew::<&str>([])?.get_program()))
-}
-
-fn finished(c: Command) -> Result<Vec<u8>> {
-    let what = format!("{c:?}");
-    let out = run(c, "", PATIENCE)?;
-    if !out.status.success() {
-        bail!("{what}: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(out.stdout)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Crate, folder, and the crates of this workspace that it may use.
-const LAYERS: [(&str, &str, &[&str]); 16] = [
+const LAYERS: [(&str, &str, &[&str]); 17] = [
     ("mew-model", "agent/model", &[]),
     ("mew-contract", "agent/contract", &[]),
     ("mew-wire", "agent/wire", &[]),
@@ -43,6 +43,7 @@ const LAYERS: [(&str, &str, &[&str]); 16] = [
     ),
     ("mew-kube", "operator/kube", &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls"]),
     ("mew-cli", "cli", &["*"]),
+    ("mew-tests", "tests", &["*"]),
 ];
 
 /// Crates that take time and randomness as arguments. The kernel and the store wait for other writers and touch a disk that

@@ -1,6 +1,8 @@
 //! The truth table of the status: each row breaks something of a working federation, says what `kubectl get` and kstatus must
 //! then show, mends it, and all is ready again by itself. A [`mew_tests::watcher::Watcher`] looks for lies meanwhile.
 
+#[path = "truth_table/peers.rs"]
+mod peers;
 #[path = "truth_table/steps.rs"]
 mod steps;
 #[path = "truth_table/world.rs"]
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::Status::{self, Current, Failed, InProgress};
 use mew_tests::kstatus::{condition, kstatus};
 use mew_tests::process::progress;
+use peers::*;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use steps::*;
@@ -34,7 +37,8 @@ struct Row {
 enum Group {
     OperatorRestarted,
     ClaimedTwice,
-    Objects,
+    /// Objects and peers at fault that no other row looks at.
+    SideBySide,
     PeerUnreachable,
     UnknownHost,
     BundleMissing,
@@ -47,7 +51,7 @@ enum Group {
 const GROUPS: [Group; 10] = [
     Group::OperatorRestarted,
     Group::ClaimedTwice,
-    Group::Objects,
+    Group::SideBySide,
     Group::PeerUnreachable,
     Group::UnknownHost,
     Group::BundleMissing,
@@ -63,6 +67,10 @@ enum Then {
     Nothing,
     /// After 30 s it is Stalled; kstatus says Failed.
     Stalls,
+    /// It never is: it still says the same when others of its group are.
+    KeepsTrying,
+    /// It passes after a minute, mended or not, so it is looked at at once.
+    Passes,
     /// Airports do not arrive until it is mended.
     DataWaits,
     /// Airports go on arriving, and Ready does not change for a moment.
@@ -93,9 +101,46 @@ const TABLE: &[Row] = &[
         breaks: start_second,
         mends: stop_second,
     },
+    // Peers at fault come first: the last one takes the west's operator away, and other rows need it when they are mended.
+    Row {
+        name: "peer's clock two minutes ahead",
+        group: Group::SideBySide,
+        object: ("sync", "ahead"),
+        shows: (&["ClockSkew"], "False", InProgress),
+        then: Then::Passes,
+        breaks: run_ahead_of_time,
+        mends: set_the_clock,
+    },
+    Row {
+        name: "peer's disk full",
+        group: Group::SideBySide,
+        object: ("sync", "full"),
+        shows: (&["SinkError"], "False", InProgress),
+        then: Then::KeepsTrying,
+        breaks: fill_the_disk,
+        mends: make_room,
+    },
+    Row {
+        name: "peer's certificate expired",
+        group: Group::SideBySide,
+        object: ("sync", "expired"),
+        shows: (&["CertificateExpired"], "False", InProgress),
+        then: Then::KeepsTrying,
+        breaks: let_the_certificate_expire,
+        mends: start_operator_of_the_west,
+    },
+    Row {
+        name: "peer's certificate expired, the Remote",
+        group: Group::SideBySide,
+        object: ("remote", "us-expired"),
+        shows: (&["CertificateExpired"], "False", InProgress),
+        then: Then::KeepsTrying,
+        breaks: nothing,
+        mends: nothing,
+    },
     Row {
         name: "pattern does not parse",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "no-pattern"),
         shows: (&["InvalidPattern"], "False", Failed),
         then: Then::Stalls,
@@ -104,7 +149,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "type unknown",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "no-type"),
         shows: (&["TypeUnknown"], "False", InProgress),
         then: Then::Stalls,
@@ -113,7 +158,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "denied by own policy",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "no-policy"),
         shows: (&["PolicyDenied"], "False", InProgress),
         then: Then::Stalls,
@@ -122,7 +167,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "denied by own permissions",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "no-permission"),
         shows: (&["PermissionDenied"], "False", InProgress),
         then: Then::Stalls,
@@ -131,7 +176,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "ontologies do not fit",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "no-fit"),
         shows: (&["OntologyMismatch"], "False", InProgress),
         then: Then::Stalls,
@@ -140,7 +185,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "wrong kernel_id, the Remote",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("remote", "us-new"),
         shows: (&["IdentityMismatch"], "False", InProgress),
         then: Then::Stalls,
@@ -149,7 +194,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "wrong kernel_id, its Sync",
-        group: Group::Objects,
+        group: Group::SideBySide,
         object: ("sync", "new"),
         shows: (&["IdentityMismatch"], "False", InProgress),
         then: Then::Stalls,
@@ -293,8 +338,11 @@ fn run(w: &mut World, rows: &[&Row]) -> Result<()> {
     }
     for r in rows {
         (r.breaks)(w).with_context(|| format!("{}: breaking it", r.name))?;
+        if r.then == Then::Passes {
+            shows(w, r)?;
+        }
     }
-    for r in rows {
+    for r in rows.iter().filter(|r| r.then != Then::Passes) {
         shows(w, r)?;
     }
     let waiting = if any(Then::DataWaits) { Some(w.spawn_airport()?) } else { None };
@@ -304,6 +352,10 @@ fn run(w: &mut World, rows: &[&Row]) -> Result<()> {
     for r in rows.iter().filter(|r| r.then == Then::Stalls) {
         stalls(w, r)?;
     }
+    for r in rows.iter().filter(|r| r.then == Then::KeepsTrying) {
+        shows(w, r)?;
+    }
+    w.look_for_what_is_owed()?;
     for r in rows {
         (r.mends)(w).with_context(|| format!("{}: mending it", r.name))?;
     }
@@ -314,6 +366,7 @@ fn run(w: &mut World, rows: &[&Row]) -> Result<()> {
     if let Some(airport) = &waiting {
         w.arrives(airport)?;
     }
+    w.what_is_owed_arrives()?;
     w.data_flows()?;
     for (r, since) in &steady {
         w.never_flapped(r.object.0, r.object.1, since).with_context(|| r.name)?;

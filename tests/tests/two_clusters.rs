@@ -2,8 +2,9 @@
 //! at the client API.
 
 use anyhow::{Context, Result, ensure};
-use mew_tests::cluster::{Agent, Cluster, PATIENCE, exchange_trust};
+use mew_tests::cluster::{Agent, Cluster, PATIENCE};
 use mew_tests::dirs::root;
+use mew_tests::http::metric;
 use mew_tests::kstatus::{Status, condition, kstatus};
 use mew_tests::wait::until;
 use mew_tests::watcher::{Probe, Watcher};
@@ -36,6 +37,7 @@ fn a_declared_flow_flows_and_its_status_is_true() -> Result<()> {
     declare(&p)?;
     becomes_ready(&p)?;
     everything_arrived(&p)?;
+    bytes_are_counted(&p)?;
     columns_are_true(&p)?;
     denied_is_not_ready(&p)?;
     let mut probes = vec![live_change(&p, &watcher)?];
@@ -58,7 +60,10 @@ fn start() -> Result<Pair> {
     }
     let east_agent = east.start_agent(NAMESPACE, "us-east", &ontology)?;
     let west_agent = west.start_agent(NAMESPACE, "us-west", &ontology)?;
-    exchange_trust(NAMESPACE, &east, &west)?;
+    // Each team commits what the other one exports.
+    for (from, agent, to) in [(&east, &east_agent, &west), (&west, &west_agent, &east)] {
+        to.api.apply(&from.export_trust(NAMESPACE, agent)?)?;
+    }
     Ok(Pair { east_agent, west_agent, east, west })
 }
 
@@ -143,6 +148,20 @@ fn everything_arrived(p: &Pair) -> Result<()> {
         let (east, west) = both(text)?;
         ensure!(!east.is_empty() && west.is_empty(), "{text}: {west:?} is in the west, and {east:?} in the east");
     }
+    Ok(())
+}
+
+/// What the east has sent, the west has received.
+fn bytes_are_counted(p: &Pair) -> Result<()> {
+    let bytes = |agent: &Agent, peer: &str, direction: &str| -> Result<f64> {
+        let name = format!(r#"federation_sync_bytes_total{{remote="{NAMESPACE}/{peer}",direction="{direction}"}}"#);
+        metric(agent.health, &name)?.with_context(|| format!("no {name}"))
+    };
+    until("both sides have counted the same bytes", PATIENCE, || {
+        let (sent, received) = (bytes(&p.east_agent, "us-west", "push")?, bytes(&p.west_agent, "us-east", "pull")?);
+        Ok((sent > 0.0 && sent == received).then_some(()))
+    })?;
+    ensure!(bytes(&p.west_agent, "us-east", "push")? == 0.0, "the west has sent data");
     Ok(())
 }
 

@@ -116,7 +116,7 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
         ),
         CertificateExpired => (
             "A certificate is past its end, or not valid yet because of a clock.",
-            "Check the clocks of both hosts. Agents renew by themselves while their operator is reachable: an expired one has been cut off for days.",
+            "Look at the log of the agent whose certificate it is: it renews by itself while its operator is reachable and signs, so an expired one has been cut off for two thirds of the certificate's life (two days of three, unless `--certificate-lifetime` says otherwise). Check the clocks of both hosts.",
         ),
         CertificatePending => (
             "The agent has no certificate yet.",
@@ -141,7 +141,7 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
         ),
         ClockSkew => (
             "The source's clock is more than 60 seconds ahead of the sink's. Its changes are refused until the clocks agree; nothing is lost.",
-            "Correct the clocks (NTP) of both hosts.",
+            "Correct the clocks (NTP) of both hosts. What was written under the wrong clock keeps its time: it passes when the sink's clock is within 60 seconds of it, and what was written later waits behind it.",
         ),
     }
 }

@@ -9,6 +9,10 @@ pub mod reason;
 pub mod report;
 pub mod snapshot;
 
+/// Bytes of one message between them. Snapshots and reports are absolute: with ten thousand Syncs either has some 10 MiB,
+/// and gRPC's own limit of 4 MiB would end the attachment for ever.
+pub const MAX_MESSAGE: usize = 32 << 20;
+
 pub use problem::{Problem, Rejection};
 pub use reason::Reason;
 pub use report::{FlowReport, FlowState, LinkState, PeerInfo, RemoteReport, Report};

@@ -6,7 +6,7 @@ use crate::operator::OperatorChannel;
 use crate::state::{Identity, StateDir};
 use crate::{AgentOptions, VERSION};
 use anyhow::{Context, Result, bail};
-use mew_contract::{Problem, Reason, Rejection, Report, Snapshot};
+use mew_contract::{MAX_MESSAGE, Problem, Reason, Rejection, Report, Snapshot};
 use mew_kernel::Kernel;
 use mew_net::Hub;
 use mew_wire::agent_message::Body as AgentBody;
@@ -14,7 +14,7 @@ use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body as OperatorBody;
 use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -25,13 +25,9 @@ const REPORT_UNCHANGED: Duration = Duration::from_secs(5);
 /// Between tries to reach the operator.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Between tries to get a certificate signed.
-const SIGN_RETRY: Duration = Duration::from_secs(2);
+/// Between tries to get a certificate signed, and to keep a snapshot.
+const KEEP_UP: Duration = Duration::from_secs(2);
 const QUEUE: usize = 16;
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
 
 fn hello(options: &AgentOptions, dir: &StateDir) -> AgentMessage {
     let h = Hello {
@@ -54,6 +50,8 @@ async fn open(options: &AgentOptions, dir: &StateDir) -> Result<Stream> {
     let (tx, rx) = mpsc::channel(QUEUE);
     tx.send(hello(options, dir)).await.ok();
     let rx = ControlClient::new(channel.clone())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
         .attach(ReceiverStream::new(rx))
         .await
         .map_err(|s| anyhow::anyhow!("the operator refuses this agent: {}", s.message()))?
@@ -113,12 +111,14 @@ struct InForce {
     digest: String,
     rejected: Vec<Rejection>,
     certificate: Option<Validity>,
+    /// The snapshot, if it could not be kept for the next start yet: a full disk must not end the attachment.
+    unsaved: Option<Vec<u8>>,
 }
 
 impl Attachment {
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        let mut force =
-            InForce { certificate: certificate::load(&self.dir, &self.hub, now_ms()), ..InForce::default() };
+        let certificate = certificate::load(&self.dir, &self.hub, self.hub.wall_ms());
+        let mut force = InForce { certificate, ..InForce::default() };
         if let Some(bytes) = self.dir.snapshot() {
             match self.apply(&bytes, &mut force) {
                 Ok(()) => tracing::info!("going on with the last snapshot until the operator answers"),
@@ -148,7 +148,7 @@ impl Attachment {
         let mut s = open(&self.options, &self.dir).await?;
         let mut tick = tokio::time::interval(REPORT_CHANGED);
         let mut last: (Option<Report>, std::time::Instant) = (None, std::time::Instant::now());
-        let mut sign_at = std::time::Instant::now();
+        let mut keep_up_at = std::time::Instant::now();
         let mut welcome = false;
         loop {
             tokio::select! {
@@ -175,18 +175,17 @@ impl Attachment {
                     }
                     Some(OperatorBody::Snapshot(bytes)) => {
                         self.apply(&bytes, force)?;
-                        self.dir.save_snapshot(&bytes)?;
+                        force.unsaved = Some(bytes.to_vec());
+                        self.save(force);
                         s.tx.send(AgentMessage { body: Some(AgentBody::Accepted(Accepted { digest: force.digest.clone() })) }).await?;
                         last.0 = None;
                     }
                 },
                 _ = tick.tick(), if welcome => {
-                    if force.certificate.is_none_or(|v| v.is_due(now_ms())) && sign_at <= std::time::Instant::now() {
-                        sign_at = std::time::Instant::now() + SIGN_RETRY;
-                        match certificate::renew(&self.options.kernel, s.channel.clone(), &self.dir, &self.hub, now_ms()).await {
-                            Ok(v) => force.certificate = Some(v),
-                            Err(e) => tracing::warn!("{e:#}"),
-                        }
+                    if keep_up_at <= std::time::Instant::now() {
+                        keep_up_at = std::time::Instant::now() + KEEP_UP;
+                        self.save(force);
+                        self.renew(force, s.channel.clone()).await;
                     }
                     let r = self.report(force);
                     if last.0.as_ref() != Some(&r) || last.1.elapsed() >= REPORT_UNCHANGED {
@@ -196,6 +195,27 @@ impl Attachment {
                     }
                 }
             }
+        }
+    }
+
+    /// Keeps the snapshot in force for the next start.
+    fn save(&self, force: &mut InForce) {
+        let Some(bytes) = &force.unsaved else { return };
+        match self.dir.save_snapshot(bytes) {
+            Ok(()) => force.unsaved = None,
+            Err(e) => tracing::warn!("the snapshot is in force, and the next start would not know it: {e:#}"),
+        }
+    }
+
+    /// Asks for a certificate if there is none or it is due.
+    async fn renew(&self, force: &mut InForce, channel: OperatorChannel) {
+        let now_ms = self.hub.wall_ms();
+        if force.certificate.is_some_and(|v| !v.is_due(now_ms)) {
+            return;
+        }
+        match certificate::renew(&self.options.kernel, channel, &self.dir, &self.hub, now_ms).await {
+            Ok(v) => force.certificate = Some(v),
+            Err(e) => tracing::warn!("{e:#}"),
         }
     }
 

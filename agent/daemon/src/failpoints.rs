@@ -2,6 +2,8 @@
 //!
 //! Aborting flushes nothing and runs no destructor, like `kill -9` at exactly that moment. Without the variable nothing of
 //! this is in the way.
+//!
+//! And a clock that a test makes wrong: `MEW_CLOCK_OFFSET=<seconds>s`, ahead, or behind if negative.
 
 use mew_net::Passing;
 use mew_store::{Disk, DiskFile};
@@ -55,6 +57,20 @@ impl Failpoints {
             _ => {}
         }))
     }
+}
+
+/// Milliseconds by which the agent's wall clock is ahead. Versions, lags and the age of certificates go by it; TLS itself
+/// goes by the machine's clock.
+pub fn clock_offset_ms() -> i64 {
+    let read = || {
+        let text = std::env::var("MEW_CLOCK_OFFSET").ok()?;
+        text.strip_suffix('s')?.parse::<i64>().ok()?.checked_mul(1000)
+    };
+    let ms = read().unwrap_or(0);
+    if ms != 0 {
+        tracing::warn!(ms, "MEW_CLOCK_OFFSET makes this agent's clock wrong");
+    }
+    ms
 }
 
 struct FailDisk {

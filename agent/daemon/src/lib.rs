@@ -95,7 +95,12 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     };
     health.set_standby(None);
     tracing::info!(kernel_id = %identity.kernel_id, incarnation = %kernel.incarnation(), api = %options.listen, federation = %options.federation, "kernel is open");
-    let hub = Hub::new(kernel.clone(), HubConfig { agent_version: VERSION.to_owned(), observer: failpoints.frames() });
+    let config = HubConfig {
+        agent_version: VERSION.to_owned(),
+        observer: failpoints.frames(),
+        clock_offset_ms: failpoints::clock_offset_ms(),
+    };
+    let hub = Hub::new(kernel.clone(), config);
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();

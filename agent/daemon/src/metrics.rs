@@ -19,6 +19,19 @@ struct FlowLabels {
     direction: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    remote: String,
+    direction: &'static str,
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ConflictLabels {
+    remote: String,
+    resolution: String,
+}
+
 type Gauges = Family<FlowLabels, Gauge<f64, AtomicU64>>;
 type Counters = Family<FlowLabels, Counter>;
 
@@ -36,7 +49,7 @@ pub fn text(kernel: &Kernel, hub: &Hub, attached: bool) -> String {
         count(&hub.counters.reconnections),
     );
     let (lag, queue, held) = (Gauges::default(), Gauges::default(), Gauges::default());
-    let (entities, errors) = (Counters::default(), Counters::default());
+    let (entities, errors) = (Counters::default(), Family::<ErrorLabels, Counter>::default());
     for s in &syncs {
         let direction = match s.direction {
             Direction::Push => "push",
@@ -49,18 +62,38 @@ pub fn text(kernel: &Kernel, hub: &Hub, attached: bool) -> String {
         queue.get_or_create_owned(&labels).inc_by(s.pending.unwrap_or(0) as f64);
         held.get_or_create_owned(&labels).inc_by(s.held as f64);
         entities.get_or_create_owned(&labels).inc_by(s.applied);
-        errors.get_or_create_owned(&labels).inc_by(s.rejected);
+        let FlowLabels { remote, direction } = labels;
+        errors.get_or_create_owned(&ErrorLabels { remote, direction, r#type: "rejected" }).inc_by(s.rejected);
     }
+    let bytes = Counters::default();
+    for (remote, sent, received) in hub.traffic() {
+        let of = |direction| FlowLabels { remote: remote.clone(), direction };
+        bytes.get_or_create_owned(&of("push")).inc_by(sent);
+        bytes.get_or_create_owned(&of("pull")).inc_by(received);
+    }
+    r.register("federation_sync_bytes", "Bytes of data sent to and received from the peer", bytes);
     r.register("federation_sync_lag_seconds", "Age of the oldest change that has not arrived", lag);
     r.register("federation_sync_queue_size", "Changes in the log behind the sink's position", queue);
     r.register("federation_sync_entities", "Changes applied at the sink", entities);
     r.register("federation_sync_errors", "Changes that the sink refused", errors);
     r.register("federation_sync_held", "Changes that wait at the sink for what blocks them", held);
-    let conflicts = kernel.view().count_facts(records::CONFLICT);
+    let conflicts = Family::<ConflictLabels, Counter>::default();
+    let (totals, kept) = {
+        let view = kernel.view();
+        (records::conflict_totals(&view).unwrap_or_default(), view.count_facts(records::CONFLICT))
+    };
+    for (remote, resolution, n) in totals {
+        conflicts.get_or_create_owned(&ConflictLabels { remote, resolution }).inc_by(n);
+    }
+    r.register(
+        "federation_conflicts",
+        "Conflicts with the Remote since this kernel began, by what became of them",
+        conflicts,
+    );
     r.register(
         "federation_conflicts_pending",
         "Conflicts that are kept for people to look at",
-        ConstGauge::new(conflicts as i64),
+        ConstGauge::new(kept as i64),
     );
     let (bytes, all) = kernel.usage();
     r.register("mew_kernel_log_bytes", "Size of the kernel's log", ConstGauge::new(bytes as i64));

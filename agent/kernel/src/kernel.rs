@@ -6,15 +6,18 @@ use crate::matching::query;
 use crate::mutate;
 use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
+use crate::system::{Records, Take};
 use crate::tx::Tx;
 use mew_lang::check::{Scope, check};
 use mew_lang::parse_script;
 use mew_lang::plan::{Plan, Returns};
+use mew_model::ontology::Type;
 use mew_model::{Ontology, Value};
 use mew_store::{Place, Store, StoreError, Stored, View};
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -50,6 +53,7 @@ pub struct Kernel {
     turn: Condvar,
     head: AtomicU64,
     on_commit: Mutex<Vec<Box<dyn Fn(u64) + Send + Sync>>>,
+    records: OnceLock<Box<Records>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +64,15 @@ impl Kernel {
     pub fn new(store: Store) -> Self {
         let identity = Identity::new(store.kernel_id(), store.incarnation());
         let head = AtomicU64::new(store.view().last_seq());
-        Kernel { identity, head, queue: Mutex::default(), turn: Condvar::new(), on_commit: Mutex::default(), store }
+        Kernel {
+            identity,
+            head,
+            queue: Mutex::default(),
+            turn: Condvar::new(),
+            on_commit: Mutex::default(),
+            records: OnceLock::new(),
+            store,
+        }
     }
 
     pub fn identity(&self) -> &Identity {
@@ -93,6 +105,14 @@ impl Kernel {
     /// Calls `f` with the newest seq after each commit, from the committing thread.
     pub fn on_commit(&self, f: impl Fn(u64) + Send + Sync + 'static) {
         lock(&self.on_commit).push(Box::new(f));
+    }
+
+    /// Who gives the system records; the first one stays.
+    pub fn keep_records<F>(&self, f: F)
+    where
+        F: Fn(&Tx<'_>, &Type, Take<'_>) -> Result<ControlFlow<()>> + Send + Sync + 'static,
+    {
+        let _ = self.records.set(Box::new(f));
     }
 
     pub fn view(&self) -> View<'_> {
@@ -160,10 +180,14 @@ impl Kernel {
         }
     }
 
+    fn tx<'a>(&'a self, view: &'a View<'a>, now_ms: u64) -> Tx<'a> {
+        Tx::new(view, &self.identity, self.records.get().map(|r| &**r), now_ms)
+    }
+
     fn commit(&self, jobs: Vec<Job>) {
         let (batch, answers) = {
             let view = self.store.view();
-            let mut tx = Tx::new(&view, &self.identity, 0);
+            let mut tx = self.tx(&view, 0);
             let answers: Vec<_> = jobs.into_iter().map(|j| j(&mut tx)).collect();
             (tx.into_batch(), answers)
         };
@@ -207,7 +231,7 @@ impl Kernel {
             match unit {
                 Unit::Read(Plan::Query(q)) => {
                     let view = self.store.view();
-                    let rows = query(&Tx::new(&view, &self.identity, now_ms), params, &q)?;
+                    let rows = query(&self.tx(&view, now_ms), params, &q)?;
                     (out.columns, out.rows) = (columns(Some(&q.returns)), rows);
                 }
                 Unit::Read(_) => {}
@@ -220,7 +244,7 @@ impl Kernel {
                 }
                 Unit::Discard(plans) => {
                     let view = self.store.view();
-                    let done = run_all(&mut Tx::new(&view, &self.identity, now_ms), params, bound.clone(), &plans)?;
+                    let done = run_all(&mut self.tx(&view, now_ms), params, bound.clone(), &plans)?;
                     (out.columns, out.rows) = (done.columns, done.rows);
                 }
             }

@@ -10,6 +10,7 @@ mod matching;
 mod mutate;
 mod names;
 mod rows;
+mod system;
 mod tx;
 
 pub use error::KernelError;
@@ -18,4 +19,5 @@ pub use kernel::Kernel;
 pub use mutate::{bury, kill_set};
 pub use names::Params;
 pub use rows::{Output, Summary};
+pub use system::{Records, Take};
 pub use tx::Tx;

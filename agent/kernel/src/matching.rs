@@ -2,10 +2,13 @@
 
 use crate::error::KernelError;
 use crate::names::{Bound, Params};
+use crate::system::as_row;
 use crate::tx::Tx;
 use mew_lang::check::equalities;
 use mew_lang::eval::{Env, EvalError, eval, passes};
 use mew_lang::plan::{EdgePattern, Expr, Match, Op, Query, Returns, System};
+use mew_lang::system;
+use mew_model::ontology::Type;
 use mew_model::value::format_timestamp;
 use mew_model::{Number, Value};
 use mew_store::Stored;
@@ -43,6 +46,15 @@ impl Env for RowEnv<'_, '_> {
     fn system(&self, slot: usize, field: System) -> Value {
         let Some(s) = self.stored(slot) else { return Value::Null };
         let Ok(e) = s.entity() else { return Value::Null };
+        if let Some(t) = system::by_number(e.ty) {
+            // A record has a name and a time; versions are of entities.
+            return match field {
+                System::Id | System::SyncId => Value::String(e.sync_id.to_owned()),
+                System::Type => Value::String(t.name.clone()),
+                System::UpdatedAt => Value::Timestamp(e.time.ms() as i64),
+                System::Version | System::Origin => Value::Null,
+            };
+        }
         match field {
             System::Id => Value::String(self.tx.identity().local_id(s.ent)),
             System::Type => Value::String(self.tx.ontology().type_name(e.ty)),
@@ -63,7 +75,7 @@ impl Env for RowEnv<'_, '_> {
         let o = self.tx.ontology();
         self.stored(slot)
             .and_then(|s| s.entity().ok())
-            .and_then(|e| o.by_number(e.ty))
+            .and_then(|e| o.by_number(e.ty).or_else(|| system::by_number(e.ty)))
             .is_some_and(|t| t.lineage.contains(&ty))
     }
 
@@ -193,6 +205,9 @@ impl<'m, 'v> Matcher<'m, 'v> {
     fn step(&self, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
         match &self.steps[at] {
             Step::Node(v) => {
+                if let Some(ty) = self.m.vars[*v].ty.and_then(system::by_number) {
+                    return self.records(ty, *v, at, row, found);
+                }
                 for ent in self.candidates(*v, row)? {
                     let Some(s) = self.tx.living(ent)? else { continue };
                     row[*v] = Some(s);
@@ -217,6 +232,16 @@ impl<'m, 'v> Matcher<'m, 'v> {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Binds a variable of a system type to each of its records.
+    fn records(&self, ty: &Type, v: usize, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        let r = self.tx.records(ty, &mut |record| {
+            row[v] = Some(as_row(&record));
+            self.descend(at, row, found)
+        });
+        row[v] = None;
+        r
     }
 
     /// Tries one edge against a pattern: type, ends that are bound, types of ends that are not.
@@ -303,6 +328,8 @@ fn lookup<'m>(tx: &Tx<'_>, m: &'m Match, v: usize) -> Option<(Number, Number, &'
     })
 }
 
+/// About how many entities a variable may stand for. System records count as none: they are made anew by each reading, so
+/// they are read first, and once.
 fn size(tx: &Tx<'_>, m: &Match, v: usize) -> usize {
     match m.vars[v].ty {
         None => usize::MAX,

@@ -283,8 +283,8 @@ fn coerced(attr: &str, kind: mew_model::value::Kind, v: Value) -> Result<Value> 
 
 /// An id that an application chose: it must not look as if another kernel had derived it.
 fn checked_sync_id(tx: &Tx<'_>, s: String) -> Result<String> {
-    if s.is_empty() || s.len() > entity::MAX_SYNC_ID {
-        return Err(Violation(format!("_sync_id must have 1 to {} bytes", entity::MAX_SYNC_ID)).into());
+    if !entity::is_sync_id(&s) {
+        return Err(Violation(format!("_sync_id must have 1 to {} bytes and no NUL", entity::MAX_SYNC_ID)).into());
     }
     match name::kernel_of_sync_id(&s) {
         Some(k) if k != tx.identity().kernel_id => Err(Violation(format!(

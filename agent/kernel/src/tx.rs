@@ -2,11 +2,13 @@
 
 use crate::error::KernelError;
 use crate::identity::Identity;
+use crate::system::{Records, Take};
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, entity};
 use mew_store::{Batch, Change, Stored, View};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -58,14 +60,15 @@ impl Layer {
 pub struct Tx<'a> {
     view: &'a View<'a>,
     identity: &'a Identity,
+    records: Option<&'a Records>,
     pub now_ms: u64,
     /// Changes of the transactions before this one in the same commit, then this one's.
     layers: [Layer; 2],
 }
 
 impl<'a> Tx<'a> {
-    pub(crate) fn new(view: &'a View<'a>, identity: &'a Identity, now_ms: u64) -> Self {
-        Tx { view, identity, now_ms, layers: Default::default() }
+    pub(crate) fn new(view: &'a View<'a>, identity: &'a Identity, records: Option<&'a Records>, now_ms: u64) -> Self {
+        Tx { view, identity, records, now_ms, layers: Default::default() }
     }
 
     /// Keeps what this transaction did, for the commit, and begins the next one.
@@ -200,6 +203,21 @@ impl<'a> Tx<'a> {
         Ok(all.into_iter().collect())
     }
 
+    /// Keys of facts that begin with `prefix`, ascending.
+    pub fn fact_keys(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let mut all: BTreeSet<Vec<u8>> = self.view.fact_keys(prefix).map(<[u8]>::to_vec).collect();
+        for l in &self.layers {
+            for (k, v) in l.facts.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix)) {
+                if v.is_empty() {
+                    all.remove(k);
+                } else {
+                    all.insert(k.clone());
+                }
+            }
+        }
+        all.into_iter().collect()
+    }
+
     /// Number of facts whose key begins with `prefix`.
     pub fn count_facts(&self, prefix: &[u8]) -> usize {
         let mut n = self.view.count_facts(prefix) as isize;
@@ -219,6 +237,11 @@ impl<'a> Tx<'a> {
     pub fn oldest_facts_beyond(&self, prefix: &[u8], keep: usize) -> Vec<Vec<u8>> {
         let n = self.view.count_facts(prefix);
         if n > keep { self.view.fact_keys(prefix).take(n - keep).map(<[u8]>::to_vec).collect() } else { Vec::new() }
+    }
+
+    /// Records of a system type; none if nobody keeps any.
+    pub(crate) fn records(&self, ty: &Type, take: Take<'_>) -> Result<ControlFlow<()>> {
+        self.records.map_or(Ok(ControlFlow::Continue(())), |r| r(self, ty, take))
     }
 
     /// An entity named by local id or `sync_id`.

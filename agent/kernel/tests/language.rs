@@ -11,12 +11,14 @@
 //! end
 //! ```
 //! Instead of `=>` a case may end with `error <substring of the message>` or `ok`. Every case starts with an empty kernel;
-//! `given` … `end` before the cases is a script that runs first in each.
+//! `given` … `end` before the cases is a script that runs first in each. Each kernel has two system records; see `held`.
 
-use mew_kernel::{Kernel, Params};
-use mew_lang::{parse_ontology, parse_script, render};
-use mew_model::Value;
+use mew_kernel::{Kernel, KernelError, Params, Take, Tx};
+use mew_lang::{parse_ontology, parse_script, render, system};
+use mew_model::ontology::Type;
+use mew_model::{Draft, Hlc, Value, name};
 use mew_store::{MemDisk, Options, Store};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -25,7 +27,25 @@ fn kernel(ontology: &str) -> Kernel {
     let o = parse_ontology(ontology).unwrap_or_else(|d| panic!("{}", render("ontology", ontology, &d, false)));
     let options = Options { kernel_id: "test.k".into(), new_incarnation: "i1".into(), segment_bytes: 1 << 20 };
     let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
-    Kernel::new(store)
+    let k = Kernel::new(store);
+    k.keep_records(held);
+    k
+}
+
+/// Two entities are held.
+fn held(_: &Tx<'_>, ty: &Type, take: Take<'_>) -> Result<ControlFlow<()>, KernelError> {
+    let records = [("task-2", "MissingEnd", 2_000), ("task-9", "NotOwner", 1_000)];
+    for (id, reason, at) in records.into_iter().filter(|_| ty.name == system::HELD) {
+        let mut d = Draft::new(ty.number, format!("held/{id}"));
+        d.time = Hlc::from_ms(at);
+        d.set(name::number("sync_id"), Value::String(id.into()));
+        d.set(name::number("reason"), Value::String(reason.into()));
+        d.set(name::number("since"), Value::Timestamp(at as i64));
+        if take(d)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn literal(text: &str) -> Value {

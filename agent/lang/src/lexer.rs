@@ -122,8 +122,9 @@ impl Lexer<'_> {
             Some(t) => self.push(from, t),
             // The one integer whose absolute value does not fit: only sensible behind a minus.
             None if text == "9223372036854775808" && self.after_unary_minus() => {
-                self.out.pop();
-                self.push(from - 1, Token::Int(i64::MIN));
+                // From the minus on, which need not be the character before.
+                let minus = self.out.pop().map_or(from, |(_, span)| span.start);
+                self.push(minus, Token::Int(i64::MIN));
             }
             None => self.bad.push(Diagnostic::new(from..self.at, "number does not fit in 64 bits")),
         }

@@ -13,6 +13,7 @@ pub mod ontology;
 pub mod parser;
 pub mod pattern;
 pub mod plan;
+pub mod system;
 
 pub use check::{Scope, check};
 pub use diagnostic::{Diagnostic, render};

@@ -4,6 +4,7 @@ use crate::ast::{Expr, ExprKind, Name, Op};
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::lexer::Token;
 use crate::parser::{Parsed, Parser};
+use crate::system;
 use mew_model::ontology::{Attribute, Bound, Builder, Declared, DefaultValue, Edge, OnKill, Param};
 use mew_model::value::Kind;
 use mew_model::{Ontology, Value, name};
@@ -59,8 +60,12 @@ fn file(p: &mut Parser<'_>) -> Parsed<(Builder, Places)> {
 
 fn type_name(p: &mut Parser<'_>, places: &mut Places) -> Parsed<Name> {
     let n = p.word("a type name")?;
-    if n.text.starts_with('_') {
+    if system::is_reserved(&n.text) {
         return Err(Diagnostic::new(n.span, format!("{}: names that begin with _ are reserved", n.text)));
+    }
+    if let Some(t) = system::by_number(name::number(&n.text)) {
+        let message = format!("type {} has the same number as the built-in {}; rename it", n.text, t.name);
+        return Err(Diagnostic::new(n.span, message));
     }
     if Kind::parse(&n.text).is_some() || n.text.eq_ignore_ascii_case("any") {
         return Err(Diagnostic::new(n.span, format!("{} is a built-in type", n.text)));
@@ -144,7 +149,7 @@ fn attributes(p: &mut Parser<'_>, ty: &str, places: &mut Places) -> Parsed<Vec<A
     }
     while !p.sym("}") {
         let n = p.word("an attribute")?;
-        if n.text.starts_with('_') {
+        if system::is_reserved(&n.text) {
             return Err(Diagnostic::new(n.span, format!("{}: names that begin with _ are reserved", n.text)));
         }
         if out.iter().any(|a| a.name == n.text) {
@@ -289,7 +294,8 @@ fn default_value(e: &Expr, kind: Kind) -> Parsed<DefaultValue> {
             && is_now(a)
             && let ExprKind::Value(Value::Duration(d)) = b.kind
         {
-            return Ok(DefaultValue::Now(if *op == Op::Sub { -d } else { d }));
+            let offset = if *op == Op::Sub { d.checked_neg() } else { Some(d) };
+            return offset.map(DefaultValue::Now).ok_or_else(wrong);
         }
     }
     match &e.kind {

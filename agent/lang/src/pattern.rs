@@ -1,11 +1,12 @@
 //! The `match` of a Sync: one variable, its own attributes and constants. Nothing else, so that whether an entity is a
 //! member depends on that entity alone.
 
-use crate::ast::{self, ExprKind, PatternItem};
+use crate::ast::{self, ExprKind, Name, PatternItem};
 use crate::diagnostic::Diagnostic;
 use crate::eval::{Env, EvalError, passes};
 use crate::parser::Parser;
 use crate::plan::{Expr, Match, System};
+use crate::system;
 use mew_model::{EntityRef, Number, Ontology, Value};
 use std::collections::BTreeSet;
 
@@ -37,6 +38,7 @@ impl PatternText {
             return Err(one(Diagnostic::new(span, "a sync's pattern has exactly one node variable")
                 .help("edges follow by the field edges")));
         };
+        no_record(ty).map_err(one)?;
         if let Some(f) = &matching.filter {
             only_own_attributes(f).map_err(one)?;
         }
@@ -50,6 +52,15 @@ impl PatternText {
         let types = m.vars[0].ty.map(|t| o.with_subtypes(t));
         Ok(Pattern { types, filter: m.filter })
     }
+}
+
+/// System records are this kernel's own and never travel.
+fn no_record(ty: &Name) -> Result<(), Diagnostic> {
+    if !system::is_reserved(&ty.text) {
+        return Ok(());
+    }
+    Err(Diagnostic::new(ty.span.clone(), format!("{}: system records never sync", ty.text))
+        .help("`_: any` is every entity of the ontology's types"))
 }
 
 /// Refuses what would make membership depend on more than the entity.
@@ -67,6 +78,7 @@ fn only_own_attributes(e: &ast::Expr) -> Result<(), Diagnostic> {
         ExprKind::Not(x) | ExprKind::Negate(x) | ExprKind::IsNull(x, _) => only_own_attributes(x),
         ExprKind::Binary(a, _, b) => only_own_attributes(a).and_then(|()| only_own_attributes(b)),
         ExprKind::In(x, l) => only_own_attributes(x).and_then(|()| l.iter().try_for_each(only_own_attributes)),
+        ExprKind::TypeTest(_, ty) => no_record(ty),
         _ => Ok(()),
     }
 }

@@ -32,7 +32,7 @@ pub enum Malformed {
     Head,
     #[error("entity of {0} bytes; at most {MAX_ENTITY} are allowed")]
     TooLarge(usize),
-    #[error("sync_id must be 1 to {MAX_SYNC_ID} bytes of UTF-8")]
+    #[error("sync_id must be 1 to {MAX_SYNC_ID} bytes of UTF-8 without NUL")]
     SyncId,
     #[error("malformed version vector")]
     Vector,
@@ -40,6 +40,11 @@ pub enum Malformed {
     End,
     #[error("malformed attribute after key {0:#010x}")]
     Attribute(u32),
+}
+
+/// NUL separates the parts of keys that ids are made into.
+pub fn is_sync_id(s: &str) -> bool {
+    !s.is_empty() && s.len() <= MAX_SYNC_ID && !s.contains('\0')
 }
 
 /// An entity read in place. Cheap to make; attributes are looked up on demand.
@@ -90,7 +95,7 @@ impl<'a> EntityRef<'a> {
             return Err(Malformed::TooLarge(bytes.len()));
         }
         let e = Self::read(bytes)?;
-        if e.sync_id.is_empty() || e.sync_id.len() > MAX_SYNC_ID {
+        if !is_sync_id(e.sync_id) {
             return Err(Malformed::SyncId);
         }
         let mut r = Reader(e.rest);
@@ -110,7 +115,7 @@ impl<'a> EntityRef<'a> {
         }
         while r.peek() == Some(TAG_END) {
             let end = r.end().ok_or(Malformed::End)?;
-            if end.is_empty() || end.len() > MAX_SYNC_ID {
+            if !is_sync_id(end) {
                 return Err(Malformed::End);
             }
         }
@@ -258,7 +263,9 @@ impl Draft {
         out.push(TAG_TYPE);
         out.extend_from_slice(&self.ty.to_le_bytes());
         put_bytes(&mut out, TAG_SYNC_ID, self.sync_id.as_bytes());
-        for (k, t) in self.vector.iter().filter(|(k, _)| *k != self.kernel) {
+        // Merging and writing here may have made it longer than a peer accepts.
+        let vector = if self.vector.len() > MAX_WRITERS { &self.vector.newest(MAX_WRITERS) } else { &self.vector };
+        for (k, t) in vector.iter().filter(|(k, _)| *k != self.kernel) {
             out.extend_from_slice(&[TAG_SEEN, SEEN_LEN as u8, TAG_TIME]);
             out.extend_from_slice(&k.0.to_le_bytes());
             out.push(TAG_KERNEL);

@@ -57,6 +57,23 @@ impl Vector {
         }
     }
 
+    /// The newest `most` entries. Less knowledge can make a conflict of what followed; it never hides one.
+    pub fn newest(&self, most: usize) -> Vector {
+        let mut by_time = self.0.clone();
+        by_time.sort_unstable_by_key(|(k, t)| std::cmp::Reverse((*t, *k)));
+        by_time.truncate(most);
+        by_time.sort_unstable_by_key(|(k, _)| *k);
+        Vector(by_time)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn compare(&self, other: &Vector) -> Causality {
         let covers = |a: &Vector, b: &Vector| b.iter().all(|(k, t)| a.get(k) >= t);
         match (covers(self, other), covers(other, self)) {

@@ -1,7 +1,7 @@
 //! The API for applications on loopback: gRPC with reflection and health, and the same as HTTP/JSON on the same port.
 
-use crate::hub::{Hub, wall_ms};
-use crate::json::{from_json, to_json};
+use crate::hub::Hub;
+use crate::json::{entity_json, from_json, to_json};
 use axum::extract::{Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -11,7 +11,6 @@ use axum::{Json, Router};
 use mew_kernel::{Kernel, KernelError, Output, Params};
 use mew_lang::render;
 use mew_model::value::format_timestamp;
-use mew_model::{EntityRef, Ontology};
 use mew_sync::records;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire as wire;
@@ -82,8 +81,8 @@ fn refuse(code: StatusCode, message: &str) -> HttpResponse {
 // ---------------------------------------------------------------- what both speak
 
 async fn execute(api: &Api, text: String, params: Params) -> Result<Output, KernelError> {
-    let kernel = api.kernel.clone();
-    tokio::task::spawn_blocking(move || kernel.execute(wall_ms(), &text, &params))
+    let (kernel, hub) = (api.kernel.clone(), api.hub.clone());
+    tokio::task::spawn_blocking(move || kernel.execute(hub.wall_ms(), &text, &params))
         .await
         .unwrap_or_else(|e| Err(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
 }
@@ -94,18 +93,6 @@ fn explain(e: &KernelError, text: &str) -> String {
         KernelError::Text(d) => render("statement", text, d, false),
         e => e.to_string(),
     }
-}
-
-fn entity_json(o: &Ontology, bytes: &[u8]) -> JsonValue {
-    let Ok(e) = EntityRef::read(bytes) else { return JsonValue::Null };
-    let attrs: serde_json::Map<String, JsonValue> = e
-        .attrs()
-        .map(|(k, v)| (o.attribute_name(k).map_or_else(|| format!("{k:#010x}"), str::to_owned), to_json(&v)))
-        .collect();
-    json!({
-        "type": o.type_name(e.ty), "syncId": e.sync_id, "deleted": e.deleted, "ends": e.ends().collect::<Vec<_>>(),
-        "updatedAt": format_timestamp(e.time.ms() as i64), "attributes": attrs,
-    })
 }
 
 fn list_records(api: &Api, kind: &str, limit: usize) -> Result<(Vec<JsonValue>, u64), String> {

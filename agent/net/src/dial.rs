@@ -1,5 +1,6 @@
 //! Opens a session to a peer: resolve, connect, shake hands, start the stream. Each failure has its reason.
 
+use crate::outbox::{Outbox, outbox};
 use mew_contract::snapshot::Endpoint;
 use mew_contract::{Problem, Reason, RemoteItem};
 use mew_sync::Connected;
@@ -11,8 +12,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Endpoint as Channel, Uri};
 use wire::federation_client::FederationClient;
 
@@ -25,7 +24,7 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 pub struct Opened {
     pub connected: Connected,
     pub frames: tonic::Streaming<wire::Frame>,
-    pub sender: mpsc::UnboundedSender<wire::Frame>,
+    pub sender: Outbox,
 }
 
 /// Tries the endpoints in order; the problem of the last one if all fail.
@@ -72,7 +71,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
         })?
         .map_err(|err| tls_problem(&at, &err))?;
 
-    let (sender, rx) = mpsc::unbounded_channel();
+    let (sender, rx) = outbox();
     let session = async {
         // The connection exists already; the channel takes it once and is never asked for another.
         let io = Arc::new(Mutex::new(Some(io)));
@@ -87,7 +86,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
             .await
             .map_err(|err| tls_problem(&at, &err))?;
         let mut client = FederationClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        client.session(UnboundedReceiverStream::new(rx)).await.map_err(|s| session_problem(&at, &s))
+        client.session(rx).await.map_err(|s| session_problem(&at, &s))
     };
     let frames = tokio::time::timeout(timeout, session)
         .await
@@ -132,13 +131,12 @@ fn other(at: &str, e: &(dyn StdError + 'static)) -> Problem {
     }
     if text.contains("received fatal alert") {
         let why = text.rsplit(": ").next().unwrap_or_default().to_owned();
-        let reason = if why.contains("Expired") { Reason::CertificateExpired } else { Reason::TLSRefusedByPeer };
-        return Problem::new(
-            reason,
-            format!(
-                "{at}: the peer refuses this kernel's certificate ({why}); it needs this side's trust bundle and a Remote for this kernel"
-            ),
-        );
+        let (reason, todo) = if why.contains("Expired") {
+            (Reason::CertificateExpired, "this agent's log says why it was not renewed")
+        } else {
+            (Reason::TLSRefusedByPeer, "it needs this side's trust bundle and a Remote for this kernel")
+        };
+        return Problem::new(reason, format!("{at}: the peer refuses this kernel's certificate ({why}); {todo}"));
     }
     Problem::new(Reason::Unreachable, format!("{at}: {text}"))
 }

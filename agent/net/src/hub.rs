@@ -1,10 +1,13 @@
 //! All links of an agent: a thread per link runs its state machine, tasks move frames, commits wake them.
 
 use crate::dial::{self, Opened};
+use crate::held;
+use crate::outbox::{OUTBOX, Outbox, Outgoing, outbox};
+use crate::records::{self, Voices};
+use crate::traffic::{Traffic, data_bytes};
 use arc_swap::ArcSwapOption;
-use mew_contract::{FlowReport, Problem, RemoteItem, RemoteReport, SyncItem};
+use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
 use mew_kernel::Kernel;
-use mew_store::Place;
 use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now};
 use mew_tls::{Material, Peer, SpiffeId, Trust, server_config};
 use mew_wire as wire;
@@ -14,14 +17,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 /// Frames of a link that wait for its thread; beyond them the peer's stream is not read.
 const INBOX: usize = 64;
 /// A link is looked at this often even if nothing happens, so that its report (the lag) is true.
-const LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// A link that is busy with its disk for longer has its report believed late rather than hold up the attachment.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A link that has said nothing for this long is stuck; what it said last is no longer known to be true.
@@ -43,6 +46,8 @@ pub type Observer = Arc<dyn Fn(&wire::Frame, Passing) + Send + Sync>;
 pub struct HubConfig {
     pub agent_version: String,
     pub observer: Option<Observer>,
+    /// By how much the wall clock is ahead of the machine's; zero, but for tests.
+    pub clock_offset_ms: i64,
 }
 
 /// Totals for the metrics.
@@ -53,12 +58,13 @@ pub struct Counters {
 }
 
 pub struct Hub {
-    kernel: Arc<Kernel>,
+    pub(crate) kernel: Arc<Kernel>,
     local: Local,
     observer: Option<Observer>,
     runtime: Handle,
     shared: Arc<Shared>,
     links: Mutex<BTreeMap<String, LinkHandle>>,
+    pub(crate) voices: Voices,
     /// The configuration in force, to work it out anew when the ontology changes.
     config: Mutex<(Vec<RemoteItem>, Vec<SyncItem>)>,
     /// What the federation port accepts with; rebuilt when Remotes or the own certificate change.
@@ -70,14 +76,28 @@ struct Shared {
     own: Mutex<Option<Material>>,
     next_conn: AtomicU64,
     started: Instant,
+    clock_offset_ms: i64,
+}
+
+impl Shared {
+    fn wall_ms(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        now.saturating_add_signed(self.clock_offset_ms)
+    }
 }
 
 /// What a link said of itself, when, and under which configuration.
-struct Said {
+pub(crate) struct Said {
     epoch: u64,
     at: Instant,
-    remote: RemoteReport,
-    flows: Vec<FlowReport>,
+    pub(crate) remote: RemoteReport,
+    pub(crate) flows: Vec<FlowReport>,
+}
+
+impl Said {
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.at.elapsed() < STALE
+    }
 }
 
 struct LinkHandle {
@@ -86,27 +106,43 @@ struct LinkHandle {
     inbox: Arc<Semaphore>,
     woken: Arc<AtomicBool>,
     report: Arc<Mutex<Option<Said>>>,
+    traffic: Arc<Traffic>,
     /// Number of the configuration that the link was given last.
     epoch: u64,
     config: RemoteItem,
     stop: CancellationToken,
 }
 
+impl LinkHandle {
+    /// Whether its peer may connect now.
+    fn accepts(&self) -> bool {
+        self.config.accept && !self.config.suspend && self.config.blocked.is_none()
+    }
+}
+
+/// Whom these links let in, and by which roots.
+fn trust(links: &BTreeMap<String, LinkHandle>) -> Trust {
+    let mut trust = Trust::default();
+    for l in links.values().filter(|l| l.accepts()) {
+        // A bundle that cannot be read is this Remote's problem, said when it dials or is planned.
+        if trust.add_roots(&l.config.peer_trust_domain, l.config.roots.iter().map(String::as_str)).is_ok() {
+            trust.expect(l.peer.clone());
+        }
+    }
+    trust
+}
+
 enum Message {
     Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
-    Opened(Connected, mpsc::UnboundedSender<wire::Frame>, CancellationToken),
+    Opened(Connected, Outbox, CancellationToken),
     /// The Remote and its Syncs, and a bell for when they are in force and reported.
     Configure(u64, Box<RemoteItem>, Vec<SyncItem>, Sender<()>),
     Wake,
     Stop,
 }
 
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 impl Hub {
@@ -117,8 +153,14 @@ impl Hub {
             local: Local { agent_version: config.agent_version },
             observer: config.observer,
             runtime: Handle::current(),
-            shared: Arc::new(Shared { own: Mutex::default(), next_conn: AtomicU64::new(1), started: Instant::now() }),
+            shared: Arc::new(Shared {
+                own: Mutex::default(),
+                next_conn: AtomicU64::new(1),
+                started: Instant::now(),
+                clock_offset_ms: config.clock_offset_ms,
+            }),
             links: Mutex::default(),
+            voices: Voices::default(),
             config: Mutex::default(),
             server: Arc::new(ArcSwapOption::empty()),
             counters: Arc::default(),
@@ -129,8 +171,14 @@ impl Hub {
                 hub.wake_all();
             }
         });
-        watch_held(&hub);
+        held::watch(&hub);
+        records::keep(&hub);
         hub
+    }
+
+    /// This agent's wall clock, milliseconds since 1970: what its versions carry.
+    pub fn wall_ms(&self) -> u64 {
+        self.shared.wall_ms()
     }
 
     fn wake_all(&self) {
@@ -149,17 +197,10 @@ impl Hub {
     }
 
     fn rebuild_server(&self) {
+        // Held to the end: of two that rebuild at once, the later one has the newer links and certificate.
+        let links = lock(&self.links);
         let Some(own) = lock(&self.shared.own).clone() else { return };
-        let mut trust = Trust::default();
-        for l in
-            lock(&self.links).values().filter(|l| !l.config.suspend && l.config.blocked.is_none() && l.config.accept)
-        {
-            // A bundle that cannot be read is this Remote's problem, said when it dials or is planned.
-            if trust.add_roots(&l.config.peer_trust_domain, l.config.roots.iter().map(String::as_str)).is_ok() {
-                trust.expect(l.peer.clone());
-            }
-        }
-        match server_config(&own, Some(trust)) {
+        match server_config(&own, Some(trust(&links))) {
             Ok(c) => self.server.store(Some(c)),
             Err(e) => tracing::error!(error = %e, "this agent's certificate cannot be used"),
         }
@@ -198,14 +239,18 @@ impl Hub {
 
     /// The ontology has changed: what may pass and what patterns mean is worked out anew.
     pub fn refresh(&self) {
-        let (remotes, syncs) = lock(&self.config).clone();
+        let (remotes, syncs) = self.configured();
         self.configure(remotes, syncs);
+    }
+
+    pub(crate) fn configured(&self) -> (Vec<RemoteItem>, Vec<SyncItem>) {
+        lock(&self.config).clone()
     }
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
         let (mut remotes, mut flows) = (Vec::new(), Vec::new());
         for l in lock(&self.links).values() {
-            if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.at.elapsed() < STALE) {
+            if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.is_fresh()) {
                 remotes.push(s.remote.clone());
                 flows.extend(s.flows.iter().cloned());
             }
@@ -213,23 +258,37 @@ impl Hub {
         (remotes, flows)
     }
 
-    /// A peer has connected and its certificate is verified.
-    pub(crate) fn inbound<S>(
-        &self,
-        peer: &Peer,
-        frames: S,
-    ) -> Result<mpsc::UnboundedReceiver<wire::Frame>, tonic::Status>
+    /// These entities changed: what they blocked may be applied now.
+    pub(crate) fn changed(&self, ids: Vec<String>) {
+        let ids = Arc::new(ids);
+        for l in lock(&self.links).values() {
+            let _ = l.events.send(Message::Event(Event::Changed(ids.clone()), None));
+        }
+    }
+
+    /// Bytes of data sent and received since this process has each link, by Remote.
+    pub fn traffic(&self) -> Vec<(String, u64, u64)> {
+        let of = |(name, l): (&String, &LinkHandle)| {
+            let (sent, received) = l.traffic.totals();
+            (name.clone(), sent, received)
+        };
+        lock(&self.links).iter().map(of).collect()
+    }
+
+    /// A peer opens a session. Its certificate was verified when it connected, which may be long ago: what is configured
+    /// now decides.
+    pub(crate) fn inbound<S>(&self, peer: &Peer, frames: S) -> Result<Outgoing, tonic::Status>
     where
         S: Stream<Item = Result<wire::Frame, tonic::Status>> + Send + Unpin + 'static,
     {
         let denied = || tonic::Status::permission_denied("refused");
-        let id = peer.id.as_ref().ok_or_else(denied)?;
         let links = lock(&self.links);
-        let l = links
-            .values()
-            .find(|l| l.peer == *id && l.config.accept && !l.config.suspend && l.config.blocked.is_none());
-        let l = l.ok_or_else(denied)?;
-        let (tx, rx) = mpsc::unbounded_channel();
+        let id = trust(&links).readmits(peer).map_err(|why| {
+            tracing::warn!(address = %peer.address, reason = %why, "a peer was refused");
+            denied()
+        })?;
+        let l = links.values().find(|l| l.peer == id && l.accepts()).ok_or_else(denied)?;
+        let (tx, rx) = outbox();
         let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
         let connected = Connected {
             conn,
@@ -251,10 +310,12 @@ impl Hub {
             inbox: Arc::new(Semaphore::new(INBOX)),
             woken: Arc::default(),
             report: Arc::default(),
+            traffic: Arc::default(),
             epoch: 0,
             config: r.clone(),
             stop: CancellationToken::new(),
         };
+        self.voices.add(&handle.report);
         let run = Runner {
             link: Link::new(self.local.clone(), r.clone(), &self.kernel),
             kernel: self.kernel.clone(),
@@ -266,6 +327,7 @@ impl Hub {
             inbox: handle.inbox.clone(),
             woken: handle.woken.clone(),
             report: handle.report.clone(),
+            traffic: handle.traffic.clone(),
             epoch: 0,
             stop: handle.stop.clone(),
             conns: HashMap::new(),
@@ -288,48 +350,6 @@ impl Hub {
     }
 }
 
-/// Tells the links which entities changed, while anything is held. Ends with the hub.
-fn watch_held(hub: &Arc<Hub>) {
-    let (tx, rx) = channel::<()>();
-    let pending = Arc::new(AtomicBool::new(false));
-    let signal = pending.clone();
-    hub.kernel.on_commit(move |_| {
-        if !signal.swap(true, Ordering::AcqRel) {
-            let _ = tx.send(());
-        }
-    });
-    let weak = Arc::downgrade(hub);
-    let mut place = Place::after(hub.kernel.head());
-    let watch = move || {
-        loop {
-            let rung = rx.recv_timeout(LOOK);
-            let Some(hub) = weak.upgrade() else { return };
-            match rung {
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) => pending.store(false, Ordering::Release),
-            }
-            // Before the count: what is held after it may be blocked by what is committed after it, too.
-            let head = hub.kernel.head();
-            if hub.kernel.view().count_facts(mew_sync::records::HELD) == 0 {
-                place = Place::after(head);
-                continue;
-            }
-            let (mut ids, mut chunk) = (Vec::new(), Vec::new());
-            while let Ok(true) = hub.kernel.feed(&mut place, &mut chunk) {
-                ids.extend(chunk.drain(..).filter_map(|s| s.entity().ok().map(|e| e.sync_id.to_owned())));
-            }
-            let ids = Arc::new(ids);
-            for l in lock(&hub.links).values() {
-                let _ = l.events.send(Message::Event(Event::Changed(ids.clone()), None));
-            }
-        }
-    };
-    if let Err(e) = std::thread::Builder::new().name("held".into()).spawn(watch) {
-        tracing::error!(error = %e, "the thread that retries held entities cannot be started");
-    }
-}
-
 struct Runner {
     link: Link,
     observer: Option<Observer>,
@@ -341,16 +361,17 @@ struct Runner {
     inbox: Arc<Semaphore>,
     woken: Arc<AtomicBool>,
     report: Arc<Mutex<Option<Said>>>,
+    traffic: Arc<Traffic>,
     epoch: u64,
     stop: CancellationToken,
-    conns: HashMap<ConnId, (mpsc::UnboundedSender<wire::Frame>, CancellationToken)>,
+    conns: HashMap<ConnId, (Outbox, CancellationToken)>,
     random: std::hash::RandomState,
     draws: u64,
 }
 
 impl Runner {
     fn now(&self) -> Now {
-        Now { wall_ms: wall_ms(), mono_ms: self.shared.started.elapsed().as_millis() as u64 }
+        Now { wall_ms: self.shared.wall_ms(), mono_ms: self.shared.started.elapsed().as_millis() as u64 }
     }
 
     fn run(mut self, rx: &Receiver<Message>) {
@@ -393,6 +414,7 @@ impl Runner {
     fn handle(&mut self, e: Event) {
         use std::hash::BuildHasher;
         if let Event::Frame(_, f) = &e {
+            self.traffic.received(data_bytes(f));
             self.observe(f, Passing::Received);
         }
         if let Event::Closed(conn, _) = &e {
@@ -411,7 +433,12 @@ impl Runner {
                     if let Some((tx, _)) = self.conns.get(&conn) {
                         self.observe(&frame, Passing::BeforeSend);
                         let copy = self.observer.as_ref().map(|_| frame.clone());
-                        let _ = tx.send(frame);
+                        let bytes = data_bytes(&frame);
+                        if !tx.send(frame) {
+                            self.give_up(conn);
+                            continue;
+                        }
+                        self.traffic.sent(bytes);
                         if let Some(f) = copy {
                             self.observe(&f, Passing::Sent);
                         }
@@ -427,6 +454,16 @@ impl Runner {
         }
         let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
         *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows });
+    }
+
+    /// The peer sends and does not read what it is answered; nothing is kept for it any longer.
+    fn give_up(&mut self, conn: ConnId) {
+        let Some((tx, stop)) = self.conns.remove(&conn) else { return };
+        tx.discard();
+        stop.cancel();
+        let why = format!("the peer does not read what it is sent: {OUTBOX} messages wait for it");
+        let closed = Event::Closed(conn, Some(Problem::new(Reason::Unreachable, why)));
+        let _ = self.events.send(Message::Event(closed, None));
     }
 
     fn dial(&self) {

@@ -1,11 +1,11 @@
 //! Values as JSON: exact where JSON allows, and said how where it does not.
 
-use mew_model::Value;
 use mew_model::value::format_timestamp;
+use mew_model::{EntityRef, Ontology, Value};
 use serde_json::{Value as Json, json};
 
 /// Beyond this, doubles skip whole numbers: such integers travel as strings in an object.
-const SAFE: i64 = 1 << 53;
+const SAFE: u64 = 1 << 53;
 
 /// `null`, strings, booleans and safe numbers as they are; everything else as an object with one field that names its
 /// kind: `{"int": "9223372036854775807"}`, `{"float": "NaN"}`, `{"timestamp": "2026-…Z"}`, `{"duration": 1000}`,
@@ -14,7 +14,7 @@ pub fn to_json(v: &Value) -> Json {
     match v {
         Value::Null => Json::Null,
         Value::String(s) => json!(s),
-        Value::Int(i) if i.abs() <= SAFE => json!(i),
+        Value::Int(i) if i.unsigned_abs() <= SAFE => json!(i),
         Value::Int(i) => json!({"int": i.to_string()}),
         Value::Float(x) if x.is_finite() => json!(x),
         Value::Float(x) => json!({"float": x.to_string()}),
@@ -52,4 +52,17 @@ pub fn from_json(j: &Json) -> Result<Value, String> {
         }
         other => Err(format!("{other} is no value")),
     }
+}
+
+/// A version of an entity; null if the bytes are none.
+pub fn entity_json(o: &Ontology, bytes: &[u8]) -> Json {
+    let Ok(e) = EntityRef::read(bytes) else { return Json::Null };
+    let attrs: serde_json::Map<String, Json> = e
+        .attrs()
+        .map(|(k, v)| (o.attribute_name(k).map_or_else(|| format!("{k:#010x}"), str::to_owned), to_json(&v)))
+        .collect();
+    json!({
+        "type": o.type_name(e.ty), "syncId": e.sync_id, "deleted": e.deleted, "ends": e.ends().collect::<Vec<_>>(),
+        "updatedAt": format_timestamp(e.time.ms() as i64), "attributes": attrs,
+    })
 }

@@ -3,9 +3,13 @@
 
 pub mod api;
 mod dial;
+mod held;
 mod hub;
 mod json;
+mod outbox;
 mod peers;
+mod records;
+mod traffic;
 
 pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};

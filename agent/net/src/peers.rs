@@ -7,7 +7,6 @@ use mew_wire as wire;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,8 +26,7 @@ impl Federation for PeerServer {
         let rx = self.hub.inbound(&peer, req.into_inner())?;
         // Ends with the link's sender or with the server, whichever is first.
         let stop = self.stop.clone();
-        let out =
-            futures::StreamExt::take_until(UnboundedReceiverStream::new(rx), async move { stop.cancelled().await });
+        let out = futures::StreamExt::take_until(rx, async move { stop.cancelled().await });
         Ok(Response::new(Box::pin(out.map(Ok))))
     }
 }

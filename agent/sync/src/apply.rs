@@ -173,6 +173,7 @@ fn conflict(
         resolution: if incoming_wins { "remote_applied" } else { "local_kept" }.to_owned(),
         at_ms: tx.now_ms,
         by: if granted { "auto:grant" } else { "auto:lww" }.to_owned(),
+        flow: from.flow.clone(),
     };
     let r = if incoming_wins {
         let mut d = e.to_draft();

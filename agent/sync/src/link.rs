@@ -22,6 +22,11 @@ const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
 const MAX_PEER_FLOWS: usize = 256;
 
+/// When to dial anew: after nine tenths of what is left, and not more often than once a second.
+fn renewal(now_ms: u64, end_ms: u64) -> u64 {
+    now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
+}
+
 /// Numbers a connection; the caller chooses, ascending.
 pub type ConnId = u64;
 
@@ -95,6 +100,8 @@ struct Session {
     nonce: u64,
     next_flow: u32,
     flows: BTreeMap<u32, Flow>,
+    /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
+    renew_at: Option<u64>,
 }
 
 pub struct Link {
@@ -273,6 +280,15 @@ impl Link {
         self.state = State::Backoff { at: now.mono_ms + wait };
     }
 
+    /// Ends the connection and tells the peer why.
+    fn hang_up(&mut self, now: Now, random: u64, why: Problem, out: &mut Vec<Effect>) {
+        if let Some(c) = self.conn() {
+            send(out, c, Body::Disconnect(wire::Disconnect { reason: why.reason.code().to_owned() }));
+            out.push(Effect::Close(c));
+        }
+        self.lost(now, random, Some(why));
+    }
+
     fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
         match &mut self.state {
             State::Backoff { at } if *at <= now.mono_ms => {
@@ -291,6 +307,15 @@ impl Link {
                 out.push(Effect::Close(s.conn.conn));
                 let p = Problem::new(Reason::CertificateExpired, "the peer's certificate has expired");
                 self.lost(now, random, Some(p));
+            }
+            State::Up(s) if s.renew_at.is_some_and(|t| t <= now.wall_ms) => {
+                // Certificates are renewed long before: the peer has another one by now. The new connection takes the
+                // place of this one once it is up.
+                s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
+                match s.conn.dialled {
+                    true => out.push(Effect::Dial),
+                    false => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
+                }
             }
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
@@ -315,6 +340,10 @@ impl Link {
 
     fn frame(&mut self, now: Now, random: u64, f: wire::Frame, kernel: &Kernel, out: &mut Vec<Effect>) {
         let Some(body) = f.body else { return };
+        if matches!(self.state, State::Greeting { .. }) && !matches!(body, Body::Handshake(_) | Body::Disconnect(_)) {
+            let why = "the peer sent something else before its handshake";
+            return self.hang_up(now, random, Problem::new(Reason::ProtocolMismatch, why), out);
+        }
         if let State::Up(s) = &mut self.state {
             (s.last_heard, s.misses) = (now.mono_ms, 0);
         }
@@ -345,6 +374,11 @@ impl Link {
                     Some(Problem::new(reason, format!("the peer closed the connection ({})", d.reason))),
                 );
             }
+            Body::Renew(_) => {
+                if matches!(&self.state, State::Up(s) if s.conn.dialled) {
+                    out.push(Effect::Dial);
+                }
+            }
             body => self.flow_frame(now, random, body, kernel, out),
         }
     }
@@ -372,9 +406,7 @@ impl Link {
             None
         };
         if let Some(p) = refuse {
-            send(out, conn.conn, Body::Disconnect(wire::Disconnect { reason: p.reason.code().to_owned() }));
-            out.push(Effect::Close(conn.conn));
-            return self.lost(now, random, Some(p));
+            return self.hang_up(now, random, p, out);
         }
         let peer = PeerInfo {
             kernel_id: h.kernel_id,
@@ -383,6 +415,7 @@ impl Link {
             protocol: h.protocol_max.min(PROTOCOL_MAX),
             certificate_not_after_ms: conn.certificate_not_after_ms,
         };
+        let peer_end = peer.certificate_not_after_ms;
         self.last_peer = Some(peer.clone());
         self.problem = None;
         self.attempt = 0;
@@ -399,6 +432,7 @@ impl Link {
             nonce: 0,
             next_flow,
             flows: BTreeMap::new(),
+            renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
         }));
         self.open_all(now, kernel, out);
         self.wake(now, random, out);

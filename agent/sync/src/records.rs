@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use mew_kernel::{KernelError, Tx};
+use mew_store::{StoreError, View};
 use mew_wire as wire;
 use prost::Message;
 
@@ -12,6 +13,8 @@ pub const MAX_HELD: usize = 100_000;
 
 pub const HELD: &[u8] = b"held/";
 pub const CONFLICT: &[u8] = b"conflict/";
+/// How many conflicts there ever were; unlike the conflicts themselves, this is never forgotten.
+const TOTALS: &[u8] = b"conflicts/";
 
 fn key(parts: &[&str]) -> Vec<u8> {
     parts.join("\0").into_bytes()
@@ -20,6 +23,12 @@ fn key(parts: &[&str]) -> Vec<u8> {
 /// A flow in the sink's store: source kernel, declaring kernel, name of the Sync, direction.
 pub fn flow_key(source: &str, declarer: &str, name: &str) -> String {
     format!("{source}|{declarer}|{name}")
+}
+
+/// Source kernel and name of the Sync of a key made by [`flow_key`].
+pub fn parse_flow_key(k: &str) -> Option<(&str, &str)> {
+    let mut parts = k.splitn(3, '|');
+    Some((parts.next()?, parts.nth(1)?))
 }
 
 pub fn sink_key(flow: &str) -> Vec<u8> {
@@ -49,13 +58,16 @@ pub fn blocked_prefix(blocker: &str) -> Vec<u8> {
 
 /// Flow and `sync_id` of a key made by [`held_key`].
 pub fn parse_held_key(k: &[u8]) -> Option<(String, String)> {
-    let mut parts = std::str::from_utf8(k).ok()?.split('\0').skip(1);
-    Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+    parts_after(1, k)
 }
 
 /// Flow and `sync_id` of a key made by [`blocked_key`].
 pub fn parse_blocked_key(k: &[u8]) -> Option<(String, String)> {
-    let mut parts = std::str::from_utf8(k).ok()?.split('\0').skip(2);
+    parts_after(2, k)
+}
+
+fn parts_after(skip: usize, k: &[u8]) -> Option<(String, String)> {
+    let mut parts = std::str::from_utf8(k).ok()?.split('\0').skip(skip);
     Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
 }
 
@@ -63,14 +75,32 @@ pub fn read<T: Message + Default>(b: Option<Bytes>) -> Option<T> {
     b.and_then(|b| T::decode(b).ok())
 }
 
-/// Logs a conflict with both versions, and forgets the oldest beyond the bound.
+/// Logs a conflict with both versions, counts it, and forgets the oldest beyond the bound.
 pub fn log_conflict(tx: &mut Tx<'_>, c: &wire::Conflict) -> Result<(), KernelError> {
+    let total = key(&["conflicts/", &c.remote, &c.resolution]);
+    let so_far = tx.fact(&total)?.map_or(0, |b| number(&b));
+    tx.set_fact(total, (so_far + 1).to_le_bytes().to_vec());
     // Several conflicts of one entity may fall into one millisecond.
-    let n = tx.count_facts(CONFLICT);
-    let k = format!("conflict/{:020}-{n:08}-{}", c.at_ms, c.sync_id);
+    let k = format!("conflict/{:020}-{so_far:08}-{}-{}-{}", c.at_ms, c.remote, c.resolution, c.sync_id);
     tx.set_fact(k.into_bytes(), c.encode_to_vec());
     for old in tx.oldest_facts_beyond(CONFLICT, MAX_CONFLICTS) {
         tx.delete_fact(old);
     }
     Ok(())
+}
+
+/// How many conflicts there ever were with a Remote.
+pub fn conflicts_with(tx: &Tx<'_>, remote: &str) -> Result<u64, KernelError> {
+    Ok(tx.facts(&key(&["conflicts/", remote, ""]))?.iter().map(|(_, b)| number(b)).sum())
+}
+
+/// Remote, resolution, and how many conflicts there ever were.
+pub fn conflict_totals(view: &View<'_>) -> Result<Vec<(String, String, u64)>, StoreError> {
+    let all = view.facts(TOTALS)?;
+    let total = |(k, b): &(Vec<u8>, Bytes)| parts_after(1, k).map(|(remote, how)| (remote, how, number(b)));
+    Ok(all.iter().filter_map(total).collect())
+}
+
+fn number(b: &[u8]) -> u64 {
+    b.try_into().map_or(0, u64::from_le_bytes)
 }

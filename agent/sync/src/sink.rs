@@ -61,6 +61,10 @@ pub fn apply_push(
     reset: &str,
     push: wire::SyncPush,
 ) -> Result<Applied, Problem> {
+    if push.crcs.len() != push.entities.len() {
+        let m = format!("a batch of {} entities arrived with {} checksums", push.entities.len(), push.crcs.len());
+        return Err(Problem::new(Reason::SourceError, m));
+    }
     for (i, b) in push.entities.iter().enumerate() {
         if push.crcs.get(i) != Some(&crc32c::crc32c(b)) {
             return Err(Problem::new(
@@ -105,7 +109,7 @@ fn apply_batch(
     let old: wire::SinkState = records::read(tx.fact(&k)?).unwrap_or_default();
     let mut counts = old.counts.unwrap_or_default();
     let mut rejected = None;
-    let conflicts = tx.count_facts(records::CONFLICT);
+    let conflicts = records::conflicts_with(tx, &from.remote)?;
     let mut count = |o: Outcome, counts: &mut wire::Counts| match o {
         Outcome::Applied => counts.applied += 1,
         Outcome::Known | Outcome::Held => {}
@@ -120,7 +124,7 @@ fn apply_batch(
     for l in &push.leaves {
         count(leave(tx, from, l)?, &mut counts);
     }
-    counts.conflicts += (tx.count_facts(records::CONFLICT).saturating_sub(conflicts)) as u64;
+    counts.conflicts += records::conflicts_with(tx, &from.remote)? - conflicts;
     let position = advance(old.position.as_ref(), incarnation, push);
     let state = wire::SinkState {
         position: Some(position),

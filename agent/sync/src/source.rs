@@ -33,6 +33,9 @@ pub struct Source {
     /// Up to here the sink holds what an earlier revision sent, with versions that need not be sent again.
     skip_to: u64,
     unread: VecDeque<Stored>,
+    /// Edges that an entity brings along by entering the pattern, and the seq of that entity: the position stays before it
+    /// until they are all sent.
+    brought: (u64, VecDeque<Stored>),
     sent: u64,
     pub acked: u64,
     in_flight: VecDeque<InFlight>,
@@ -75,6 +78,7 @@ impl Source {
             members: RoaringBitmap::new(),
             skip_to: 0,
             unread: VecDeque::new(),
+            brought: (0, VecDeque::new()),
             sent: 0,
             acked: 0,
             in_flight: VecDeque::new(),
@@ -202,7 +206,12 @@ impl Source {
         }
         let mut out = Batch::default();
         let mut exhausted = false;
-        while out.entities.len() + out.leaves.len() < BATCH_ENTITIES && out.bytes < BATCH_BYTES {
+        while !out.is_full() {
+            if let Some(x) = self.brought.1.pop_front() {
+                self.edge(&kernel.view(), x, &mut out).map_err(failed)?;
+                out.upto = self.brought.0 - u64::from(!self.brought.1.is_empty());
+                continue;
+            }
             if self.unread.is_empty() {
                 let mut chunk = Vec::new();
                 if !kernel.feed(&mut self.place, &mut chunk).map_err(failed)? {
@@ -216,20 +225,21 @@ impl Source {
             while let Some(s) = self.unread.pop_front() {
                 out.upto = s.seq;
                 self.one(&view, s, &mut out).map_err(failed)?;
-                if out.entities.len() + out.leaves.len() >= BATCH_ENTITIES || out.bytes >= BATCH_BYTES {
+                if out.is_full() || !self.brought.1.is_empty() {
                     break;
                 }
             }
         }
         let caught_up = exhausted && self.unread.is_empty();
         // Superseded records at the end of what was read are behind it as well.
-        let upto = if self.unread.is_empty() { self.place.seq.max(out.upto) } else { out.upto }.max(self.start);
+        let all_read = self.unread.is_empty() && self.brought.1.is_empty();
+        let upto = if all_read { self.place.seq.max(out.upto) } else { out.upto }.max(self.start);
         let empty = out.entities.is_empty() && out.leaves.is_empty();
         let now_live = caught_up && !self.told_live;
         let pending = if caught_up { 0 } else { kernel.head().saturating_sub(upto) };
         // A sink that was told of more must learn that there is no more.
         let nothing_more = caught_up && self.told_pending;
-        if empty && !now_live && !nothing_more && upto < self.sent + ADVANCE {
+        if empty && !now_live && !nothing_more && upto < self.sent.saturating_add(ADVANCE) {
             return Ok(None);
         }
         self.told_pending = pending > 0;
@@ -276,11 +286,10 @@ impl Source {
             }
             if self.members.insert(ent) && self.definition.edges {
                 // The edges that the feed has passed already come with it; the others follow by themselves.
-                for edge in view.edges_of(ent) {
-                    if let Some(x) = view.get(edge)?.filter(|x| x.seq < seq) {
-                        self.edge(view, x, out)?;
-                    }
-                }
+                let edges = view.edges_of(ent).map(|edge| view.get(edge)).filter_map(Result::transpose);
+                let passed = edges.filter(|x| x.as_ref().map_or(true, |x| x.seq < seq));
+                self.brought = (seq, passed.collect::<Result<_, _>>()?);
+                out.upto = seq - u64::from(!self.brought.1.is_empty());
             }
         } else if member {
             self.members.remove(s.ent);
@@ -348,6 +357,10 @@ struct Batch {
 }
 
 impl Batch {
+    fn is_full(&self) -> bool {
+        self.entities.len() + self.leaves.len() >= BATCH_ENTITIES || self.bytes >= BATCH_BYTES
+    }
+
     fn push(&mut self, s: Stored) {
         if let Ok(e) = s.entity() {
             self.oldest(e.time.ms());

@@ -1,9 +1,8 @@
 //! Connections: an accept loop of our own under tonic, and a dialler.
 
 use crate::ca::not_after_ms_der;
-use crate::identity::{SpiffeId, certificate_identity};
 use arc_swap::ArcSwapOption;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use std::io;
 use std::net::SocketAddr;
@@ -23,12 +22,13 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Who is at the other end. `id` is `None` where clients need no certificate.
+/// Who is at the other end, as it was when the connection was made.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    pub id: Option<SpiffeId>,
     pub address: SocketAddr,
     pub not_after_ms: Option<u64>,
+    /// What it showed, its own certificate first; empty where clients need none. See `Trust::readmits`.
+    pub chain: Arc<[CertificateDer<'static>]>,
 }
 
 pub struct MtlsStream {
@@ -98,10 +98,11 @@ pub fn incoming(
                 let acceptor = tokio_rustls::TlsAcceptor::from(c);
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
                     Ok(Ok(io)) => {
-                        let cert = io.get_ref().1.peer_certificates().and_then(|c| c.first());
-                        let id = cert.and_then(certificate_identity);
-                        let not_after_ms = cert.and_then(|c| not_after_ms_der(c));
-                        let _ = tx.send(Ok(MtlsStream { io, peer: Peer { id, address, not_after_ms } })).await;
+                        let chain: Arc<[CertificateDer<'static>]> =
+                            io.get_ref().1.peer_certificates().unwrap_or_default().into();
+                        let not_after_ms = chain.first().and_then(|c| not_after_ms_der(c));
+                        let peer = Peer { address, not_after_ms, chain };
+                        let _ = tx.send(Ok(MtlsStream { io, peer })).await;
                     }
                     Ok(Err(e)) => tracing::debug!(%address, error = %e, "TLS handshake"),
                     Err(_) => tracing::debug!(%address, "TLS handshake timed out"),

@@ -1,6 +1,7 @@
 //! Verification of peers, and the configurations built on it.
 
 use crate::identity::{SpiffeId, certificate_identity};
+use crate::serve::Peer;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -70,8 +71,13 @@ impl Trust {
     pub fn add_roots<'a>(&mut self, domain: &str, pems: impl IntoIterator<Item = &'a str>) -> Result<(), TlsError> {
         let mut store = self.roots.get(domain).map_or_else(RootCertStore::empty, |r| (**r).clone());
         for pem in pems {
+            let before = store.len();
             for c in CertificateDer::pem_slice_iter(pem.as_bytes()) {
                 store.add(c?)?;
+            }
+            // Taken for roots, it would refuse everybody and say that they are at fault.
+            if store.len() == before {
+                return Err(TlsError::Empty("the trust bundle"));
             }
         }
         self.roots.insert(domain.to_owned(), Arc::new(store));
@@ -80,6 +86,12 @@ impl Trust {
 
     pub fn expect(&mut self, id: SpiffeId) {
         self.expected.insert(id);
+    }
+
+    /// Looks again at a peer that was let in earlier: since then its root or its Remote may be gone, or its time over.
+    pub fn readmits(&self, peer: &Peer) -> Result<SpiffeId, Failure> {
+        let (ee, inter) = peer.chain.split_first().ok_or(Failure::NoIdentity)?;
+        self.verify(ee, inter, UnixTime::now(), Usage::Client)
     }
 
     fn verify(
@@ -205,7 +217,11 @@ impl ClientCertVerifier for Verifier {
     ) -> Result<ClientCertVerified, Error> {
         self.trust.verify(ee, inter, now, Usage::Client).map_err(|f| {
             tracing::warn!(reason = %f, "a peer was refused");
-            refused(f)
+            // The alert is all that the peer learns, and only it can renew what has expired.
+            match f {
+                Failure::Expired(_) => Error::InvalidCertificate(CertificateError::Expired),
+                f => refused(f),
+            }
         })?;
         Ok(ClientCertVerified::assertion())
     }

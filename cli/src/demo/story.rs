@@ -5,10 +5,11 @@ use super::children::{Children, ports_free};
 use crate::client::{Kernel, standalone_objects};
 use crate::get::table;
 use crate::objects::{Kind, json_path};
+use crate::out;
 use crate::statements::load_csv;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
@@ -79,10 +80,10 @@ impl Demo {
         self.live_change(&east, &west).await?;
         say("7", "A flow that no policy allows");
         self.denied().await?;
-        println!(
+        out::line(format_args!(
             "\nDone after {:.1} s. Everything that is declared has arrived; nothing else has.",
             started.elapsed().as_secs_f32()
-        );
+        ));
         if once {
             return Ok(equal);
         }
@@ -252,11 +253,11 @@ impl Demo {
     }
 
     async fn tables(&self, s: &Side) -> Result<()> {
-        println!();
+        out::line("");
         for (kind, k) in [("remotes", Kind::Remote), ("syncs", Kind::Sync), ("policies", Kind::Policy)] {
             let objects = self.objects(s, kind).await?;
             if !objects.is_empty() {
-                println!("{}\n", table(k, &objects, false, true, false));
+                out::line(table(k, &objects, false, true, false) + "\n");
             }
         }
         Ok(())
@@ -307,7 +308,7 @@ impl Demo {
     fn next_steps(&self) {
         let exe = std::env::current_exe().map(|p| p.display().to_string()).unwrap_or_else(|_| "mew".into());
         let state = self.state(&EAST).display().to_string();
-        println!(
+        out::line(format_args!(
             "
 It keeps running; Ctrl-C ends it. In another terminal, try:
 
@@ -319,7 +320,7 @@ It keeps running; Ctrl-C ends it. In another terminal, try:
 ",
             west = WEST.api,
             east = EAST.api,
-        );
+        ));
     }
 }
 
@@ -328,11 +329,11 @@ fn ms(d: Duration) -> f64 {
 }
 
 fn say(n: &str, text: &str) {
-    println!("\n{n}. {text}");
+    out::line(format_args!("\n{n}. {text}"));
 }
 
 fn note(text: &str) {
-    println!("   {text}");
+    out::line(format_args!("   {text}"));
 }
 
 fn succeeded(what: &str, out: &std::process::Output) -> Result<()> {
@@ -366,16 +367,15 @@ impl Line {
         }
         self.0 = text.to_owned();
         if std::io::stdout().is_terminal() {
-            print!("\r   {text:<100}");
-            let _ = std::io::stdout().flush();
+            out::text(format_args!("\r   {text:<100}"));
         } else {
-            println!("   {text}");
+            note(text);
         }
     }
 
     fn end(&self) {
         if std::io::stdout().is_terminal() {
-            println!();
+            out::line("");
         }
     }
 }

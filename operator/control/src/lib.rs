@@ -5,4 +5,4 @@ mod claims;
 mod service;
 
 pub use claims::{Claim, Registry};
-pub use service::{Backend, ControlService, LEAF_SECONDS};
+pub use service::{Backend, ControlService};

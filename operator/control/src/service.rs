@@ -1,11 +1,11 @@
 //! The service itself.
 
 use crate::claims::{Claim, Registry};
-use mew_contract::Report;
+use mew_contract::{MAX_MESSAGE, Report};
 use mew_plan::KernelName;
 use mew_tls::{Authority, SpiffeId};
 use mew_wire::agent_message::Body as AgentBody;
-use mew_wire::control_server::Control;
+use mew_wire::control_server::{Control, ControlServer};
 use mew_wire::operator_message::Body;
 use mew_wire::{
     AgentMessage, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, SignRequest, SignResponse, Standby, Welcome,
@@ -19,8 +19,6 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Lifetime of an agent's certificate: 72 hours.
-pub const LEAF_SECONDS: i64 = 72 * 3600;
 /// An agent reports at least every few seconds; one that says nothing for this long has lost the connection.
 const SILENT: Duration = Duration::from_secs(30);
 const QUEUE: usize = 8;
@@ -35,10 +33,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Fails with where to go instead, if this replica does not serve agents now.
     fn serves(&self) -> Result<(), Status>;
     fn authority(&self) -> Arc<Authority>;
-    /// Seconds that a new certificate is valid.
-    fn leaf_seconds(&self) -> i64 {
-        LEAF_SECONDS
-    }
+    /// How long a new certificate of an agent is valid.
+    fn certificate_lifetime(&self) -> Duration;
 }
 
 pub struct ControlService<B> {
@@ -47,6 +43,13 @@ pub struct ControlService<B> {
     pub trust_domain: String,
     /// Ends all attachments.
     pub stop: CancellationToken,
+}
+
+impl<B: Backend> ControlService<B> {
+    /// As it is served.
+    pub fn into_server(self) -> ControlServer<Self> {
+        ControlServer::new(self).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
 }
 
 fn token<T>(r: &Request<T>) -> Option<String> {
@@ -104,8 +107,9 @@ impl<B: Backend> Control for ControlService<B> {
         let kernel = self.backend.authenticate(token.as_deref(), &r.kernel).await?;
         let ca = self.backend.authority();
         let id = SpiffeId::kernel(&self.trust_domain, &kernel.kernel_id());
+        let seconds = self.backend.certificate_lifetime().as_secs() as i64;
         let chain_pem = ca
-            .sign(&r.csr_pem, &id, &[], self.backend.leaf_seconds())
+            .sign(&r.csr_pem, &id, &[], seconds)
             .map_err(|e| Status::invalid_argument(format!("the request cannot be signed: {e}")))?;
         tracing::info!(%id, "signed a certificate");
         Ok(Response::new(SignResponse { chain_pem, ca_pem: ca.cert_pem.clone() }))

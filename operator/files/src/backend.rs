@@ -7,6 +7,7 @@ use mew_plan::KernelName;
 use mew_tls::Authority;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tonic::Status;
 
 pub struct FilesBackend {
@@ -62,5 +63,9 @@ impl Backend for FilesBackend {
 
     fn authority(&self) -> Arc<Authority> {
         self.ca.clone()
+    }
+
+    fn certificate_lifetime(&self) -> Duration {
+        self.options.certificate_lifetime
     }
 }

@@ -15,7 +15,6 @@ use anyhow::{Context, Result, bail};
 use backend::FilesBackend;
 use mew_control::{ControlService, Registry};
 use mew_plan::{Inputs, plan};
-use mew_wire::control_server::ControlServer;
 use objects::State;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +38,8 @@ pub struct RunOptions {
     /// Of objects that name none.
     pub namespace: String,
     pub trust_domain: String,
+    /// Of agents' certificates.
+    pub certificate_lifetime: Duration,
 }
 
 pub fn socket(state: &Path) -> PathBuf {
@@ -66,7 +67,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
         stop: stop.clone(),
     };
     let server = tonic::transport::Server::builder()
-        .add_service(ControlServer::new(service))
+        .add_service(service.into_server())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
     tracing::info!(trust_domain = %options.trust_domain, socket = %socket(&options.state).display(), "operator is ready");

@@ -7,12 +7,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use mew_crds::Remote;
+use mew_crds::annotations::TRUST_DOMAIN;
 use mew_tls::Authority;
 use std::collections::BTreeMap;
 use tokio::time::timeout;
 
 pub const SECRET: &str = "mew-ca";
 pub const ROOTS: &str = "mew-roots";
+const CERT: &str = "ca.crt";
 
 /// Loads the CA; makes one if there is none and nobody can depend on one yet. A CA that is missing while Remotes exist is
 /// not replaced: peers trust the old one, and a silent change would cut every link.
@@ -80,13 +82,37 @@ async fn create(secrets: &Api<Secret>, o: &OperatorOptions) -> Result<Authority>
 
 async fn publish(client: &Client, o: &OperatorOptions, ca: &Authority) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &o.namespace);
+    let annotations = BTreeMap::from([(TRUST_DOMAIN.to_owned(), o.trust_domain.clone())]);
     let map = ConfigMap {
-        metadata: ObjectMeta { name: Some(ROOTS.into()), ..ObjectMeta::default() },
-        data: Some(BTreeMap::from([("ca.crt".to_owned(), ca.cert_pem.clone())])),
+        metadata: ObjectMeta { name: Some(ROOTS.into()), annotations: Some(annotations), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([(CERT.to_owned(), ca.cert_pem.clone())])),
         ..ConfigMap::default()
     };
     timeout(CALL, maps.patch(ROOTS, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)))
         .await?
         .context("the public roots cannot be published")?;
     Ok(())
+}
+
+/// What others need to trust the kernels of this side.
+pub struct Published {
+    pub trust_domain: String,
+    /// PEM.
+    pub roots: String,
+}
+
+/// The public roots, as the operator of this namespace has published them.
+pub async fn published(client: Client, namespace: &str) -> Result<Published> {
+    let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    let found = timeout(CALL, maps.get_opt(ROOTS))
+        .await?
+        .with_context(|| format!("the ConfigMap {ROOTS} in {namespace} cannot be read"))?;
+    let map =
+        found.with_context(|| format!("no ConfigMap {ROOTS} in {namespace}; is the operator's namespace another?"))?;
+    let trust_domain = map.metadata.annotations.and_then(|mut a| a.remove(TRUST_DOMAIN));
+    let roots = map.data.and_then(|mut d| d.remove(CERT));
+    let (Some(trust_domain), Some(roots)) = (trust_domain, roots) else {
+        bail!("the ConfigMap {ROOTS} in {namespace} does not say whose roots it holds; is its operator running?");
+    };
+    Ok(Published { trust_domain, roots })
 }

@@ -9,6 +9,7 @@ use mew_control::Backend;
 use mew_plan::KernelName;
 use mew_tls::Authority;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::Status;
 
 pub struct KubeBackend {
@@ -72,5 +73,9 @@ impl Backend for KubeBackend {
 
     fn authority(&self) -> Arc<Authority> {
         self.ca.clone()
+    }
+
+    fn certificate_lifetime(&self) -> Duration {
+        self.options.certificate_lifetime
     }
 }

@@ -10,6 +10,8 @@ mod lease;
 mod status;
 mod watches;
 
+pub use authority::{Published, published};
+
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
 use backend::KubeBackend;
@@ -19,7 +21,6 @@ use kube::{Client, Config};
 use lease::Elector;
 use mew_control::{ControlService, Registry};
 use mew_tls::{Authority, Material, SpiffeId, incoming, server_config};
-use mew_wire::control_server::ControlServer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub const MANAGER: &str = "mew-operator";
-/// Lifetime of the certificate that agents see, and when it is renewed.
+/// Lifetime of the operator's own certificate, which only agents see, and when it is renewed.
 const SERVING_SECONDS: i64 = 72 * 3600;
 const SERVING_RENEW: Duration = Duration::from_secs(24 * 3600);
 /// A call to the API server that takes longer has failed.
@@ -52,6 +53,8 @@ pub struct OperatorOptions {
     pub identity: String,
     /// Names under which agents reach this operator.
     pub dns: Vec<String>,
+    /// Of agents' certificates.
+    pub certificate_lifetime: Duration,
 }
 
 pub(crate) fn now_ms() -> u64 {
@@ -89,14 +92,14 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     renew_serving(&ca, &o, &serving)?;
     let registry = Arc::new(Registry::default());
     let backend = Arc::new(KubeBackend::new(client.clone(), o.clone(), ca.clone(), health.clone()));
-    let service = ControlServer::new(ControlService {
+    let service = ControlService {
         backend,
         registry: registry.clone(),
         trust_domain: o.trust_domain.clone(),
         stop: stop.clone(),
-    });
+    };
     let server = tonic::transport::Server::builder()
-        .add_service(service)
+        .add_service(service.into_server())
         .serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
 

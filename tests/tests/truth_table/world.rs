@@ -9,6 +9,7 @@ use mew_tests::process::Process;
 use mew_tests::wait::until;
 use mew_tests::watcher::{Probe, Watcher};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::{fs, thread};
 
@@ -30,9 +31,24 @@ pub struct World {
     pub west_agent: Agent,
     pub mid_agent: Agent,
     pub new_agent: Option<Agent>,
+    /// Kernels of the west that belong to a row each.
+    pub peers: BTreeMap<&'static str, Agent>,
+    /// What was written while it could not arrive.
+    pub owed: Vec<Owed>,
     airports: u32,
     pub east: Cluster,
     pub west: Cluster,
+}
+
+/// See [`World::owe`].
+pub struct Owed {
+    sync: &'static str,
+    /// When it was durable at the source.
+    written_ms: u64,
+    /// Where it belongs: a peer, or the east itself.
+    peer: Option<&'static str>,
+    /// Has one row when it is there.
+    query: String,
 }
 
 pub fn start() -> Result<World> {
@@ -46,7 +62,7 @@ pub fn start() -> Result<World> {
         c.api.create_namespace(NAMESPACE)?;
     }
     let example = fs::read_to_string(root().join("examples/airports/flights.ontology"))?;
-    // A type that the policy lets pass and the permissions do not.
+    // A type that the policy lets pass to the west and the permissions do not; it may come from there.
     let all = example.replacen("  edge located_in", "  node Memo { text: String }\n\n  edge located_in", 1);
     ensure!(all != example, "the example's ontology is written differently now");
     fs::write(full_ontology(&east), &all)?;
@@ -63,6 +79,8 @@ pub fn start() -> Result<World> {
         west_agent,
         mid_agent,
         new_agent: None,
+        peers: BTreeMap::new(),
+        owed: Vec::new(),
         airports: 0,
         east,
         west,
@@ -101,7 +119,7 @@ spec:
   uri: mew://127.0.0.1:{port}/flights.{kernel}
   connectionMode: Dial
   peer: {{trustDomain: west.example, trustBundleRefs: [{{kind: ConfigMap, name: west-example-roots}}]}}
-  permissions: {{canReceive: [{{type: Airport}}, {{type: State}}, {{type: located_in}}]}}
+  permissions: {{canReceive: [{{type: Airport}}, {{type: State}}, {{type: located_in}}], canSend: [{{type: Memo}}]}}
   timeouts: {{connect: 2s}}
   retry: {{initialInterval: 200ms, maxInterval: 1s}}
   keepalive: {{interval: 500ms, timeout: 1s, failureThreshold: 2}}
@@ -120,14 +138,15 @@ spec:
   uri: mew://127.0.0.1:{port}/flights.us-east
   connectionMode: Accept
   peer: {{trustDomain: east.example, trustBundleRefs: [{{kind: ConfigMap, name: east-example-roots}}]}}
-  permissions: {{canSend: [{{type: Airport}}, {{type: State}}, {{type: located_in}}]}}
+  permissions: {{canSend: [{{type: Airport}}, {{type: State}}, {{type: located_in}}], canReceive: [{{type: Memo}}]}}
   retry: {{initialInterval: 200ms, maxInterval: 1s}}
   keepalive: {{interval: 500ms, timeout: 1s, failureThreshold: 2}}
 "#
     )
 }
 
-fn policy(peer: &str, operation: &str, types: &str) -> String {
+/// Memos go the other way.
+fn policy(peer: &str, operation: &str, types: &str, of_memos: &str) -> String {
     format!(
         r#"
 apiVersion: federation.mew.dev/v1alpha1
@@ -137,12 +156,14 @@ spec:
   remoteSelector: {{}}
   mode: ExplicitBridging
   allowedKernels: [{{trustDomain: {peer}}}]
-  rules: [{{name: public-data, action: Allow, operations: [{operation}], types: [{types}]}}]
+  rules:
+  - {{name: public-data, action: Allow, operations: [{operation}], types: [{types}]}}
+  - {{name: memos, action: Allow, operations: [{of_memos}], types: [Memo]}}
 "#
     )
 }
 
-fn sync(name: &str, labels: &str, remote: &str, pattern: &str) -> String {
+fn sync(name: &str, labels: &str, remote: &str, direction: &str, pattern: &str) -> String {
     format!(
         r#"
 apiVersion: federation.mew.dev/v1alpha1
@@ -150,7 +171,7 @@ kind: Sync
 metadata: {{name: {name}, namespace: {NAMESPACE}, labels: {labels}}}
 spec:
   remoteRef: {{name: {remote}}}
-  direction: Push
+  direction: {direction}
   match: '{pattern}'
   maxLag: 5s
 "#
@@ -159,19 +180,68 @@ spec:
 
 impl World {
     fn declare(&self) -> Result<()> {
-        self.west.api.apply(&policy("east.example", "Import", "Airport, State, located_in"))?;
+        self.west.api.apply(&policy("east.example", "Import", "Airport, State, located_in", "Export"))?;
         for kernel in ["us-west", "us-mid", "us-new"] {
             self.west.api.apply(&remote_in_the_west(kernel, self.east_agent.federation))?;
         }
-        self.east.api.apply(&policy("west.example", "Export", "Airport, State, Memo, located_in"))?;
+        self.east.api.apply(&policy("west.example", "Export", "Airport, State, Memo, located_in", "Import"))?;
         self.east.api.apply(&remote_in_the_east("us-west", self.west_agent.federation))?;
-        self.east.api.apply(&sync("states", "{}", "us-west", "s: State"))?;
-        self.east.api.apply(&sync("airports", "{}", "us-west", "a: Airport WHERE a.country = \"USA\""))?;
+        self.east.api.apply(&sync("states", "{}", "us-west", "Push", "s: State"))?;
+        self.east.api.apply(&sync("airports", "{}", "us-west", "Push", "a: Airport WHERE a.country = \"USA\""))?;
         Ok(())
     }
 
     pub fn make_sync(&self, name: &str, remote: &str, pattern: &str) -> Result<()> {
-        self.east.api.apply(&sync(name, "{made-for: a-row}", remote, pattern)).map(|_| ())
+        self.east.api.apply(&sync(name, "{made-for: a-row}", remote, "Push", pattern)).map(|_| ())
+    }
+
+    pub fn make_pull(&self, name: &str, remote: &str, pattern: &str) -> Result<()> {
+        self.east.api.apply(&sync(name, "{made-for: a-row}", remote, "Pull", pattern)).map(|_| ())
+    }
+
+    /// A kernel of the west for a row, with a Remote at either end.
+    pub fn start_peer(&mut self, kernel: &'static str, start: impl FnOnce(&mut Agent) -> Result<()>) -> Result<()> {
+        let mut agent = self.west.agent(NAMESPACE, kernel, &full_ontology(&self.east))?;
+        start(&mut agent)?;
+        self.west.api.apply(&remote_in_the_west(kernel, self.east_agent.federation))?;
+        self.east.api.apply(&remote_in_the_east(kernel, agent.federation))?;
+        self.peers.insert(kernel, agent);
+        Ok(())
+    }
+
+    pub fn peer(&mut self, kernel: &str) -> Result<&mut Agent> {
+        self.peers.get_mut(kernel).with_context(|| format!("{kernel} was not started"))
+    }
+
+    /// What has just been written cannot arrive until all is mended.
+    pub fn owe(&mut self, sync: &'static str, peer: Option<&'static str>, query: &str) {
+        let written_ms = self.watcher.now_ms();
+        self.owed.push(Owed { sync, written_ms, peer, query: query.to_owned() });
+    }
+
+    fn is_there(&self, o: &Owed) -> Result<bool> {
+        let agent = o.peer.map_or(Some(&self.east_agent), |p| self.peers.get(p));
+        Ok(agent.with_context(|| format!("{:?} was not started", o.peer))?.rows(&o.query)?.len() == 1)
+    }
+
+    /// Remembers of what is owed that it is not there yet, so that no Sync may have called itself ready meanwhile.
+    pub fn look_for_what_is_owed(&mut self) -> Result<()> {
+        for o in &self.owed {
+            let now = self.watcher.now_ms();
+            if !self.is_there(o)? {
+                self.probes.push(Probe::missing(&format!("{NAMESPACE}/{}", o.sync), o.written_ms, now));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn what_is_owed_arrives(&mut self) -> Result<()> {
+        for o in std::mem::take(&mut self.owed) {
+            until(&format!("what {} owes arrives: {}", o.sync, o.query), PATIENCE, || {
+                Ok(self.is_there(&o)?.then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     /// A merge patch of an object of the east.

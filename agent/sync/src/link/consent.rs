@@ -47,7 +47,8 @@ impl Link {
         let conn = s.conn.conn;
         match r {
             Ok((end, types, position)) => {
-                s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end });
+                let sent = end.start();
+                s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end, sent });
                 self.inbound_denied.remove(&f.name);
                 send(out, conn, Body::FlowAccept(wire::FlowAccept { flow: f.flow, types, position }));
                 // What blocked held entities may have changed while nobody looked.
@@ -125,7 +126,8 @@ impl Link {
             let key = self.sink_key(false, kernel, &f.name);
             let incarnation = self.last_peer.as_ref().map(|p| p.incarnation.clone()).unwrap_or_default();
             let position = sink::position(sink::state(kernel, &key).as_ref(), &incarnation, &f.reset)?;
-            let s = self.new_sink(key, incarnation, f.reset.clone(), f.delete_at_sink, f.delete_on_unmatch);
+            let (reset, delete, unmatch) = (f.reset.clone(), f.delete_at_sink, f.delete_on_unmatch);
+            let s = self.new_sink(key, incarnation, reset, delete, unmatch, position.as_ref());
             Ok((End::Sink(Box::new(s)), types, position))
         } else {
             let s = self.new_source(false, &f.name, d, f.initial, f.position.as_ref(), kernel)?;

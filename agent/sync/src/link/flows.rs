@@ -63,6 +63,8 @@ pub struct Flow {
     pub name: String,
     pub own: bool,
     pub end: End,
+    /// Position after the last batch that this side sent as the source.
+    pub sent: u64,
 }
 
 impl Flow {
@@ -78,10 +80,37 @@ pub enum End {
     Sink(Box<Sink>),
 }
 
+impl End {
+    /// Where a source begins to send.
+    pub(super) fn start(&self) -> u64 {
+        match self {
+            End::Source(s) => s.acked,
+            End::Asked(_) | End::Sink(_) => 0,
+        }
+    }
+}
+
 pub struct Sink {
     from: Incoming,
     incarnation: String,
     reset: String,
+    /// Revision and position that the source was told, then those of the last batch.
+    at: Option<(String, u64)>,
+    /// Position after the last batch of this connection; what the store says before that is not this source's to hear.
+    acked: u64,
+}
+
+impl Sink {
+    /// What is wrong with a batch's place in the flow. One that is missing is noticed when the batch is applied.
+    fn goes_back(&self, p: &wire::SyncPush) -> Option<Problem> {
+        let at = self.at.as_ref().filter(|(revision, at)| *revision == p.revision && p.after < *at).map(|(_, at)| *at);
+        let why = match at {
+            Some(at) => format!("a batch begins after {} and the sink is at {at} already", p.after),
+            None if p.upto < p.after => format!("a batch begins after {} and ends at {}", p.after, p.upto),
+            None => return None,
+        };
+        Some(Problem::new(Reason::SourceError, why))
+    }
 }
 
 impl Link {
@@ -228,7 +257,7 @@ impl Link {
                     send(out, conn, Body::FlowOpen(open));
                     if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&n)) {
                         o.flow = Some(number);
-                        s.flows.insert(number, Flow { name: n, own: true, end: End::Asked(d) });
+                        s.flows.insert(number, Flow { name: n, own: true, end: End::Asked(d), sent: 0 });
                     }
                 }
             }
@@ -276,9 +305,16 @@ impl Link {
                 let State::Up(s) = &mut self.state else { return };
                 let Some(f) = s.flows.get_mut(&a.flow) else { return };
                 if let End::Source(source) = &mut f.end {
+                    if a.upto > f.sent {
+                        let why = format!("the sink acknowledges {} and was sent what is up to {}", a.upto, f.sent);
+                        let p = Problem::new(Reason::SinkError, why);
+                        return self.stop_source(now, random, a.flow, p, out);
+                    }
                     source.ack(a.upto);
                     if let Some(o) = self.own.get_mut(&f.name).filter(|_| f.own) {
                         o.counts = a.counts.unwrap_or_default();
+                        // Only now: a sink that refuses every batch would seem well for a moment after each try.
+                        o.problem = None;
                         (o.percent, o.live, o.attempt) = (Some(source.percent()), source.is_live(), 0);
                     }
                 }
@@ -308,6 +344,7 @@ impl Link {
         reset: String,
         delete: bool,
         delete_on_unmatch: bool,
+        position: Option<&wire::Position>,
     ) -> Sink {
         let from = Incoming {
             flow,
@@ -318,7 +355,7 @@ impl Link {
             delete,
             delete_on_unmatch,
         };
-        Sink { from, incarnation, reset }
+        Sink { from, incarnation, reset, at: position.map(|p| (p.revision.clone(), p.seq)), acked: 0 }
     }
 
     pub(super) fn new_source(
@@ -330,6 +367,17 @@ impl Link {
         position: Option<&wire::Position>,
         kernel: &Kernel,
     ) -> Result<Source, Problem> {
+        // A data directory may have been put back to an earlier copy of itself: what is written then would pass for sent.
+        let head = kernel.head();
+        if let Some(p) = position
+            && (p.incarnation != kernel.incarnation() || p.seq.max(p.start).max(p.previous_seq) > head)
+        {
+            let why = format!(
+                "the sink is at {} and the source's log ends at {head}; check what was lost there, then request a reset to copy anew",
+                p.seq
+            );
+            return Err(Problem::new(Reason::SourceReset, why));
+        }
         let flow = self.source_key(own, kernel, name);
         let o = kernel.ontology();
         let sink = self.config.peer_kernel_id.clone();
@@ -367,17 +415,18 @@ impl Link {
                 .map(|s| End::Source(Box::new(s))),
             Direction::Pull => {
                 let key = self.sink_key(true, kernel, &name);
-                let s = self.new_sink(key, incarnation, reset, item.delete_at_sink, item.delete_on_unmatch);
-                Ok(End::Sink(Box::new(s)))
+                sink::position(sink::state(kernel, &key).as_ref(), &incarnation, &reset).map(|at| {
+                    let (delete, unmatch) = (item.delete_at_sink, item.delete_on_unmatch);
+                    End::Sink(Box::new(self.new_sink(key, incarnation, reset, delete, unmatch, at.as_ref())))
+                })
             }
         };
         match end {
             Ok(end) => {
                 if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&name)) {
-                    o.problem = None;
                     o.revision = revision;
                     if let Some(f) = s.flows.get_mut(&a.flow) {
-                        f.end = end;
+                        (f.sent, f.end) = (end.start(), end);
                     }
                 }
                 self.retry_held(now, kernel, None, out);
@@ -397,12 +446,19 @@ impl Link {
         let (flow, upto, live, percent) = (p.flow, p.upto, p.live, p.percent);
         let (pending, oldest) = (p.pending, p.oldest_ms);
         let (name, own) = (f.name.clone(), f.own);
-        match sink::apply_push(kernel, now.wall_ms, sink.from.clone(), &sink.incarnation, &sink.reset, p) {
+        let revision = p.revision.clone();
+        let applied = match sink.goes_back(&p) {
+            Some(why) => Err(why),
+            None => sink::apply_push(kernel, now.wall_ms, sink.from.clone(), &sink.incarnation, &sink.reset, p),
+        };
+        match applied {
             Ok(done) => {
+                (sink.at, sink.acked) = (Some((revision, upto)), upto);
                 send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(done.counts) }));
                 if let Some(o) = self.own.get_mut(&name).filter(|_| own) {
+                    o.problem = None;
                     (o.counts, o.live, o.attempt) = (done.counts, live && pending == 0 || o.live, 0);
-                    o.percent = Some(if live { 100 } else { percent as u8 });
+                    o.percent = Some(if live { 100 } else { percent.min(100) as u8 });
                     o.behind = Some((pending, if pending > 0 { oldest } else { 0 }));
                     if let Some(why) = done.rejected {
                         o.last_error = Some(Problem::new(Reason::SinkError, why));
@@ -440,14 +496,14 @@ impl Link {
             }
             match held::retry(kernel, now.wall_ms, &sink.from, changed.clone()) {
                 Ok(0) => {}
-                Ok(_) => done.push((*n, sink::counts(kernel, &sink.from.flow))),
+                Ok(_) => done.push((*n, sink.acked, sink::counts(kernel, &sink.from.flow).1)),
                 // The disk, most likely; the flow itself meets it as well and reports it.
                 Err(_) => self.held_due = true,
             }
         }
         // The other side shows how many are held.
         let conn = s.conn.conn;
-        for (flow, (upto, counts)) in done {
+        for (flow, upto, counts) in done {
             send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(counts) }));
         }
     }
@@ -465,33 +521,40 @@ impl Link {
             let End::Source(source) = &mut f.end else { continue };
             loop {
                 match source.next(kernel, *n) {
-                    Ok(Some(p)) => send(out, conn, Body::SyncPush(p)),
+                    Ok(Some(p)) => {
+                        f.sent = p.upto;
+                        send(out, conn, Body::SyncPush(p));
+                    }
                     Ok(None) => break,
                     Err(p) => {
-                        failed.push((*n, f.name.clone(), p));
+                        failed.push((*n, p));
                         break;
                     }
                 }
             }
         }
-        for (flow, name, p) in failed {
-            let own = match &mut self.state {
-                State::Up(s) => s.flows.remove(&flow).is_some_and(|f| f.own),
-                _ => false,
+        for (flow, p) in failed {
+            self.stop_source(now, 0, flow, p, out);
+        }
+    }
+
+    /// Ends a flow that this side is the source of, and tells the peer why.
+    fn stop_source(&mut self, now: Now, random: u64, flow: u32, p: Problem, out: &mut Vec<Effect>) {
+        let State::Up(s) = &mut self.state else { return };
+        let conn = s.conn.conn;
+        let Some(f) = s.flows.remove(&flow) else { return };
+        if f.own {
+            send(out, conn, Body::FlowClose(wire::FlowClose { flow }));
+            self.fail_own(now, random, &f.name, p);
+        } else {
+            // A refusal, not a close: the peer waits before it asks again.
+            let refuse = wire::FlowRefuse {
+                flow,
+                code: p.reason.code().to_owned(),
+                message: p.message,
+                correlation_id: String::new(),
             };
-            if own {
-                send(out, conn, Body::FlowClose(wire::FlowClose { flow }));
-                self.fail_own(now, 0, &name, p);
-            } else {
-                // A refusal, not a close: the peer waits before it asks again.
-                let refuse = wire::FlowRefuse {
-                    flow,
-                    code: p.reason.code().to_owned(),
-                    message: p.message,
-                    correlation_id: String::new(),
-                };
-                send(out, conn, Body::FlowRefuse(refuse));
-            }
+            send(out, conn, Body::FlowRefuse(refuse));
         }
     }
 

@@ -1,0 +1,120 @@
+//! Requests that are not what they should be, at the HTTP API: each is refused with its reason, and does nothing.
+
+use mew_kernel::Kernel;
+use mew_lang::parse_ontology;
+use mew_net::api::{Api, serve_api};
+use mew_net::{Hub, HubConfig};
+use mew_store::{MemDisk, Options, Store};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn start() -> (Arc<Kernel>, SocketAddr, CancellationToken) {
+    let o = parse_ontology("node Task { name: String? n: Int? }").expect("the ontology is right");
+    let options = Options { kernel_id: "plant.here".into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
+    let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
+    let kernel = Arc::new(Kernel::new(store));
+    let config = HubConfig { agent_version: "0.1.0".into(), observer: None, clock_offset_ms: 0 };
+    let api = Api { kernel: kernel.clone(), hub: Hub::new(kernel.clone(), config) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let stop = CancellationToken::new();
+    tokio::spawn(serve_api(api, listener, stop.clone()));
+    (kernel, address, stop)
+}
+
+/// Status and body of the answer to a request as it stands.
+async fn send(address: SocketAddr, head: &str, body: &[u8]) -> (u16, String) {
+    let ask = async {
+        let mut tcp = TcpStream::connect(address).await?;
+        let length = body.len();
+        let head = format!("{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        tcp.write_all(&[head.as_bytes(), body].concat()).await?;
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = tokio::time::timeout(PATIENCE, ask).await.expect("an answer").expect("the connection holds");
+    let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok());
+    let code = code.unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+    (code, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
+}
+
+const EXECUTE: &str = "POST /v1/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+
+async fn execute(address: SocketAddr, body: &Value) -> (u16, String) {
+    send(address, EXECUTE, body.to_string().as_bytes()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_wrong_are_refused_and_do_nothing() {
+    let (kernel, address, stop) = start().await;
+    let spawn = r#"{"text": "SPAWN Task {name = \"a\"}"}"#;
+    let param = |v: &str| format!(r#"{{"text": "SPAWN Task {{n = $n}}", "params": {{"n": {v}}}}}"#);
+    let deep = format!(r#"{{"text": "", "params": {{"n": {}}}}}"#, "[".repeat(10_000));
+    let bodies: [(&str, Vec<u8>, &str); 17] = [
+        ("nothing", Vec::new(), ""),
+        ("JSON that is cut off", spawn.as_bytes()[..spawn.len() - 1].to_vec(), "EOF"),
+        ("something behind it", format!("{spawn}{spawn}").into(), "trailing"),
+        ("no UTF-8", b"{\"text\": \"\xff\xfe\"}".to_vec(), ""),
+        ("a list", b"[1, 2, 3]".to_vec(), ""),
+        ("no text", b"{}".to_vec(), "text"),
+        ("text that is none", b"{\"text\": 7}".to_vec(), "string"),
+        ("a field that is not known", br#"{"text": "", "dryRun": true}"#.to_vec(), "dryRun"),
+        ("parameters that are none", br#"{"text": "", "params": [1]}"#.to_vec(), "map"),
+        ("brackets without end", deep.into(), "recursion"),
+        ("a list as a value", param("[1]").into(), "parameter n"),
+        ("two kinds of one value", param(r#"{"int": "1", "float": "1"}"#).into(), "parameter n"),
+        ("a kind that is not known", param(r#"{"date": "2026-11-21"}"#).into(), "unknown kind date"),
+        ("an integer that is none", param(r#"{"int": "0x10"}"#).into(), "int"),
+        ("an integer that is too large", param(r#"{"int": "9223372036854775808"}"#).into(), "int"),
+        ("a time that is none", param(r#"{"timestamp": "2026-13-41"}"#).into(), "timestamp"),
+        ("a statement that is none", br#"{"text": "SPAWN Task {name: 1}"}"#.to_vec(), "expected `=`"),
+    ];
+    for (what, body, word) in bodies {
+        let (code, said) = send(address, EXECUTE, &body).await;
+        let error = serde_json::from_str::<Value>(&said).ok().and_then(|v| Some(v["error"].as_str()?.to_owned()));
+        let error = error.unwrap_or_else(|| panic!("{what}: {code} without a reason: {said}"));
+        assert!(code == 400 && error.contains(word), "{what}: {code}: {error}");
+    }
+    // A page of another site, by rebinding or by a form.
+    let heads = [
+        ("POST /v1/execute HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json", 403),
+        ("POST /v1/execute HTTP/1.1\r\nHost: localhost.evil.example:9000\r\nContent-Type: application/json", 403),
+        ("POST /v1/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain", 415),
+        ("POST /v1/execute HTTP/1.1\r\nHost: localhost", 415),
+        ("PUT /v1/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json", 405),
+        ("GET /v1/records/secrets HTTP/1.1\r\nHost: localhost", 404),
+        ("GET /v1/records/held?limit=-1 HTTP/1.1\r\nHost: localhost", 400),
+    ];
+    for (head, want) in heads {
+        let (code, said) = send(address, head, spawn.as_bytes()).await;
+        assert_eq!(code, want, "{head}: {said}");
+    }
+    assert_eq!(kernel.head(), 0, "something was written");
+    assert_eq!(send(address, EXECUTE, spawn.as_bytes()).await.0, 200);
+    assert_eq!(kernel.head(), 1);
+    stop.cancel();
+}
+
+/// The ends of what 64 bits hold go in and come out as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_and_smallest_integers_come_back() {
+    let (_, address, stop) = start().await;
+    for n in [i64::MIN, i64::MIN + 1, -(1 << 53) - 1, -(1 << 53), 0, 1 << 53, (1 << 53) + 1, i64::MAX] {
+        let params = json!({"n": {"int": n.to_string()}});
+        let text = "SPAWN x: Task {n = $n} RETURNING x.n";
+        let (code, said) = execute(address, &json!({"text": text, "params": params})).await;
+        assert_eq!(code, 200, "{n}: {said}");
+        let answer: Value = serde_json::from_str(&said).expect("an answer is JSON");
+        let exact = if n.unsigned_abs() <= 1 << 53 { json!(n) } else { json!({"int": n.to_string()}) };
+        assert_eq!(answer["rows"], json!([[exact]]), "{n}");
+    }
+    stop.cancel();
+}

@@ -1,0 +1,285 @@
+//! Two agents with an operator each, over mTLS on loopback, driven through the gRPC API that applications use.
+
+use crate::measure::{cpu_seconds, memory_mb};
+use crate::race::{Reader, Runner, Writer};
+use crate::rows::{Task, id, task};
+use anyhow::{Context, Result, ensure};
+use mew_tests::standalone::Side;
+use mew_wire::kernel_client::KernelClient;
+use mew_wire::{ExecuteRequest, ExecuteResponse, StatusRequest};
+use std::any::Any;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+
+const NAMESPACE: &str = "bench";
+/// Rows of one transaction while loading.
+const LOAD: u64 = 2000;
+const MAX_MESSAGE: usize = 256 << 20;
+
+const ONTOLOGY: &str = r#"ontology Bench {
+  node Task {
+    code: String [required, unique],
+    title: String [required],
+    status: String [in: ["open", "active", "blocked", "review", "done"]],
+    priority: Int [0..8],
+    assignee: String [required],
+    shared: Bool,
+    due: Int [>= 0],
+    estimate: Float [>= 0.0],
+    version: Int [>= 0],
+    note: String?
+  }
+}
+"#;
+
+const SYNC: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: Sync
+metadata: {name: tasks, namespace: bench}
+spec:
+  remoteRef: {name: sink}
+  direction: Push
+  match: 't: Task WHERE t.shared = true'
+";
+
+pub struct Ours {
+    pub source: Side,
+    pub sink: Side,
+    runtime: Arc<Runtime>,
+    loaded: u64,
+}
+
+/// One connection to a kernel.
+struct Client {
+    runtime: Arc<Runtime>,
+    kernel: KernelClient<Channel>,
+}
+
+impl Client {
+    fn connect(runtime: &Arc<Runtime>, port: u16) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.tcp_nodelay(true);
+        let channel = runtime.block_on(endpoint.connect())?;
+        let kernel =
+            KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        Ok(Client { runtime: runtime.clone(), kernel })
+    }
+
+    fn execute(&mut self, text: &str) -> Result<ExecuteResponse> {
+        let r = ExecuteRequest { text: text.to_owned(), params: Default::default() };
+        let done = self.runtime.block_on(self.kernel.execute(r));
+        Ok(done.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner())
+    }
+
+    fn status(&mut self) -> Result<serde_json::Value> {
+        let r = self.runtime.block_on(self.kernel.status(StatusRequest {}))?.into_inner();
+        Ok(serde_json::from_str(&r.json)?)
+    }
+}
+
+impl Ours {
+    /// Both sides run, trust each other and are connected; nothing is declared to flow.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let ontology = dir.join("bench.ontology");
+        std::fs::write(&ontology, ONTOLOGY)?;
+        let mut source = Side::new(dir, NAMESPACE, "source", "a.example", &ontology)?;
+        let mut sink = Side::new(dir, NAMESPACE, "sink", "b.example", &ontology)?;
+        source.give_trust(&sink)?;
+        sink.give_trust(&source)?;
+        for (side, other, mode, permission, operation) in
+            [(&source, &sink, "Dial", "canReceive", "Export"), (&sink, &source, "Accept", "canSend", "Import")]
+        {
+            side.declare("remote.yaml", &remote(side, other, mode, permission))?;
+            side.declare("policy.yaml", &policy(other, operation))?;
+        }
+        for s in [&mut source, &mut sink] {
+            s.start_operator()?;
+            s.start_agent(None)?;
+        }
+        for s in [&mut source, &mut sink] {
+            s.wait_open()?;
+        }
+        let runtime = Runtime::new().context("a runtime")?;
+        let mut o = Ours { source, sink, runtime: Arc::new(runtime), loaded: 0 };
+        let start = std::time::Instant::now();
+        let mut c = o.client(o.source.api)?;
+        crate::measure::elapsed_until(start, "the connection", || {
+            o.source.check()?;
+            Ok(c.status()?["remotes"][0]["state"] == "Connected")
+        })?;
+        Ok(o)
+    }
+
+    fn client(&self, port: u16) -> Result<Client> {
+        Client::connect(&self.runtime, port)
+    }
+
+    fn agents(&self) -> (Vec<u32>, Vec<u32>) {
+        let pid = |s: &Side| s.agent.iter().map(mew_tests::process::Process::pid).collect();
+        (pid(&self.source), pid(&self.sink))
+    }
+}
+
+fn remote(side: &Side, other: &Side, mode: &str, permission: &str) -> String {
+    format!(
+        "apiVersion: federation.mew.dev/v1alpha1
+kind: Remote
+metadata: {{name: {other}, namespace: {NAMESPACE}}}
+spec:
+  kernelRef: {{name: {kernel}}}
+  uri: mew://127.0.0.1:{port}/{NAMESPACE}.{other}
+  connectionMode: {mode}
+  peer:
+    trustDomain: {domain}
+    trustBundleRefs: [{{kind: ConfigMap, name: {roots}-roots}}]
+  permissions:
+    {permission}: [{{type: Task}}]
+  retry: {{initialInterval: 50ms, maxInterval: 50ms}}
+",
+        other = other.kernel,
+        kernel = side.kernel,
+        port = other.federation,
+        domain = other.trust_domain,
+        roots = other.trust_domain.replace('.', "-"),
+    )
+}
+
+fn policy(other: &Side, operation: &str) -> String {
+    format!(
+        "apiVersion: federation.mew.dev/v1alpha1
+kind: FederationPolicy
+metadata: {{name: tasks, namespace: {NAMESPACE}}}
+spec:
+  remoteSelector: {{}}
+  mode: ExplicitBridging
+  allowedKernels: [{{trustDomain: {domain}, kernelIds: [{NAMESPACE}.{kernel}]}}]
+  rules:
+    - name: tasks
+      action: Allow
+      operations: [{operation}]
+      types: [Task]
+",
+        domain = other.trust_domain,
+        kernel = other.kernel,
+    )
+}
+
+fn attributes(t: &Task) -> String {
+    format!(
+        "title = {:?}, status = {:?}, priority = {}, assignee = {:?}, due = {}, estimate = {:.1}, version = {}, note = {:?}",
+        t.title, t.status, t.priority, t.assignee, t.due, t.estimate, t.version, t.note
+    )
+}
+
+impl Runner for Ours {
+    fn load(&mut self, n: u64) -> Result<()> {
+        let mut c = self.client(self.source.api)?;
+        for first in (0..n).step_by(LOAD as usize) {
+            let mut text = String::from("BEGIN;\n");
+            for t in (first..n.min(first + LOAD)).map(|i| task(i, 0)) {
+                let a = attributes(&t);
+                writeln!(
+                    text,
+                    "SPAWN Task {{_sync_id = {:?}, code = {:?}, shared = {}, {a}}};",
+                    t.id, t.code, t.shared
+                )?;
+            }
+            text.push_str("COMMIT");
+            c.execute(&text)?;
+        }
+        self.loaded = n;
+        Ok(())
+    }
+
+    fn declare(&mut self) -> Result<()> {
+        self.source.declare("sync.yaml", SYNC)
+    }
+
+    fn copied(&mut self) -> Result<Option<u64>> {
+        let s = self.client(self.source.api)?.status()?;
+        let f = &s["syncs"][0];
+        if f["state"] != "Live" {
+            return Ok(None);
+        }
+        let rows = self.client(self.sink.api)?.execute("MATCH t: Task RETURN COUNT(*)")?;
+        match rows.rows.first().and_then(|r| r.values.first()).and_then(|v| v.value.as_ref()) {
+            Some(mew_wire::value::Value::Int(n)) => Ok(Some(*n as u64)),
+            other => anyhow::bail!("a count was answered by {other:?}"),
+        }
+    }
+
+    fn writer(&self) -> Result<Box<dyn Writer>> {
+        Ok(Box::new(self.client(self.source.api)?))
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(self.client(self.sink.api)?))
+    }
+
+    fn stop_sink(&mut self) -> Result<()> {
+        self.sink.agent = None;
+        Ok(())
+    }
+
+    fn start_sink(&mut self) -> Result<()> {
+        self.sink.start_agent(None)
+    }
+
+    fn cpu(&self) -> Result<(f64, f64)> {
+        let (a, b) = self.agents();
+        Ok((cpu_seconds(&a)?, cpu_seconds(&b)?))
+    }
+
+    fn memory(&self) -> Result<(f64, f64)> {
+        let (a, b) = self.agents();
+        Ok((memory_mb(&a)?, memory_mb(&b)?))
+    }
+
+    fn same(&mut self) -> Result<bool> {
+        /// Rows of one answer must fit into one message.
+        const STEP: u64 = 100_000;
+        let (mut source, mut sink) = (self.client(self.source.api)?, self.client(self.sink.api)?);
+        let mut compared = 0;
+        for first in (0..self.loaded).step_by(STEP as usize) {
+            let (from, to) = (task(first, 0).code, task(first + STEP, 0).code);
+            let text = format!(
+                "MATCH t: Task WHERE t.shared = true AND t.code >= {from:?} AND t.code < {to:?} RETURN t.code, t.title, \
+                 t.status, t.priority, t.assignee, t.due, t.estimate, t.version, t.note ORDER BY t.code"
+            );
+            let (a, b) = (source.execute(&text)?, sink.execute(&text)?);
+            if a.rows != b.rows {
+                return Ok(false);
+            }
+            compared += a.rows.len();
+        }
+        ensure!(compared > 0, "there is nothing to compare");
+        Ok(true)
+    }
+}
+
+impl Writer for Client {
+    fn prepare(&self, ids: &[u64], version: i64) -> Box<dyn Any + Send> {
+        let mut text = String::from("BEGIN;\n");
+        for i in ids {
+            let _ = writeln!(text, "SET #{:?} {{{}}};", id(*i), attributes(&task(*i, version)));
+        }
+        text.push_str("COMMIT");
+        Box::new(text)
+    }
+
+    fn write(&mut self, update: &(dyn Any + Send)) -> Result<()> {
+        self.execute(update.downcast_ref::<String>().context("not this writer's update")?).map(|_| ())
+    }
+}
+
+impl Reader for Client {
+    fn version(&mut self, i: u64) -> Result<Option<i64>> {
+        let code = task(i, 0).code;
+        let r = self.execute(&format!("MATCH t: Task WHERE t.code = {code:?} RETURN t.version"))?;
+        Ok(r.rows.first().and_then(|r| r.values.first()).and_then(|v| match v.value {
+            Some(mew_wire::value::Value::Int(n)) => Some(n),
+            _ => None,
+        }))
+    }
+}

@@ -1,0 +1,348 @@
+//! Callers that are not what they should be, at the service that agents attach to: each is refused with its reason, and the
+//! kernels of others are as they were.
+
+use mew_contract::{MAX_MESSAGE, Problem, Reason, Report};
+use mew_control::{Backend, ControlService, Registry};
+use mew_plan::{AgentState, KernelName};
+use mew_tls::{Authority, new_request};
+use mew_wire::agent_message::Body as AgentBody;
+use mew_wire::control_client::ControlClient;
+use mew_wire::operator_message::Body;
+use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage, SignRequest};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+const NAMESPACE: &str = "shop";
+const KERNEL: &str = "till";
+/// Everything here takes milliseconds; this is for a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A token stands for one kernel, as on Kubernetes its audience says.
+fn token(kernel: &str) -> String {
+    format!("token-of-{kernel}")
+}
+
+struct Tokens {
+    ca: Arc<Authority>,
+    leads: AtomicBool,
+}
+
+#[tonic::async_trait]
+impl Backend for Tokens {
+    async fn authenticate(&self, given: Option<&str>, kernel: &str) -> Result<KernelName, Status> {
+        let given = given.ok_or_else(|| Status::unauthenticated("a bearer token is needed"))?;
+        if given != token(kernel) {
+            return Err(Status::unauthenticated(format!("the token is not valid for {kernel}")));
+        }
+        Ok(KernelName::new(NAMESPACE, kernel))
+    }
+
+    fn objects(&self, _: &str, _: &str) -> Result<Vec<String>, Status> {
+        Ok(Vec::new())
+    }
+
+    fn serves(&self) -> Result<(), Status> {
+        if self.leads.load(Ordering::Acquire) { Ok(()) } else { Err(Status::unavailable("not the leader")) }
+    }
+
+    fn authority(&self) -> Arc<Authority> {
+        self.ca.clone()
+    }
+
+    fn certificate_lifetime(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+}
+
+struct Operator {
+    registry: Arc<Registry>,
+    backend: Arc<Tokens>,
+    client: ControlClient<Channel>,
+    stop: CancellationToken,
+}
+
+impl Operator {
+    async fn start() -> Self {
+        let registry = Arc::new(Registry::default());
+        let ca = Arc::new(Authority::new("shop.example").expect("a CA"));
+        let backend = Arc::new(Tokens { ca, leads: AtomicBool::new(true) });
+        let stop = CancellationToken::new();
+        let service = ControlService {
+            backend: backend.clone(),
+            registry: registry.clone(),
+            trust_domain: "shop.example".to_owned(),
+            stop: stop.clone(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let server = tonic::transport::Server::builder().add_service(service.into_server());
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let client = ControlClient::connect(format!("http://{address}")).await.expect("it listens");
+        Operator { registry, backend, client: client.max_decoding_message_size(MAX_MESSAGE), stop }
+    }
+
+    /// Attaches with whatever comes first.
+    async fn attach(&self, authorization: Option<&str>, first: AgentMessage) -> Result<Attached, Status> {
+        let (to, rx) = mpsc::channel(16);
+        to.send(first).await.expect("there is room");
+        let mut r = Request::new(ReceiverStream::new(rx));
+        if let Some(a) = authorization {
+            r.metadata_mut().insert("authorization", a.parse().expect("a header"));
+        }
+        let from = self.client.clone().attach(r).await?.into_inner();
+        Ok(Attached { to, from })
+    }
+
+    async fn attach_agent(&self, incarnation: &str, instance: &str) -> Attached {
+        let bearer = format!("Bearer {}", token(KERNEL));
+        let a = self.attach(Some(&bearer), hello(KERNEL, incarnation, instance)).await;
+        a.unwrap_or_else(|s| panic!("the agent is refused: {s:?}"))
+    }
+
+    fn state(&self, kernel: &str) -> Option<AgentState> {
+        self.registry.states().remove(&KernelName::new(NAMESPACE, kernel))
+    }
+
+    fn is_attached(&self) -> bool {
+        self.state(KERNEL).is_some_and(|s| s.attached)
+    }
+
+    fn reported(&self) -> Option<Report> {
+        self.state(KERNEL).and_then(|s| s.report)
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Attached {
+    to: mpsc::Sender<AgentMessage>,
+    from: Streaming<OperatorMessage>,
+}
+
+impl Attached {
+    async fn says(&self, body: AgentBody) {
+        self.to.send(message(body)).await.expect("the attachment is open");
+    }
+
+    async fn reports(&self, r: &Report) {
+        self.says(AgentBody::Report(serde_json::to_vec(r).expect("a report is JSON").into())).await;
+    }
+
+    async fn hears(&mut self) -> Result<Option<Body>, Status> {
+        let next = tokio::time::timeout(PATIENCE, self.from.message()).await.expect("the operator answers");
+        next.map(|m| m.and_then(|m| m.body))
+    }
+
+    async fn welcomed(&mut self) -> String {
+        match self.hears().await {
+            Ok(Some(Body::Welcome(w))) => w.kernel_id,
+            other => panic!("no welcome: {other:?}"),
+        }
+    }
+}
+
+fn message(body: AgentBody) -> AgentMessage {
+    AgentMessage { body: Some(body) }
+}
+
+fn hello(kernel: &str, incarnation: &str, instance: &str) -> AgentMessage {
+    message(AgentBody::Hello(Hello {
+        kernel: kernel.into(),
+        incarnation: incarnation.into(),
+        instance: instance.into(),
+        agent_version: "0.1.0".into(),
+    }))
+}
+
+fn report(problem: &str) -> Report {
+    Report {
+        kernel_id: "shop.till".into(),
+        incarnation: "one".into(),
+        agent_version: "0.1.0".into(),
+        snapshot: String::new(),
+        rejected: Vec::new(),
+        remotes: Vec::new(),
+        syncs: Vec::new(),
+        certificate_not_after_ms: None,
+        problem: Some(Problem::new(Reason::SinkError, problem)),
+    }
+}
+
+async fn until(what: &str, mut look: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !look() {
+        assert!(Instant::now() < end, "{what}: not after {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn refusal<T>(r: Result<T, Status>, what: &str) -> Status {
+    match r {
+        Ok(_) => panic!("{what} was let in"),
+        Err(s) => s,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_message_must_be_hello() {
+    let o = Operator::start().await;
+    let bearer = format!("Bearer {}", token(KERNEL));
+    let wrong = [
+        ("a report", message(AgentBody::Report(b"{}".as_slice().into()))),
+        ("a digest", message(AgentBody::Accepted(Accepted { digest: "e3b0".into() }))),
+        ("a farewell", message(AgentBody::Drained(true))),
+        ("what nobody knows", AgentMessage { body: None }),
+    ];
+    for (what, first) in wrong {
+        let s = refusal(o.attach(Some(&bearer), first).await, what);
+        assert!(s.code() == Code::InvalidArgument && s.message().contains("hello"), "{what}: {s:?}");
+    }
+    // Nothing at all, and the end.
+    let r = o.client.clone().attach(tokio_stream::empty::<AgentMessage>()).await;
+    assert_eq!(refusal(r, "nothing").code(), Code::InvalidArgument);
+    assert!(o.registry.states().is_empty(), "somebody has a kernel");
+    assert_eq!(o.attach_agent("one", "pod-1").await.welcomed().await, "shop.till");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_kernels_own_token_opens_its_attachment() {
+    let o = Operator::start().await;
+    let mut holder = o.attach_agent("one", "pod-1").await;
+    holder.welcomed().await;
+    holder.reports(&report("mine")).await;
+    until("the report is here", || o.reported().is_some()).await;
+    let other = format!("Bearer {}", token("other"));
+    let own = token(KERNEL);
+    let basic = format!("Basic {own}");
+    let wrong = [
+        ("no token", None),
+        ("another kernel's token", Some(other.as_str())),
+        ("garbage", Some("Bearer x.y.z")),
+        ("a token without a scheme", Some(own.as_str())),
+        ("another scheme", Some(basic.as_str())),
+        ("no token behind the scheme", Some("Bearer ")),
+    ];
+    for (what, authorization) in wrong {
+        // Even as the very instance that holds it.
+        for incarnation in ["one", "two"] {
+            let s = refusal(o.attach(authorization, hello(KERNEL, incarnation, "pod-1")).await, what);
+            assert_eq!(s.code(), Code::Unauthenticated, "{what}: {s:?}");
+        }
+        let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem: new_request().expect("a request").pem });
+        if let Some(a) = authorization {
+            r.metadata_mut().insert("authorization", a.parse().expect("a header"));
+        }
+        let s = refusal(o.client.clone().sign(r).await, what);
+        assert_eq!(s.code(), Code::Unauthenticated, "{what}: {s:?}");
+    }
+    let state = o.state(KERNEL).expect("the kernel has an agent");
+    assert!(state.attached && state.refused_claim.is_none(), "{state:?}");
+    assert_eq!(state.report, Some(report("mine")));
+    // And it goes on.
+    holder.reports(&report("still mine")).await;
+    until("the next report is here", || o.reported() == Some(report("still mine"))).await;
+}
+
+/// The same kernel with another data directory would be two kernels of one name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_holder_is_refused_and_a_successor_waits() {
+    let o = Operator::start().await;
+    let mut first = o.attach_agent("one", "pod-1").await;
+    first.welcomed().await;
+    let mut thief = o.attach_agent("two", "pod-2").await;
+    let s = refusal(thief.hears().await, "another data directory");
+    assert!(s.code() == Code::FailedPrecondition && s.message().contains("another data directory"), "{s:?}");
+    assert!(o.state(KERNEL).is_some_and(|s| s.attached && s.refused_claim.is_some()));
+    let mut next = o.attach_agent("one", "pod-2").await;
+    let waits = next.hears().await;
+    assert!(matches!(&waits, Ok(Some(Body::Standby(s))) if s.message.contains("pod-1")), "{waits:?}");
+    first.says(AgentBody::Drained(true)).await;
+    assert_eq!(next.welcomed().await, "shop.till");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_read_changes_nothing() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    a.reports(&report("first")).await;
+    until("the report is here", || o.reported().is_some()).await;
+    let good = serde_json::to_vec(&report("bad")).expect("a report is JSON");
+    let lost = String::from_utf8_lossy(&good).replace("\"remotes\":[],", "");
+    let wrong: [Vec<u8>; 6] = [
+        Vec::new(),
+        b"\xff\xfe".to_vec(),
+        good[..good.len() - 1].to_vec(),
+        [good.as_slice(), b"{}"].concat(),
+        b"null".to_vec(),
+        lost.into_bytes(),
+    ];
+    for bytes in wrong {
+        a.says(AgentBody::Report(bytes.into())).await;
+    }
+    // What is out of place is passed over as well.
+    a.says(AgentBody::Accepted(Accepted { digest: "not a digest".into() })).await;
+    a.to.send(hello("other", "two", "pod-9")).await.expect("the attachment is open");
+    a.to.send(AgentMessage { body: None }).await.expect("the attachment is open");
+    // Messages of one attachment are heard in order: with this one, all of them have been.
+    a.reports(&report("last")).await;
+    until("the last report is here", || o.reported() != Some(report("first"))).await;
+    assert_eq!(o.reported(), Some(report("last")));
+    assert!(o.is_attached() && o.state("other").is_none());
+}
+
+/// Reports are absolute: with many Syncs they are larger than gRPC's own limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_reports_arrive_and_too_large_ones_end_the_attachment() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    let large = report(&"x".repeat(MAX_MESSAGE / 2));
+    a.reports(&large).await;
+    until("the large report is here", || o.reported().is_some()).await;
+    assert_eq!(o.reported(), Some(large.clone()));
+    a.reports(&report(&"x".repeat(MAX_MESSAGE + 1))).await;
+    until("the attachment is ended", || !o.is_attached()).await;
+    assert_eq!(o.reported(), Some(large), "what it said before stays");
+    o.attach_agent("one", "pod-1").await.welcomed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_signed_is_refused() {
+    let o = Operator::start().await;
+    let whole = new_request().expect("a request").pem;
+    let wrong = ["", "garbage", &whole[..whole.len() / 2], o.backend.ca.cert_pem.as_str()];
+    for csr in wrong {
+        let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem: csr.to_owned() });
+        let bearer = format!("Bearer {}", token(KERNEL)).parse().expect("a header");
+        r.metadata_mut().insert("authorization", bearer);
+        let s = refusal(o.client.clone().sign(r).await, "a request that is none");
+        assert!(s.code() == Code::InvalidArgument && s.message().contains("cannot be signed"), "{csr:?}: {s:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_lead_serves_nobody() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    o.backend.leads.store(false, Ordering::Release);
+    o.registry.end();
+    assert!(!matches!(a.hears().await, Ok(Some(_))), "the attachment goes on");
+    let bearer = format!("Bearer {}", token(KERNEL));
+    let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-1")).await, "a follower");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
+    assert!(o.registry.states().is_empty());
+}

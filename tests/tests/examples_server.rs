@@ -1,0 +1,104 @@
+//! Every manifest under `examples/`, applied to a real API server: the spec comes back exactly as it is in the file, and
+//! applying it again changes nothing. Otherwise GitOps tools would see a difference for ever.
+
+use anyhow::{Context, Result, anyhow, ensure};
+use mew_tests::apiserver::ApiServer;
+use mew_tests::cluster::install_crds;
+use mew_tests::dirs::root;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// All YAML files of a folder, with those of its folders.
+fn manifests(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for e in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = e?.path();
+        if path.is_dir() {
+            out.extend(manifests(&path)?);
+        } else if path.extension().is_some_and(|x| x == "yaml" || x == "yml") {
+            out.push(path);
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// Kind and name of an object, which tell the objects of one file apart.
+fn id(o: &Value) -> String {
+    let text = |p: &str| o.pointer(p).and_then(Value::as_str).unwrap_or("?").to_owned();
+    format!("{} {}/{}", text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// The objects as they are written.
+fn written(text: &str) -> Result<BTreeMap<String, Value>> {
+    let mut out = BTreeMap::new();
+    for document in text.split("\n---\n") {
+        let o: Value = serde_saphyr::from_str(document).map_err(|e| anyhow!("{e}"))?;
+        out.insert(id(&o), o);
+    }
+    Ok(out)
+}
+
+/// The objects as the server has them.
+fn found(api: &ApiServer, file: &str) -> Result<BTreeMap<String, Value>> {
+    let all: Value = serde_json::from_str(&api.kubectl(&["get", "-f", file, "-o", "json"])?)?;
+    let one = || vec![all.clone()];
+    let items = all["items"].as_array().cloned().unwrap_or_else(one);
+    Ok(items.into_iter().map(|o| (id(&o), o)).collect())
+}
+
+/// Applies a file twice; the objects must be as written, and the second time must change nothing.
+fn twice(api: &ApiServer, path: &Path, how: &[&str]) -> Result<usize> {
+    let file = path.display().to_string();
+    let apply = || {
+        let args = [["apply", "--validate=strict", "-f", file.as_str()].as_slice(), how].concat();
+        api.kubectl(&args)
+    };
+    let expected = written(&fs::read_to_string(path)?)?;
+    apply()?;
+    let first = found(api, &file)?;
+    ensure!(first.keys().eq(expected.keys()), "{:?} came back of {:?}", first.keys(), expected.keys());
+    for (id, o) in &expected {
+        ensure!(first[id]["spec"] == o["spec"], "{id}: {} came back of {}", first[id]["spec"], o["spec"]);
+        ensure!(first[id]["metadata"]["labels"] == o["metadata"]["labels"], "{id}: other labels came back");
+    }
+    let said = apply()?;
+    let second = found(api, &file)?;
+    for (id, o) in &second {
+        let version = |o: &Value| o["metadata"]["resourceVersion"].clone();
+        ensure!(version(o) == version(&first[id]), "{id}: applying it again changed it: {said}");
+        ensure!(o["metadata"]["generation"] == 1, "{id}: its spec was changed: {o}");
+    }
+    // The two coasts have objects of the same names; each file is looked at by itself.
+    api.kubectl(&["delete", "-f", &file, "--timeout=30s"])?;
+    Ok(expected.len())
+}
+
+#[test]
+fn examples_come_back_as_they_are_and_applying_them_again_changes_nothing() -> Result<()> {
+    let api = ApiServer::start("examples")?;
+    install_crds(&api)?;
+    let files = manifests(&root().join("examples"))?;
+    let mut namespaces = Vec::new();
+    for f in &files {
+        for o in written(&fs::read_to_string(f)?)?.values() {
+            let ns = o["metadata"]["namespace"].as_str().with_context(|| format!("{}: no namespace", f.display()))?;
+            namespaces.push(ns.to_owned());
+        }
+    }
+    namespaces.sort();
+    namespaces.dedup();
+    for ns in &namespaces {
+        api.create_namespace(ns)?;
+    }
+    let mut objects = 0;
+    for f in &files {
+        let at = |how: &str| format!("{} with kubectl apply{how}", f.display());
+        objects += twice(&api, f, &[]).with_context(|| at(""))?;
+        twice(&api, f, &["--server-side"]).with_context(|| at(" --server-side"))?;
+    }
+    ensure!(files.len() >= 5 && objects >= 7, "only {objects} objects in {} files", files.len());
+    Ok(())
+}
