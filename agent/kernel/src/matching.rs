@@ -298,7 +298,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
             if let Some(Ok(value)) = kind.map(|k| value.coerce(k))
                 && !value.is_null()
             {
-                let Some(ent) = self.tx.unique(scope, attr, &value)? else { return Ok(Vec::new()) };
+                let Some(ent) = self.tx.unique(scope, attr, value.borrowed())? else { return Ok(Vec::new()) };
                 let own = match (self.tx.living(ent)?, ty) {
                     (Some(s), Some(t)) => o.by_number(s.entity()?.ty).is_some_and(|x| x.lineage.contains(&t.number)),
                     _ => false,

@@ -5,7 +5,7 @@ use crate::identity::Identity;
 use crate::system::{Records, Take};
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
-use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, entity};
+use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
 use mew_store::{Batch, Change, Stored, View};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -44,6 +44,10 @@ impl Layer {
     }
 
     fn absorb(&mut self, over: Layer) {
+        if self.changes.is_empty() && self.facts.is_empty() {
+            *self = over;
+            return;
+        }
         for c in over.changes {
             self.put(c);
         }
@@ -86,7 +90,10 @@ impl<'a> Tx<'a> {
         let [base, _] = self.layers;
         let mut changes = base.changes;
         // A living edge must follow its ends, also when it was changed before them.
-        changes.sort_by_key(|c| EntityRef::read(&c.bytes).is_ok_and(|e| !e.deleted && e.ends().next().is_some()));
+        let is_edge = |c: &Change| EntityRef::read(&c.bytes).is_ok_and(|e| !e.deleted && e.ends().next().is_some());
+        if changes.iter().any(is_edge) {
+            changes.sort_by_cached_key(is_edge);
+        }
         Batch { changes, facts: base.facts.into_iter().collect() }
     }
 
@@ -172,7 +179,7 @@ impl<'a> Tx<'a> {
     }
 
     /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: &Value) -> Result<Option<u32>> {
+    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
         let key = (scope, attr, entity::value_key(v));
         match self.over().find_map(|l| l.unique.get(&key)) {
             Some(holder) => Ok(*holder),
@@ -276,16 +283,16 @@ impl<'a> Tx<'a> {
     /// are there and of the right types. `ent` is its number if it exists already.
     pub fn check(&self, ent: Option<u32>, e: &EntityRef<'_>) -> Result<()> {
         let o = self.ontology().clone();
-        let attrs: Vec<_> = e.attrs().collect();
+        let attrs: Vec<_> = e.attr_refs().collect();
         o.check_entity(e.ty, &attrs)?;
         let Some(t) = o.by_number(e.ty) else { return Ok(()) };
         for a in t.attrs.values() {
             let Some(scope) = a.unique_in else { continue };
-            let v = e.attr(a.number);
+            let v = e.attr_ref(a.number);
             if v.is_null() {
                 continue;
             }
-            if let Some(holder) = self.unique(scope, a.number, &v)?
+            if let Some(holder) = self.unique(scope, a.number, v)?
                 && Some(holder) != ent
             {
                 let id = self.identity.local_id(holder);
@@ -401,8 +408,8 @@ fn unique_keys(e: &EntityRef<'_>, o: &Ontology) -> Vec<UniqueKey> {
     let Some(t) = o.by_number(e.ty) else { return Vec::new() };
     t.attrs
         .values()
-        .filter_map(|a| Some((a.unique_in?, a.number, e.attr(a.number))))
+        .filter_map(|a| Some((a.unique_in?, a.number, e.attr_ref(a.number))))
         .filter(|(_, _, v)| !v.is_null())
-        .map(|(s, a, v)| (s, a, entity::value_key(&v)))
+        .map(|(s, a, v)| (s, a, entity::value_key(v)))
         .collect()
 }

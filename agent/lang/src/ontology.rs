@@ -204,7 +204,7 @@ fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
     // Without a default nothing else could fill it, so a SPAWN that leaves it out is refused: it is required in effect.
     a.required |= !a.nullable && a.default.is_none();
     if let Some(DefaultValue::Value(v)) = &a.default {
-        a.check(v)
+        a.check(v.borrowed())
             .map_err(|v| Diagnostic::new(n.span, format!("the default breaks the attribute's own rules: {v}")))?;
     }
     Ok(a)

@@ -3,7 +3,7 @@
 //! Written by hand in canonical order (fields ascending, attribute keys ascending), so the version sits at a fixed
 //! offset, an attribute is found by a short scan in place, and nothing is re-encoded on the way to a peer.
 
-use crate::{Hlc, KernelKey, Number, Value, Vector, Version};
+use crate::{Hlc, KernelKey, Number, Value, ValueRef, Vector, Version};
 use thiserror::Error;
 
 /// Most bytes of one entity: one gRPC message must hold it, with room.
@@ -159,20 +159,28 @@ impl<'a> EntityRef<'a> {
 
     /// One attribute, found in place; null if absent.
     pub fn attr(&self, key: Number) -> Value {
+        self.attr_ref(key).to_value()
+    }
+
+    pub fn attr_ref(&self, key: Number) -> ValueRef<'a> {
         let mut r = self.attr_bytes();
         while let Some((k, v)) = r.attr_raw() {
             if k == key {
-                return Reader(v).value().unwrap_or(Value::Null);
+                return Reader(v).value().unwrap_or(ValueRef::Null);
             }
             if k > key {
                 break;
             }
         }
-        Value::Null
+        ValueRef::Null
     }
 
     /// All attributes, ascending by key.
     pub fn attrs(&self) -> impl Iterator<Item = (Number, Value)> + use<'a> {
+        self.attr_refs().map(|(k, v)| (k, v.to_value()))
+    }
+
+    pub fn attr_refs(&self) -> impl Iterator<Item = (Number, ValueRef<'a>)> + use<'a> {
         let mut r = self.attr_bytes();
         std::iter::from_fn(move || r.attr())
     }
@@ -243,6 +251,13 @@ impl Draft {
         self.time = Hlc::next(now_ms, replaces);
         self.kernel = kernel;
         self.vector.raise(kernel, self.time);
+        self.vector.keep_newest(MAX_WRITERS);
+    }
+
+    /// Includes what another version knew.
+    pub fn learn(&mut self, other: &Vector) {
+        self.vector.merge(other);
+        self.vector.keep_newest(MAX_WRITERS);
     }
 
     /// Turns it into a tombstone: identity, version and ends stay, attributes go.
@@ -263,9 +278,7 @@ impl Draft {
         out.push(TAG_TYPE);
         out.extend_from_slice(&self.ty.to_le_bytes());
         put_bytes(&mut out, TAG_SYNC_ID, self.sync_id.as_bytes());
-        // Merging and writing here may have made it longer than a peer accepts.
-        let vector = if self.vector.len() > MAX_WRITERS { &self.vector.newest(MAX_WRITERS) } else { &self.vector };
-        for (k, t) in vector.iter().filter(|(k, _)| *k != self.kernel) {
+        for (k, t) in self.vector.iter().filter(|(k, _)| *k != self.kernel) {
             out.extend_from_slice(&[TAG_SEEN, SEEN_LEN as u8, TAG_TIME]);
             out.extend_from_slice(&k.0.to_le_bytes());
             out.push(TAG_KERNEL);
@@ -279,7 +292,7 @@ impl Draft {
             body.clear();
             body.push(0x0d);
             body.extend_from_slice(&key.to_le_bytes());
-            put_value(&mut body, v);
+            put_value(&mut body, v.borrowed());
             put_bytes(&mut out, TAG_ATTR, &body);
         }
         out
@@ -305,27 +318,27 @@ fn put_signed(out: &mut Vec<u8>, tag: u8, v: i64) {
     put_varint(out, ((v << 1) ^ (v >> 63)) as u64);
 }
 
-fn put_value(out: &mut Vec<u8>, v: &Value) {
+fn put_value(out: &mut Vec<u8>, v: ValueRef<'_>) {
     match v {
-        Value::Null => {}
-        Value::String(s) => put_bytes(out, 0x12, s.as_bytes()),
-        Value::Int(i) => put_signed(out, 0x18, *i),
-        Value::Float(x) => {
+        ValueRef::Null => {}
+        ValueRef::String(s) => put_bytes(out, 0x12, s.as_bytes()),
+        ValueRef::Int(i) => put_signed(out, 0x18, i),
+        ValueRef::Float(x) => {
             out.push(0x21);
             out.extend_from_slice(&x.to_bits().to_le_bytes());
         }
-        Value::Bool(b) => out.extend_from_slice(&[0x28, u8::from(*b)]),
-        Value::Timestamp(t) => put_signed(out, 0x30, *t),
-        Value::Duration(d) => put_signed(out, 0x38, *d),
-        Value::Id(s) => put_bytes(out, 0x42, s.as_bytes()),
+        ValueRef::Bool(b) => out.extend_from_slice(&[0x28, u8::from(b)]),
+        ValueRef::Timestamp(t) => put_signed(out, 0x30, t),
+        ValueRef::Duration(d) => put_signed(out, 0x38, d),
+        ValueRef::Id(s) => put_bytes(out, 0x42, s.as_bytes()),
     }
 }
 
 /// Bytes that identify a value, for unique indexes: equal values of an attribute give equal bytes.
-pub fn value_key(v: &Value) -> Vec<u8> {
+pub fn value_key(v: ValueRef<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     match v {
-        Value::Float(x) if *x == 0.0 => put_value(&mut out, &Value::Float(0.0)),
+        ValueRef::Float(0.0) => put_value(&mut out, ValueRef::Float(0.0)), // also of minus zero
         v => put_value(&mut out, v),
     }
     out
@@ -405,25 +418,25 @@ impl<'a> Reader<'a> {
         a.tag(0x0d)?;
         Some((a.fixed32()?, a.0))
     }
-    fn attr(&mut self) -> Option<(Number, Value)> {
+    fn attr(&mut self) -> Option<(Number, ValueRef<'a>)> {
         let (key, body) = self.attr_raw()?;
         let mut r = Reader(body);
         let v = r.value()?;
         r.0.is_empty().then_some((key, v))
     }
-    fn value(&mut self) -> Option<Value> {
+    fn value(&mut self) -> Option<ValueRef<'a>> {
         Some(match self.byte()? {
-            0x12 => Value::String(self.text()?.to_owned()),
-            0x18 => Value::Int(self.signed()?),
-            0x21 => Value::Float(f64::from_bits(self.fixed64()?)),
+            0x12 => ValueRef::String(self.text()?),
+            0x18 => ValueRef::Int(self.signed()?),
+            0x21 => ValueRef::Float(f64::from_bits(self.fixed64()?)),
             0x28 => match self.byte()? {
-                0 => Value::Bool(false),
-                1 => Value::Bool(true),
+                0 => ValueRef::Bool(false),
+                1 => ValueRef::Bool(true),
                 _ => return None,
             },
-            0x30 => Value::Timestamp(self.signed()?),
-            0x38 => Value::Duration(self.signed()?),
-            0x42 => Value::Id(self.text()?.to_owned()),
+            0x30 => ValueRef::Timestamp(self.signed()?),
+            0x38 => ValueRef::Duration(self.signed()?),
+            0x42 => ValueRef::Id(self.text()?),
             _ => return None,
         })
     }

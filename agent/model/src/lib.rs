@@ -14,5 +14,5 @@ pub use clock::Hlc;
 pub use entity::{Draft, EntityRef};
 pub use name::{KernelKey, Number};
 pub use ontology::Ontology;
-pub use value::{Kind, Value};
+pub use value::{Kind, Value, ValueRef};
 pub use version::{Causality, Vector, Version};

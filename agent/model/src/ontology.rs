@@ -3,7 +3,7 @@
 //! Built by [`Builder`], which finds what is wrong with a set of declarations as a whole; the text is parsed in
 //! `mew-lang`.
 
-use crate::{Number, Value, name, value::Kind};
+use crate::{Number, Value, ValueRef, name, value::Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -105,7 +105,7 @@ impl fmt::Display for Violation {
 
 impl Attribute {
     /// Checks a value that is to be stored; null means the attribute would have no value.
-    pub fn check(&self, v: &Value) -> Result<(), Violation> {
+    pub fn check(&self, v: ValueRef<'_>) -> Result<(), Violation> {
         let bad = |why: String| Err(Violation(format!("attribute {}: {why}", self.name)));
         let Some(kind) = v.kind() else {
             return if self.required {
@@ -119,12 +119,12 @@ impl Attribute {
         if kind != self.kind {
             return bad(format!("expected type {}, found {kind} {v}", self.kind));
         }
-        if !self.one_of.is_empty() && !self.one_of.iter().any(|o| o.query_eq(v)) {
+        if !self.one_of.is_empty() && !self.one_of.iter().any(|o| v.query_eq(o.borrowed())) {
             let all: Vec<String> = self.one_of.iter().map(Value::to_string).collect();
             return bad(format!("{v} is not in [{}]", all.join(", ")));
         }
         if let Some(b) = &self.min
-            && !v.query_cmp(&b.value).is_some_and(|o| o.is_gt() || (b.inclusive && o.is_eq()))
+            && !v.query_cmp(b.value.borrowed()).is_some_and(|o| o.is_gt() || (b.inclusive && o.is_eq()))
         {
             return bad(format!(
                 "{v} is below the range (must be {} {})",
@@ -133,7 +133,7 @@ impl Attribute {
             ));
         }
         if let Some(b) = &self.max
-            && !v.query_cmp(&b.value).is_some_and(|o| o.is_lt() || (b.inclusive && o.is_eq()))
+            && !v.query_cmp(b.value.borrowed()).is_some_and(|o| o.is_lt() || (b.inclusive && o.is_eq()))
         {
             return bad(format!(
                 "{v} is above the range (must be {} {})",
@@ -141,7 +141,7 @@ impl Attribute {
                 b.value
             ));
         }
-        if let (Some((lo, hi)), Value::String(s)) = (self.length, v) {
+        if let (Some((lo, hi)), ValueRef::String(s)) = (self.length, v) {
             let n = s.chars().count();
             if n < lo as usize || n > hi as usize {
                 return bad(format!("length {n} is outside {lo}..{hi}"));
@@ -186,12 +186,12 @@ impl Ontology {
 
     /// Checks the attributes of one entity (not uniqueness, which needs the others). An attribute that the type does
     /// not know is a violation as well.
-    pub fn check_entity(&self, ty: Number, attrs: &[(Number, Value)]) -> Result<(), Violation> {
+    pub fn check_entity(&self, ty: Number, attrs: &[(Number, ValueRef<'_>)]) -> Result<(), Violation> {
         let Some(t) = self.by_number(ty) else {
             return Err(Violation(format!("type {} is unknown here", self.type_name(ty))));
         };
         for a in t.attrs.values() {
-            let v = attrs.iter().find(|(k, _)| *k == a.number).map_or(&Value::Null, |(_, v)| v);
+            let v = attrs.iter().find(|(k, _)| *k == a.number).map_or(ValueRef::Null, |(_, v)| *v);
             a.check(v).map_err(|v| Violation(format!("{}: {v}", t.name)))?;
         }
         match attrs.iter().find(|(k, _)| !t.attrs.values().any(|a| a.number == *k)) {

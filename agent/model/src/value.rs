@@ -73,44 +73,103 @@ impl PartialEq for Value {
     }
 }
 
-impl Value {
-    pub fn kind(&self) -> Option<Kind> {
+/// A value where it lies, in the bytes of an entity or in a [`Value`].
+#[derive(Clone, Copy, Debug)]
+pub enum ValueRef<'a> {
+    Null,
+    String(&'a str),
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Timestamp(i64),
+    Duration(i64),
+    Id(&'a str),
+}
+
+impl<'a> ValueRef<'a> {
+    pub fn kind(self) -> Option<Kind> {
         Some(match self {
-            Value::Null => return None,
-            Value::String(_) => Kind::String,
-            Value::Int(_) => Kind::Int,
-            Value::Float(_) => Kind::Float,
-            Value::Bool(_) => Kind::Bool,
-            Value::Timestamp(_) => Kind::Timestamp,
-            Value::Duration(_) => Kind::Duration,
-            Value::Id(_) => Kind::Id,
+            ValueRef::Null => return None,
+            ValueRef::String(_) => Kind::String,
+            ValueRef::Int(_) => Kind::Int,
+            ValueRef::Float(_) => Kind::Float,
+            ValueRef::Bool(_) => Kind::Bool,
+            ValueRef::Timestamp(_) => Kind::Timestamp,
+            ValueRef::Duration(_) => Kind::Duration,
+            ValueRef::Id(_) => Kind::Id,
         })
+    }
+
+    pub fn is_null(self) -> bool {
+        matches!(self, ValueRef::Null)
+    }
+
+    pub fn to_value(self) -> Value {
+        match self {
+            ValueRef::Null => Value::Null,
+            ValueRef::String(s) => Value::String(s.to_owned()),
+            ValueRef::Int(i) => Value::Int(i),
+            ValueRef::Float(x) => Value::Float(x),
+            ValueRef::Bool(b) => Value::Bool(b),
+            ValueRef::Timestamp(t) => Value::Timestamp(t),
+            ValueRef::Duration(d) => Value::Duration(d),
+            ValueRef::Id(s) => Value::Id(s.to_owned()),
+        }
+    }
+
+    /// Equality as `=` in a query: Int and Float compare as numbers, NaN equals nothing, null equals null.
+    pub fn query_eq(self, other: ValueRef<'_>) -> bool {
+        match (self, other) {
+            (ValueRef::Null, ValueRef::Null) => true,
+            _ => self.query_cmp(other) == Some(Ordering::Equal),
+        }
+    }
+
+    /// Order as `<` in a query; `None` with null, NaN or kinds that do not compare.
+    pub fn query_cmp(self, other: ValueRef<'_>) -> Option<Ordering> {
+        use ValueRef::*;
+        match (self, other) {
+            (String(a), String(b)) | (Id(a), Id(b)) | (String(a), Id(b)) | (Id(a), String(b)) => Some(a.cmp(b)),
+            (Int(a), Int(b)) | (Timestamp(a), Timestamp(b)) | (Duration(a), Duration(b)) => Some(a.cmp(&b)),
+            (Float(a), Float(b)) => a.partial_cmp(&b),
+            (Int(a), Float(b)) => (a as f64).partial_cmp(&b),
+            (Float(a), Int(b)) => a.partial_cmp(&(b as f64)),
+            (Bool(a), Bool(b)) => Some(a.cmp(&b)),
+            _ => None,
+        }
+    }
+}
+
+impl Value {
+    pub fn borrowed(&self) -> ValueRef<'_> {
+        match self {
+            Value::Null => ValueRef::Null,
+            Value::String(s) => ValueRef::String(s),
+            Value::Int(i) => ValueRef::Int(*i),
+            Value::Float(x) => ValueRef::Float(*x),
+            Value::Bool(b) => ValueRef::Bool(*b),
+            Value::Timestamp(t) => ValueRef::Timestamp(*t),
+            Value::Duration(d) => ValueRef::Duration(*d),
+            Value::Id(s) => ValueRef::Id(s),
+        }
+    }
+
+    pub fn kind(&self) -> Option<Kind> {
+        self.borrowed().kind()
     }
 
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
 
-    /// Equality as `=` in a query: Int and Float compare as numbers, NaN equals nothing, null equals null.
+    /// As [`ValueRef::query_eq`].
     pub fn query_eq(&self, other: &Value) -> bool {
-        match (self, other) {
-            (Value::Null, Value::Null) => true,
-            _ => self.query_cmp(other) == Some(Ordering::Equal),
-        }
+        self.borrowed().query_eq(other.borrowed())
     }
 
-    /// Order as `<` in a query; `None` with null, NaN or kinds that do not compare.
+    /// As [`ValueRef::query_cmp`].
     pub fn query_cmp(&self, other: &Value) -> Option<Ordering> {
-        use Value::*;
-        match (self, other) {
-            (String(a), String(b)) | (Id(a), Id(b)) | (String(a), Id(b)) | (Id(a), String(b)) => Some(a.cmp(b)),
-            (Int(a), Int(b)) | (Timestamp(a), Timestamp(b)) | (Duration(a), Duration(b)) => Some(a.cmp(b)),
-            (Float(a), Float(b)) => a.partial_cmp(b),
-            (Int(a), Float(b)) => (*a as f64).partial_cmp(b),
-            (Float(a), Int(b)) => a.partial_cmp(&(*b as f64)),
-            (Bool(a), Bool(b)) => Some(a.cmp(b)),
-            _ => None,
-        }
+        self.borrowed().query_cmp(other.borrowed())
     }
 
     /// A total order for ORDER BY: nulls greatest, so last ascending and first descending; NaN just before null.
@@ -135,17 +194,23 @@ impl Value {
 }
 
 impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrowed().fmt(f)
+    }
+}
+
+impl fmt::Display for ValueRef<'_> {
     /// As it would be written in the language.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Null => f.write_str("null"),
-            Value::String(s) => write_quoted(f, s),
-            Value::Int(i) => write!(f, "{i}"),
-            Value::Float(x) => write!(f, "{x:?}"),
-            Value::Bool(b) => write!(f, "{b}"),
-            Value::Timestamp(ms) => write!(f, "@{}", format_timestamp(*ms)),
-            Value::Duration(ms) => write!(f, "{ms}.ms"),
-            Value::Id(s) => {
+        match *self {
+            ValueRef::Null => f.write_str("null"),
+            ValueRef::String(s) => write_quoted(f, s),
+            ValueRef::Int(i) => write!(f, "{i}"),
+            ValueRef::Float(x) => write!(f, "{x:?}"),
+            ValueRef::Bool(b) => write!(f, "{b}"),
+            ValueRef::Timestamp(ms) => write!(f, "@{}", format_timestamp(ms)),
+            ValueRef::Duration(ms) => write!(f, "{ms}.ms"),
+            ValueRef::Id(s) => {
                 f.write_str("#")?;
                 write_quoted(f, s)
             }

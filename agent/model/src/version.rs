@@ -57,21 +57,13 @@ impl Vector {
         }
     }
 
-    /// The newest `most` entries. Less knowledge can make a conflict of what followed; it never hides one.
-    pub fn newest(&self, most: usize) -> Vector {
-        let mut by_time = self.0.clone();
-        by_time.sort_unstable_by_key(|(k, t)| std::cmp::Reverse((*t, *k)));
-        by_time.truncate(most);
-        by_time.sort_unstable_by_key(|(k, _)| *k);
-        Vector(by_time)
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Forgets the oldest entries beyond `most`. Less knowledge can make a conflict of what followed; it never hides one.
+    pub fn keep_newest(&mut self, most: usize) {
+        if self.0.len() > most {
+            self.0.sort_unstable_by_key(|(k, t)| std::cmp::Reverse((*t, *k)));
+            self.0.truncate(most);
+            self.0.sort_unstable_by_key(|(k, _)| *k);
+        }
     }
 
     pub fn compare(&self, other: &Vector) -> Causality {

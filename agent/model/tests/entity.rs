@@ -25,12 +25,12 @@ fn texts() -> impl Strategy<Value = String> {
     ]
 }
 
-/// 1 to [`MAX_SYNC_ID`] bytes.
+/// 1 to [`MAX_SYNC_ID`] bytes, none of them NUL.
 fn sync_ids() -> impl Strategy<Value = String> {
     prop_oneof![
         1 => Just("a".repeat(MAX_SYNC_ID)),
-        1 => Just("\0".to_owned()),
-        8 => prop::collection::vec(any::<char>(), 1..40).prop_map(|c| c.into_iter().collect::<String>()),
+        1 => Just("\u{1}".to_owned()),
+        8 => prop::collection::vec(any::<char>(), 1..40).prop_map(|c| c.into_iter().collect::<String>().replace('\0', "0")),
     ]
 }
 
@@ -371,6 +371,29 @@ fn the_vector_is_checked() {
     short.pop();
     short[1] = 17;
     assert_eq!(refusal(&with_tail(&d, &[short])), Some(Malformed::Vector), "an entry of another length");
+}
+
+#[test]
+fn a_sync_id_with_nul_is_refused() {
+    for id in ["\0", "a\0b"] {
+        let mut d = Draft::new(1, id.to_owned());
+        d.stamp(KernelKey(1), 1, None);
+        assert_eq!(EntityRef::validate(&d.encode()).err(), Some(Malformed::SyncId), "{id:?}");
+    }
+}
+
+/// What is stamped here must be acceptable to every peer, however many kernels wrote it before.
+#[test]
+fn a_stamp_keeps_the_newest_writers() {
+    let mut d = Draft::new(1, "a".to_owned());
+    for k in 1..=200 {
+        d.vector.raise(KernelKey(k), Hlc(k << 20));
+    }
+    d.stamp(KernelKey(7), 1, Some(Hlc(200 << 20)));
+    let bytes = d.encode();
+    let e = EntityRef::validate(&bytes).expect("not more writers than are allowed");
+    assert_eq!(e.vector().get(KernelKey(200)), Hlc(200 << 20), "the newest stay");
+    assert_eq!(e.vector().get(KernelKey(1)), Hlc(0), "the oldest go");
 }
 
 #[test]

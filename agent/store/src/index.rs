@@ -3,7 +3,7 @@
 use crate::log::Loc;
 use hashbrown::{HashMap, HashTable};
 use mew_model::entity::value_key;
-use mew_model::{EntityRef, Number, Ontology, Value};
+use mew_model::{EntityRef, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -92,12 +92,12 @@ impl Index {
     }
 
     /// Entities that may hold a unique value; to be verified.
-    pub fn unique_candidates(&self, scope: Number, attr: Number, v: &Value) -> Vec<u32> {
+    pub fn unique_candidates(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Vec<u32> {
         let h = self.unique_hash(scope, attr, v);
         self.unique.iter_hash(h).filter(|e| e.0 == h).map(|e| e.1).collect()
     }
 
-    fn unique_hash(&self, scope: Number, attr: Number, v: &Value) -> u64 {
+    fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
         self.hasher.hash_one((scope, attr, value_key(v)))
     }
 
@@ -114,7 +114,7 @@ impl Index {
             b.remove(ent);
         }
         for (scope, attr, v) in uniques(e, o) {
-            let h = self.unique_hash(scope, attr, &v);
+            let h = self.unique_hash(scope, attr, v);
             if let Ok(hit) = self.unique.find_entry(h, |x| *x == (h, ent)) {
                 hit.remove();
             }
@@ -133,7 +133,7 @@ impl Index {
         }
         self.types.entry(e.ty).or_default().insert(ent);
         for (scope, attr, v) in uniques(e, o) {
-            let h = self.unique_hash(scope, attr, &v);
+            let h = self.unique_hash(scope, attr, v);
             self.unique.insert_unique(h, (h, ent), |x| x.0);
         }
         if let Some(ends) = ends {
@@ -168,11 +168,8 @@ impl Index {
 }
 
 /// The unique values of an entity: (declaring type, attribute, value). Nulls are exempt.
-pub fn uniques(e: &EntityRef<'_>, o: &Ontology) -> Vec<(Number, Number, Value)> {
-    let Some(t) = o.by_number(e.ty) else { return Vec::new() };
-    t.attrs
-        .values()
-        .filter_map(|a| Some((a.unique_in?, a.number, e.attr(a.number))))
-        .filter(|(_, _, v)| !v.is_null())
-        .collect()
+pub fn uniques<'e>(e: &EntityRef<'e>, o: &Ontology) -> impl Iterator<Item = (Number, Number, ValueRef<'e>)> {
+    let attrs = o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values());
+    let e = *e;
+    attrs.filter_map(move |a| Some((a.unique_in?, a.number, e.attr_ref(a.number)))).filter(|(_, _, v)| !v.is_null())
 }

@@ -8,7 +8,7 @@ use crate::log::{
 };
 use bytes::{Bytes, BytesMut};
 use mew_model::entity::MAX_ENTITY;
-use mew_model::{EntityRef, KernelKey, Number, Ontology, Value};
+use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
@@ -576,11 +576,11 @@ impl View<'_> {
     }
 
     /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: &Value) -> Result<Option<u32>> {
+    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
         for ent in self.0.index.unique_candidates(scope, attr, v) {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
-                if uniques(&e, &self.0.ontology).iter().any(|(s, a, x)| *s == scope && *a == attr && x.query_eq(v)) {
+                if uniques(&e, &self.0.ontology).any(|(s, a, x)| s == scope && a == attr && x.query_eq(v)) {
                     return Ok(Some(ent));
                 }
             }

@@ -144,7 +144,9 @@ fn dump(store: &Store) -> Dump {
         found: newest.iter().map(|r| v.find(entity(r).sync_id).expect("an entity can be found")).collect(),
         types: v.types().filter(|(_, b)| !b.is_empty()).map(|(t, b)| (t, b.iter().collect())).collect(),
         codes: (0..CODES)
-            .map(|n| v.unique(number("Task"), number("code"), &code(n)).expect("a unique value can be looked up"))
+            .map(|n| {
+                v.unique(number("Task"), number("code"), code(n).borrowed()).expect("a unique value can be looked up")
+            })
             .collect(),
         edges: newest.iter().map(|r| v.edges_of(r.0).collect()).collect(),
         ends: newest.iter().map(|r| v.ends(r.0)).collect(),

@@ -177,7 +177,7 @@ fn conflict(
     };
     let r = if incoming_wins {
         let mut d = e.to_draft();
-        d.vector.merge(&mine.vector());
+        d.learn(&mine.vector());
         if granted && e.version() < mine.version() {
             // It wins against the later version, so it becomes a write of this kernel that follows both: otherwise a
             // vector would dominate an earlier time's.
@@ -198,7 +198,7 @@ fn conflict(
 /// Keeps the content that is here and remembers that the other version is known.
 fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> Decision {
     let mut d = local.entity()?.to_draft();
-    d.vector.merge(theirs);
+    d.learn(theirs);
     // The version must be the latest in its own vector.
     if let Some((k, t)) = theirs.iter().max_by_key(|(k, t)| (*t, *k))
         && (t, k) > (d.time, d.kernel)
@@ -239,10 +239,10 @@ fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, loc
 fn clashing(tx: &Tx<'_>, e: &EntityRef<'_>) -> Result<String, KernelError> {
     let o = tx.ontology().clone();
     for a in o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values()) {
-        let v = e.attr(a.number);
+        let v = e.attr_ref(a.number);
         if let Some(scope) = a.unique_in
             && !v.is_null()
-            && let Some(holder) = tx.unique(scope, a.number, &v)?
+            && let Some(holder) = tx.unique(scope, a.number, v)?
             && let Some(s) = tx.get(holder)?
         {
             return Ok(s.entity()?.sync_id.to_owned());

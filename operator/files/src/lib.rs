@@ -19,13 +19,15 @@ use objects::State;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
-/// Manifests are looked at this often; they are few and small.
-const LOOK: Duration = Duration::from_millis(500);
+/// Whether manifests have changed is looked at this often; they are few.
+const LOOK: Duration = Duration::from_millis(100);
+/// Everything is planned this often even if nothing has changed: time alone makes an agent silent.
+const PLAN: Duration = Duration::from_millis(500);
 /// Reports that come close together are planned together.
 const GATHER: Duration = Duration::from_millis(50);
 /// What is still open after this is cut off.
@@ -76,12 +78,20 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
     let own_roots = vec![ca.cert_pem.clone()];
     let since_ms = now_ms();
     let mut tick = tokio::time::interval(LOOK);
+    let (mut planned, mut seen) = (None::<Instant>, Vec::new());
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = tick.tick() => {}
+            _ = tick.tick() => {
+                let now = objects::marks(&options.manifests);
+                if now == seen && planned.is_some_and(|p| p.elapsed() < PLAN) {
+                    continue;
+                }
+                seen = now;
+            }
             () = registry.changed.notified() => tokio::time::sleep(GATHER).await,
         }
+        planned = Some(Instant::now());
         state.read_manifests(&options, now_ms());
         let agents = registry.states();
         let p = plan(&Inputs {

@@ -250,6 +250,16 @@ fn files(dirs: &[PathBuf], problems: &mut Vec<String>) -> Vec<PathBuf> {
     out
 }
 
+/// What tells cheaply that manifests have changed: names, times and sizes.
+pub fn marks(dirs: &[PathBuf]) -> Vec<(PathBuf, Option<std::time::SystemTime>, u64)> {
+    let mark = |f: PathBuf| {
+        let m = std::fs::metadata(&f).ok();
+        let (time, size) = m.map_or((None, 0), |m| (m.modified().ok(), m.len()));
+        (f, time, size)
+    };
+    files(dirs, &mut Vec::new()).into_iter().map(mark).collect()
+}
+
 fn is_manifest(p: &Path) -> bool {
     let name = p.file_name().and_then(|n| n.to_str()).unwrap_or(".");
     !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
