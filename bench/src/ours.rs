@@ -2,13 +2,13 @@
 
 use crate::measure::{cpu_seconds, memory_mb};
 use crate::race::{Reader, Runner, Writer};
-use crate::rows::{Task, id, task};
+use crate::rows::{Task, task};
 use anyhow::{Context, Result, ensure};
 use mew_tests::standalone::Side;
 use mew_wire::kernel_client::KernelClient;
-use mew_wire::{ExecuteRequest, ExecuteResponse, StatusRequest};
+use mew_wire::value::Value as Kind;
+use mew_wire::{ExecuteRequest, ExecuteResponse, Row, StatusRequest, Value};
 use std::any::Any;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -67,7 +67,10 @@ impl Client {
     }
 
     fn execute(&mut self, text: &str) -> Result<ExecuteResponse> {
-        let r = ExecuteRequest { text: text.to_owned(), params: Default::default() };
+        self.request(ExecuteRequest { text: text.to_owned(), ..Default::default() })
+    }
+
+    fn request(&mut self, r: ExecuteRequest) -> Result<ExecuteResponse> {
         let done = self.runtime.block_on(self.kernel.execute(r));
         Ok(done.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner())
     }
@@ -165,28 +168,18 @@ spec:
     )
 }
 
-fn attributes(t: &Task) -> String {
-    format!(
-        "title = {:?}, status = {:?}, priority = {}, assignee = {:?}, due = {}, estimate = {:.1}, version = {}, note = {:?}",
-        t.title, t.status, t.priority, t.assignee, t.due, t.estimate, t.version, t.note
-    )
-}
-
 impl Runner for Ours {
     fn load(&mut self, n: u64) -> Result<()> {
         let mut c = self.client(self.source.api)?;
         for first in (0..n).step_by(LOAD as usize) {
-            let mut text = String::from("BEGIN;\n");
-            for t in (first..n.min(first + LOAD)).map(|i| task(i, 0)) {
-                let a = attributes(&t);
-                writeln!(
-                    text,
-                    "SPAWN Task {{_sync_id = {:?}, code = {:?}, shared = {}, {a}}};",
-                    t.id, t.code, t.shared
-                )?;
-            }
-            text.push_str("COMMIT");
-            c.execute(&text)?;
+            let row = |i: u64| {
+                let t = task(i, 0);
+                let own = [text(&t.id), text(&t.code), value(Kind::Bool(t.shared))];
+                Row { values: own.into_iter().chain(changing(&t)).collect() }
+            };
+            let rows = (first..n.min(first + LOAD)).map(row).collect();
+            let row_names = names(&["id", "code", "shared"]);
+            c.request(ExecuteRequest { text: SPAWN.to_owned(), row_names, rows, ..Default::default() })?;
         }
         self.loaded = n;
         Ok(())
@@ -204,7 +197,7 @@ impl Runner for Ours {
         }
         let rows = self.client(self.sink.api)?.execute("MATCH t: Task RETURN COUNT(*)")?;
         match rows.rows.first().and_then(|r| r.values.first()).and_then(|v| v.value.as_ref()) {
-            Some(mew_wire::value::Value::Int(n)) => Ok(Some(*n as u64)),
+            Some(Kind::Int(n)) => Ok(Some(*n as u64)),
             other => anyhow::bail!("a count was answered by {other:?}"),
         }
     }
@@ -258,18 +251,53 @@ impl Runner for Ours {
     }
 }
 
+/// A statement with a parameter for each changing attribute, run for many rows: what a prepared UPDATE over arrays is there.
+const UPDATE: &str = "MATCH t: Task WHERE t.code = $code SET t {title = $title, status = $status, priority = $priority, \
+                      assignee = $assignee, due = $due, estimate = $estimate, version = $version, note = $note}";
+const SPAWN: &str = "SPAWN Task {_sync_id = $id, code = $code, shared = $shared, title = $title, status = $status, \
+                     priority = $priority, assignee = $assignee, due = $due, estimate = $estimate, version = $version, note = $note}";
+const CHANGING: [&str; 8] = ["title", "status", "priority", "assignee", "due", "estimate", "version", "note"];
+
+fn names(first: &[&str]) -> Vec<String> {
+    first.iter().chain(&CHANGING).map(|n| (*n).to_owned()).collect()
+}
+
+fn value(v: Kind) -> Value {
+    Value { value: Some(v) }
+}
+
+fn text(s: &str) -> Value {
+    value(Kind::String(s.to_owned()))
+}
+
+fn changing(t: &Task) -> [Value; 8] {
+    [
+        text(&t.title),
+        text(t.status),
+        value(Kind::Int(t.priority)),
+        text(&t.assignee),
+        value(Kind::Int(t.due)),
+        value(Kind::Float(t.estimate)),
+        value(Kind::Int(t.version)),
+        text(&t.note),
+    ]
+}
+
 impl Writer for Client {
     fn prepare(&self, ids: &[u64], version: i64) -> Box<dyn Any + Send> {
-        let mut text = String::from("BEGIN;\n");
-        for i in ids {
-            let _ = writeln!(text, "SET #{:?} {{{}}};", id(*i), attributes(&task(*i, version)));
-        }
-        text.push_str("COMMIT");
-        Box::new(text)
+        let row = |i: &u64| {
+            let t = task(*i, version);
+            Row { values: [text(&t.code)].into_iter().chain(changing(&t)).collect() }
+        };
+        let rows = ids.iter().map(row).collect();
+        Box::new(ExecuteRequest { text: UPDATE.to_owned(), row_names: names(&["code"]), rows, ..Default::default() })
     }
 
     fn write(&mut self, update: &(dyn Any + Send)) -> Result<()> {
-        self.execute(update.downcast_ref::<String>().context("not this writer's update")?).map(|_| ())
+        let r = update.downcast_ref::<ExecuteRequest>().context("not this writer's update")?;
+        let wrote = self.request(r.clone())?.summary.unwrap_or_default().set;
+        ensure!(wrote as usize == r.rows.len(), "{wrote} rows were updated, not {}", r.rows.len());
+        Ok(())
     }
 }
 
@@ -278,7 +306,7 @@ impl Reader for Client {
         let code = task(i, 0).code;
         let r = self.execute(&format!("MATCH t: Task WHERE t.code = {code:?} RETURN t.version"))?;
         Ok(r.rows.first().and_then(|r| r.values.first()).and_then(|v| match v.value {
-            Some(mew_wire::value::Value::Int(n)) => Some(n),
+            Some(Kind::Int(n)) => Some(n),
             _ => None,
         }))
     }

@@ -6,7 +6,7 @@ use mew_model::Value;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire::control_client::ControlClient;
 use mew_wire::kernel_client::KernelClient;
-use mew_wire::{ExecuteRequest, ExecuteResponse, ObjectsRequest, RecordsRequest, RecordsResponse};
+use mew_wire::{ExecuteRequest, ExecuteResponse, ObjectsRequest, RecordsRequest, RecordsResponse, Row};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tonic::transport::{Channel, Endpoint};
@@ -30,7 +30,16 @@ impl Kernel {
 
     pub async fn execute(&self, text: &str, params: &BTreeMap<String, Value>) -> Result<ExecuteResponse> {
         let params = params.iter().map(|(k, v)| (k.clone(), value_to_wire(v))).collect();
-        let r = self.0.clone().execute(ExecuteRequest { text: text.to_owned(), params }).await;
+        let r =
+            self.0.clone().execute(ExecuteRequest { text: text.to_owned(), params, ..ExecuteRequest::default() }).await;
+        r.map(tonic::Response::into_inner).map_err(|s| anyhow::anyhow!("{}", s.message()))
+    }
+
+    /// Runs the script for each row, all in one transaction.
+    pub async fn execute_rows(&self, text: &str, names: &[String], rows: &[Vec<Value>]) -> Result<ExecuteResponse> {
+        let rows = rows.iter().map(|r| Row { values: r.iter().map(value_to_wire).collect() }).collect();
+        let (text, row_names) = (text.to_owned(), names.to_vec());
+        let r = self.0.clone().execute(ExecuteRequest { text, params: Default::default(), row_names, rows }).await;
         r.map(tonic::Response::into_inner).map_err(|s| anyhow::anyhow!("{}", s.message()))
     }
 

@@ -12,6 +12,7 @@ mod objects;
 mod out;
 mod process;
 mod statements;
+mod store;
 mod table;
 mod trust;
 mod validate;
@@ -70,6 +71,9 @@ enum Command {
     Held(statements::RecordArgs),
     /// Conflicting versions, with what became of them
     Conflicts(statements::RecordArgs),
+    /// What is kept on disk: back up, restore, check, dump, compact
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Print the CustomResourceDefinitions
     Crds(crds::CrdArgs),
     /// Write the generated pages of the documentation
@@ -261,6 +265,7 @@ async fn run(c: Command) -> Result<ExitCode> {
         Command::Load(a) => done(statements::load(a).await),
         Command::Held(a) => done(statements::records("held", a).await),
         Command::Conflicts(a) => done(statements::records("conflicts", a).await),
+        Command::Store(c) => store::run(c).await,
         Command::Crds(a) => done(crds::run(&a)),
         Command::Docs(a) => done(docs::run(&a)),
     }

@@ -5,7 +5,6 @@ use crate::out::{self, Out};
 use crate::table::render;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use futures::StreamExt;
 use mew_model::Value;
 use mew_sync::shapes::value_from_wire;
 use std::collections::BTreeMap;
@@ -13,8 +12,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Statements in flight while loading; they share commits.
-const IN_FLIGHT: usize = 32;
+/// Rows of one transaction while loading.
+const TOGETHER: usize = 500;
 
 #[derive(Args)]
 pub struct StatementArgs {
@@ -129,7 +128,7 @@ pub async fn load(a: LoadArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs the statement for each row; the first failure names the row.
+/// Runs the statement for each row, many in one transaction; the first failure names the row.
 pub async fn load_csv(
     kernel: &Kernel,
     file: &Path,
@@ -143,31 +142,36 @@ pub async fn load_csv(
     let mut rows = Vec::new();
     for (i, record) in reader.records().enumerate() {
         let record = record.with_context(|| format!("{} row {}", file.display(), i + 2))?;
-        let mut params = BTreeMap::new();
+        let mut row = Vec::with_capacity(header.len());
         for (name, text) in header.iter().zip(record.iter()) {
             let bad = || format!("{} row {}: {name} is {text:?}", file.display(), i + 2);
-            let v = if int.contains(name) {
+            row.push(if int.contains(name) {
                 Value::Int(text.parse().with_context(bad)?)
             } else if float.contains(name) {
                 Value::Float(text.parse().with_context(bad)?)
             } else {
                 Value::String(text.to_owned())
-            };
-            params.insert(name.clone(), v);
+            });
         }
-        rows.push((i + 2, params));
+        rows.push(row);
     }
     let total = rows.len();
     let mut bar = Progress::new(progress, &file.file_name().unwrap_or_default().to_string_lossy(), total);
-    let mut done = futures::stream::iter(rows)
-        .map(|(row, params)| async move {
-            kernel.execute(statement, &params).await.with_context(|| format!("{} row {row}", file.display()))
-        })
-        .buffer_unordered(IN_FLIGHT);
     let mut n = 0;
-    while let Some(r) = done.next().await {
-        r?;
-        n += 1;
+    for part in rows.chunks(TOGETHER) {
+        kernel.execute_rows(statement, &header, part).await.map_err(|e| {
+            // Row 0 of the request is the first of this part; people count lines, and the header is the first.
+            let text = e.to_string();
+            let at = text
+                .strip_prefix("row ")
+                .and_then(|t| t.split_once(": "))
+                .and_then(|(i, why)| Some((i.parse::<usize>().ok()?, why)));
+            match at {
+                Some((i, why)) => anyhow::anyhow!("{} row {}: {why}", file.display(), n + i + 2),
+                None => anyhow::anyhow!("{}: {text}", file.display()),
+            }
+        })?;
+        n += part.len();
         bar.at(n);
     }
     bar.end();

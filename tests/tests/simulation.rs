@@ -29,7 +29,8 @@ fn simulation_holds_for_many_seeds() {
     }
     println!("{seeds} seeds from {first}: {total:?}");
     if seeds >= 100 {
-        let busy = [total.writes, total.crashes, total.applied, total.held].iter().all(|n| *n > seeds / 10);
+        let busy =
+            [total.writes, total.crashes, total.applied, total.held, total.rewritten].iter().all(|n| *n > seeds / 10);
         assert!(busy, "the simulation hardly does anything: {total:?}");
     }
 }

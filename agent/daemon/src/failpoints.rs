@@ -93,6 +93,14 @@ impl Disk for FailDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(FailFile { file: self.disk.create(name)?, points: self.points.clone() }))
     }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)?;
+        self.points.pass("store.rename");
+        Ok(())
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         self.disk.lock()
     }

@@ -8,8 +8,10 @@ mod certificate;
 mod failpoints;
 mod health;
 mod metrics;
+pub mod offline;
 mod operator;
 mod state;
+mod upkeep;
 
 pub use operator::OperatorAddress;
 
@@ -108,6 +110,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, stop.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
+    tasks.spawn(upkeep::run(kernel.clone(), hub.clone(), stop.clone()));
     tasks.spawn(watch_ontology(options.ontology.clone(), kernel.clone(), hub.clone(), health.clone(), stop.clone()));
     let attachment = Attachment { options, dir, identity, kernel, hub: hub.clone(), health };
     tasks.spawn(attachment.run(stop.clone()));

@@ -32,18 +32,29 @@ impl StateDir {
     /// Opens or makes the directory; a new one gets a random incarnation.
     pub fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("the data directory {}", dir.display()))?;
-        let mut s = StateDir { dir: dir.to_owned(), incarnation: String::new() };
-        s.incarnation = match s.read(INCARNATION)? {
-            Some(i) => i.trim().to_owned(),
-            None => {
-                let mut b = [0; 16];
-                getrandom::fill(&mut b).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
-                let i: String = b.iter().map(|b| format!("{b:02x}")).collect();
-                s.write(INCARNATION, &i, 0o644)?;
-                i
-            }
-        };
-        Ok(s)
+        let there = Self::at(dir);
+        if let Some(i) = there.read(INCARNATION)? {
+            return Ok(StateDir { incarnation: i.trim().to_owned(), ..there });
+        }
+        let new = Self::renewed(dir)?;
+        new.save_incarnation()?;
+        Ok(new)
+    }
+
+    /// The directory as it is, to look at; it may not be there.
+    pub fn at(dir: &Path) -> Self {
+        StateDir { dir: dir.to_owned(), incarnation: String::new() }
+    }
+
+    /// With another incarnation, which counts from when it is saved.
+    pub fn renewed(dir: &Path) -> Result<Self> {
+        let mut b = [0; 16];
+        getrandom::fill(&mut b).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+        Ok(StateDir { incarnation: b.iter().map(|b| format!("{b:02x}")).collect(), ..Self::at(dir) })
+    }
+
+    pub fn save_incarnation(&self) -> Result<()> {
+        self.write(INCARNATION, &self.incarnation, 0o644)
     }
 
     pub fn incarnation(&self) -> &str {

@@ -22,6 +22,9 @@ pub enum KernelError {
     Transaction(&'static str),
     #[error("{0}")]
     Limit(String),
+    /// Of a script that runs for rows: which of them, from 0, and why.
+    #[error("row {0}: {1}")]
+    Row(usize, Box<KernelError>),
     /// The store could not keep it; shared, because one failed commit fails all that were in it.
     #[error("{0}")]
     Store(Arc<StoreError>),
@@ -42,6 +45,14 @@ impl From<Violation> for KernelError {
 impl KernelError {
     /// Whether the disk, not the request, is at fault: the same request may work later.
     pub fn is_store(&self) -> bool {
-        matches!(self, KernelError::Store(_))
+        matches!(self.cause(), KernelError::Store(_))
+    }
+
+    /// What is wrong, in whichever row it is.
+    pub fn cause(&self) -> &KernelError {
+        match self {
+            KernelError::Row(_, why) => why.cause(),
+            e => e,
+        }
     }
 }

@@ -13,7 +13,7 @@ use mew_lang::parse_script;
 use mew_lang::plan::{Plan, Returns};
 use mew_model::ontology::Type;
 use mew_model::{Ontology, Value};
-use mew_store::{Place, Store, StoreError, Stored, View};
+use mew_store::{Backup, Kept, Place, Store, StoreError, Stored, Upkeep, View};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,6 +125,16 @@ impl Kernel {
 
     pub fn history(&self, place: &mut Place, out: &mut Vec<Stored>) -> std::result::Result<bool, StoreError> {
         self.store.history(place, out)
+    }
+
+    /// Checkpoint, compaction, a spare segment: what is due. See [`Store::maintain`].
+    pub fn maintain(&self, u: &Upkeep) -> std::result::Result<Kept, StoreError> {
+        self.store.maintain(u)
+    }
+
+    /// A copy as of now, to be read while everything goes on. See [`Store::backup`].
+    pub fn backup(&self) -> std::result::Result<Backup, StoreError> {
+        self.store.backup()
     }
 
     /// Why the kernel cannot be written to until it is opened again, if so.
@@ -255,23 +265,19 @@ impl Kernel {
 
 /// Every `$name` must be given, also where no row would come to ask for it.
 fn missing_parameter(text: &str, params: &Params) -> Result<()> {
-    let (tokens, _) = mew_lang::lexer::lex(text);
-    let missing = tokens.into_iter().find_map(|(t, _)| match t {
-        mew_lang::lexer::Token::Param(p, false) if !params.contains_key(&p) => Some(p),
-        _ => None,
-    });
+    let missing = mew_lang::lexer::parameters(text).find(|p| !params.contains_key(p));
     missing.map_or(Ok(()), |p| Err(mew_lang::eval::EvalError::MissingParameter(p).into()))
 }
 
-struct Done {
+pub(crate) struct Done {
     bound: Bound,
     columns: Vec<String>,
-    rows: Vec<Vec<Value>>,
-    summary: Summary,
+    pub rows: Vec<Vec<Value>>,
+    pub summary: Summary,
 }
 
 /// The statements of one transaction, in order.
-fn run_all(tx: &mut Tx<'_>, params: &Params, bound: Bound, plans: &[Plan]) -> Result<Done> {
+pub(crate) fn run_all(tx: &mut Tx<'_>, params: &Params, bound: Bound, plans: &[Plan]) -> Result<Done> {
     let mut d = Done { bound, columns: Vec::new(), rows: Vec::new(), summary: Summary::default() };
     for p in plans {
         match p {
@@ -285,6 +291,14 @@ fn run_all(tx: &mut Tx<'_>, params: &Params, bound: Bound, plans: &[Plan]) -> Re
         }
     }
     Ok(d)
+}
+
+/// Of what the last statement returns.
+pub(crate) fn columns_of(last: Option<&Plan>) -> Vec<String> {
+    match last {
+        Some(Plan::Mutate(m)) => columns(m.returning.as_ref()),
+        _ => Vec::new(),
+    }
 }
 
 fn columns(r: Option<&Returns>) -> Vec<String> {

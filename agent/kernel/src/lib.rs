@@ -11,6 +11,7 @@ mod mutate;
 mod names;
 mod rows;
 mod system;
+mod table;
 mod tx;
 
 pub use error::KernelError;
@@ -20,4 +21,5 @@ pub use mutate::{bury, kill_set};
 pub use names::Params;
 pub use rows::{Output, Summary};
 pub use system::{Records, Take};
+pub use table::Table;
 pub use tx::Tx;

@@ -25,6 +25,14 @@ const SYMBOLS: [&str; 29] = [
     "+", "-", "*", "/", "%", "|", "?", "::",
 ];
 
+/// Names of the parameters that must be given.
+pub fn parameters(text: &str) -> impl Iterator<Item = String> {
+    lex(text).0.into_iter().filter_map(|(t, _)| match t {
+        Token::Param(p, false) => Some(p),
+        _ => None,
+    })
+}
+
 pub fn lex(src: &str) -> (Vec<(Token, Span)>, Vec<Diagnostic>) {
     let mut l = Lexer { src, at: 0, out: Vec::new(), bad: Vec::new() };
     while l.at < src.len() {

@@ -8,7 +8,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use mew_kernel::{Kernel, KernelError, Output, Params};
+use mew_kernel::{Kernel, KernelError, Output, Params, Table};
 use mew_lang::render;
 use mew_model::value::format_timestamp;
 use mew_sync::records;
@@ -49,6 +49,7 @@ pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken)
         .route("/v1/execute", post(http_execute))
         .route("/v1/records/{kind}", get(http_records))
         .route("/v1/status", get(http_status))
+        .merge(crate::backup::router(api.clone()))
         .layer(middleware::from_fn(only_local))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_MESSAGE))
         .with_state(api);
@@ -74,17 +75,26 @@ async fn only_local(headers: HeaderMap, req: HttpRequest, next: Next) -> HttpRes
     next.run(req).await
 }
 
-fn refuse(code: StatusCode, message: &str) -> HttpResponse {
+pub(crate) fn refuse(code: StatusCode, message: &str) -> HttpResponse {
     (code, Json(json!({"error": message}))).into_response()
 }
 
 // ---------------------------------------------------------------- what both speak
 
-async fn execute(api: &Api, text: String, params: Params) -> Result<Output, KernelError> {
+/// Values of a script's parameters: once, or row by row.
+enum Arguments {
+    Once(Params),
+    Rows(Table),
+}
+
+async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, KernelError> {
     let (kernel, hub) = (api.kernel.clone(), api.hub.clone());
-    tokio::task::spawn_blocking(move || kernel.execute(hub.wall_ms(), &text, &params))
-        .await
-        .unwrap_or_else(|e| Err(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
+    tokio::task::spawn_blocking(move || match arguments {
+        Arguments::Once(params) => kernel.execute(hub.wall_ms(), &text, &params),
+        Arguments::Rows(table) => kernel.execute_table(hub.wall_ms(), &text, table),
+    })
+    .await
+    .unwrap_or_else(|e| Err(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
 }
 
 /// For people: with the source and a caret where the text is wrong.
@@ -139,8 +149,15 @@ fn status(api: &Api) -> JsonValue {
 impl KernelService for Api {
     async fn execute(&self, req: Request<wire::ExecuteRequest>) -> Result<Response<wire::ExecuteResponse>, Status> {
         let r = req.into_inner();
-        let params = r.params.iter().map(|(k, v)| (k.clone(), value_from_wire(v))).collect();
-        let out = execute(self, r.text.clone(), params).await.map_err(|e| to_status(&e, &r.text))?;
+        let arguments = match r.rows.is_empty() && r.row_names.is_empty() {
+            true => Arguments::Once(r.params.iter().map(|(k, v)| (k.clone(), value_from_wire(v))).collect()),
+            false if !r.params.is_empty() => return Err(Status::invalid_argument("either params or rows, not both")),
+            false => Arguments::Rows(Table {
+                names: r.row_names,
+                rows: r.rows.iter().map(|r| r.values.iter().map(value_from_wire).collect()).collect(),
+            }),
+        };
+        let out = execute(self, r.text.clone(), arguments).await.map_err(|e| to_status(&e, &r.text))?;
         let s = out.summary;
         Ok(Response::new(wire::ExecuteResponse {
             columns: out.columns,
@@ -170,12 +187,12 @@ impl KernelService for Api {
 
 fn to_status(e: &KernelError, text: &str) -> Status {
     let message = explain(e, text);
-    match e {
+    match e.cause() {
         KernelError::Text(_) | KernelError::Eval(_) | KernelError::Transaction(_) => Status::invalid_argument(message),
         KernelError::Violation(_) => Status::failed_precondition(message),
         KernelError::NotFound(_) => Status::not_found(message),
         KernelError::Limit(_) => Status::resource_exhausted(message),
-        KernelError::Store(_) => Status::unavailable(message),
+        KernelError::Store(_) | KernelError::Row(..) => Status::unavailable(message),
     }
 }
 
@@ -187,6 +204,29 @@ struct ExecuteBody {
     text: String,
     #[serde(default)]
     params: serde_json::Map<String, JsonValue>,
+    /// Instead of params: the script runs for each row, all rows in one transaction.
+    #[serde(default, rename = "rowNames")]
+    row_names: Vec<String>,
+    #[serde(default)]
+    rows: Vec<Vec<JsonValue>>,
+}
+
+impl ExecuteBody {
+    fn arguments(&self) -> Result<Arguments, String> {
+        if self.rows.is_empty() && self.row_names.is_empty() {
+            let value = |(k, v): (&String, &JsonValue)| {
+                Ok((k.clone(), from_json(v).map_err(|e| format!("parameter {k}: {e}"))?))
+            };
+            return Ok(Arguments::Once(self.params.iter().map(value).collect::<Result<_, String>>()?));
+        }
+        if !self.params.is_empty() {
+            return Err("either params or rows, not both".to_owned());
+        }
+        let value = |i: usize, v: &JsonValue| from_json(v).map_err(|e| format!("row {i}: {e}"));
+        let row = |(i, r): (usize, &Vec<JsonValue>)| r.iter().map(|v| value(i, v)).collect::<Result<_, String>>();
+        let rows = self.rows.iter().enumerate().map(row).collect::<Result<_, String>>()?;
+        Ok(Arguments::Rows(Table { names: self.row_names.clone(), rows }))
+    }
 }
 
 async fn http_execute(
@@ -197,14 +237,11 @@ async fn http_execute(
         Ok(b) => b,
         Err(e) => return refuse(StatusCode::BAD_REQUEST, &e.body_text()),
     };
-    let mut params = Params::new();
-    for (k, v) in &body.params {
-        match from_json(v) {
-            Ok(v) => drop(params.insert(k.clone(), v)),
-            Err(e) => return refuse(StatusCode::BAD_REQUEST, &format!("parameter {k}: {e}")),
-        }
-    }
-    match execute(&api, body.text.clone(), params).await {
+    let arguments = match body.arguments() {
+        Ok(a) => a,
+        Err(e) => return refuse(StatusCode::BAD_REQUEST, &e),
+    };
+    match execute(&api, body.text.clone(), arguments).await {
         Ok(out) => {
             let rows: Vec<Vec<JsonValue>> = out.rows.iter().map(|r| r.iter().map(to_json).collect()).collect();
             let s = out.summary;
@@ -212,7 +249,7 @@ async fn http_execute(
             Json(json!({"columns": out.columns, "rows": rows, "summary": changed, "seq": out.seq})).into_response()
         }
         Err(e) => {
-            let code = match &e {
+            let code = match e.cause() {
                 KernelError::NotFound(_) => StatusCode::NOT_FOUND,
                 KernelError::Violation(_) => StatusCode::CONFLICT,
                 KernelError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,

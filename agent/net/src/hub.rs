@@ -150,7 +150,7 @@ impl Hub {
     pub fn new(kernel: Arc<Kernel>, config: HubConfig) -> Arc<Self> {
         let hub = Arc::new(Hub {
             kernel: kernel.clone(),
-            local: Local { agent_version: config.agent_version },
+            local: Local { agent_version: config.agent_version, save_every: mew_sync::SAVE_EVERY },
             observer: config.observer,
             runtime: Handle::current(),
             shared: Arc::new(Shared {

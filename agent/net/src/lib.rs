@@ -2,10 +2,12 @@
 //! `mew-kernel`.
 
 pub mod api;
+pub mod archive;
+mod backup;
 mod dial;
 mod held;
 mod hub;
-mod json;
+pub mod json;
 mod outbox;
 mod peers;
 mod records;

@@ -91,6 +91,8 @@ async fn requests_that_are_wrong_are_refused_and_do_nothing() {
         ("POST /v1/execute HTTP/1.1\r\nHost: localhost", 415),
         ("PUT /v1/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json", 405),
         ("GET /v1/records/secrets HTTP/1.1\r\nHost: localhost", 404),
+        ("GET /v1/backup HTTP/1.1\r\nHost: evil.example", 403),
+        ("POST /v1/backup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json", 405),
         ("GET /v1/records/held?limit=-1 HTTP/1.1\r\nHost: localhost", 400),
     ];
     for (head, want) in heads {

@@ -12,6 +12,10 @@ pub trait Disk: Send + Sync {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Makes the file, empty, and its name durable.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Gives a file another name, in place of what has it; durable when it returns.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Takes the name away; who has the file open can go on reading. Durable when it returns.
+    fn remove(&self, name: &str) -> io::Result<()>;
     /// Takes the directory for this process alone, until dropped.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
 }
@@ -39,6 +43,11 @@ impl DirDisk {
         std::fs::create_dir_all(&dir)?;
         Ok(DirDisk(dir))
     }
+
+    /// Names are durable only once their directory is.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
 }
 
 impl Disk for DirDisk {
@@ -59,8 +68,18 @@ impl Disk for DirDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.0.join(name))?;
         f.sync_all()?;
-        File::open(&self.0)?.sync_all()?;
+        self.sync()?;
         Ok(Arc::new(f))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.join(from), self.0.join(to))?;
+        self.sync()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.0.join(name))?;
+        self.sync()
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {

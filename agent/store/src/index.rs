@@ -1,30 +1,47 @@
 //! What is derived from the log, in memory: never written per commit, rebuilt by replay.
 
 use crate::log::Loc;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use mew_model::entity::value_key;
 use mew_model::{EntityRef, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
+use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 /// So that a growing table never stops the kernel for long.
-const SHARDS: usize = 64;
+pub const SHARDS: usize = 64;
+
+/// Of the hash of ids and values: peers choose those, so they must not know it. A checkpoint keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys(pub u64, pub u64);
+
+impl Keys {
+    fn fresh() -> Keys {
+        let r = RandomState::new();
+        Keys(r.hash_one(0u8), r.hash_one(1u8))
+    }
+
+    fn hash(self, what: impl Hash) -> u64 {
+        let mut h = SipHasher13::new_with_keys(self.0, self.1);
+        what.hash(&mut h);
+        h.finish()
+    }
+}
 
 pub struct Index {
-    /// Keyed hash, because peers choose the ids.
-    hasher: RandomState,
+    pub keys: Keys,
     /// (32 bits of the hash of a `sync_id`, entity number). The id itself is only in the log: a hit is verified there.
-    ids: Vec<HashTable<(u32, u32)>>,
-    locs: Vec<Loc>,
+    pub ids: Vec<HashTable<(u32, u32)>>,
+    pub locs: Vec<Loc>,
     /// Living entities by exact type.
-    types: BTreeMap<Number, RoaringBitmap>,
+    pub types: BTreeMap<Number, RoaringBitmap>,
     /// (hash of type, attribute and value, entity): living entities' unique values; verified in the log.
-    unique: HashTable<(u64, u32)>,
+    pub unique: HashTable<(u64, u32)>,
     /// (end, edge): living edges by either end.
     by_end: BTreeSet<(u32, u32)>,
-    ends: HashMap<u32, [u32; 2], RandomState>,
-    facts: BTreeMap<Box<[u8]>, Loc>,
+    pub ends: HashMap<u32, [u32; 2], DefaultHashBuilder>,
+    pub facts: BTreeMap<Box<[u8]>, Loc>,
     pub last_seq: u64,
 }
 
@@ -34,34 +51,79 @@ fn spread(tag: u32) -> u64 {
 
 impl Index {
     pub fn new() -> Self {
+        Self::with_keys(Keys::fresh())
+    }
+
+    pub fn with_keys(keys: Keys) -> Self {
         Index {
-            hasher: RandomState::new(),
+            keys,
             ids: (0..SHARDS).map(|_| HashTable::new()).collect(),
             locs: Vec::new(),
             types: BTreeMap::new(),
             unique: HashTable::new(),
             by_end: BTreeSet::new(),
-            ends: HashMap::with_hasher(RandomState::new()),
+            ends: HashMap::default(),
             facts: BTreeMap::new(),
             last_seq: 0,
         }
     }
 
     pub fn find(&self, sync_id: &str, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let hash = self.hasher.hash_one(sync_id);
+        let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
         self.ids[(hash >> 58) as usize % SHARDS].find(spread(tag), |e| e.0 == tag && is_it(e.1)).map(|e| e.1)
     }
 
     pub fn insert_id(&mut self, sync_id: &str, ent: u32) {
-        let hash = self.hasher.hash_one(sync_id);
+        let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
         self.ids[(hash >> 58) as usize % SHARDS].insert_unique(spread(tag), (tag, ent), |e| spread(e.0));
+    }
+
+    /// Puts back what a checkpoint kept of a shard.
+    pub fn restore_id(&mut self, shard: usize, tag: u32, ent: u32) {
+        self.ids[shard % SHARDS].insert_unique(spread(tag), (tag, ent), |e| spread(e.0));
+    }
+
+    pub fn reserve_ids(&mut self, shard: usize, n: usize) {
+        self.ids[shard % SHARDS].reserve(n, |e| spread(e.0));
+    }
+
+    pub fn reserve_unique(&mut self, n: usize) {
+        self.unique.reserve(n, |x| x.0);
+    }
+
+    pub fn restore_unique(&mut self, hash: u64, ent: u32) {
+        self.unique.insert_unique(hash, (hash, ent), |x| x.0);
+    }
+
+    pub fn restore_ends(&mut self, edge: u32, ends: [u32; 2]) {
+        self.ends.insert(edge, ends);
+        for end in ends {
+            self.by_end.insert((end, edge));
+        }
+    }
+
+    /// Forgets a dead entity for good; its number is not used again.
+    pub fn forget(&mut self, ent: u32, sync_id: &str) {
+        let hash = self.keys.hash(sync_id);
+        let tag = hash as u32;
+        if let Ok(hit) = self.ids[(hash >> 58) as usize % SHARDS].find_entry(spread(tag), |e| *e == (tag, ent)) {
+            hit.remove();
+        }
+        self.set_loc(ent, Loc::NONE);
     }
 
     /// The number that the next new entity gets.
     pub fn next(&self) -> u32 {
         self.locs.len() as u32
+    }
+
+    /// Numbers below this were given out, also those of entities that are forgotten.
+    pub fn raise_next(&mut self, entities: u32) {
+        if self.locs.len() < entities as usize {
+            self.locs.resize(entities as usize, Loc::NONE);
+        }
     }
 
     pub fn loc(&self, ent: u32) -> Loc {
@@ -98,7 +160,7 @@ impl Index {
     }
 
     fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
-        self.hasher.hash_one((scope, attr, value_key(v)))
+        self.keys.hash((scope, attr, value_key(v)))
     }
 
     /// Whether anything is derived from the entity's attributes or ends, so that its old form matters on update.
@@ -134,13 +196,10 @@ impl Index {
         self.types.entry(e.ty).or_default().insert(ent);
         for (scope, attr, v) in uniques(e, o) {
             let h = self.unique_hash(scope, attr, v);
-            self.unique.insert_unique(h, (h, ent), |x| x.0);
+            self.restore_unique(h, ent);
         }
         if let Some(ends) = ends {
-            self.ends.insert(ent, ends);
-            for end in ends {
-                self.by_end.insert((end, ent));
-            }
+            self.restore_ends(ent, ends);
         }
     }
 

@@ -28,6 +28,63 @@ struct Inner {
 struct Contents {
     durable: Vec<u8>,
     now: Vec<u8>,
+    /// What came between the two.
+    unsynced: Vec<Unsynced>,
+}
+
+#[derive(Clone)]
+enum Unsynced {
+    Write(usize, Vec<u8>),
+    Length(usize),
+}
+
+/// What a power loss leaves of a write: each sector of it is there or not. Smaller than real ones, as tests are.
+const SECTOR: usize = 64;
+
+fn put(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    if to.len() < end {
+        to.resize(end, 0);
+    }
+    to[at..end].copy_from_slice(bytes);
+}
+
+/// SplitMix64.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl Contents {
+    fn of(bytes: Vec<u8>) -> Self {
+        Contents { durable: bytes.clone(), now: bytes, unsynced: vec![] }
+    }
+
+    /// What is durable, and of everything after it what chance leaves: nothing, all, or some sectors.
+    fn after_power_loss(&self, seed: &mut u64) -> Vec<u8> {
+        let mut left = self.durable.clone();
+        for u in &self.unsynced {
+            let fate = random(seed) % 3;
+            match u {
+                _ if fate == 0 => {}
+                Unsynced::Length(len) => left.resize(*len, 0),
+                Unsynced::Write(at, bytes) if fate == 1 => put(&mut left, *at, bytes),
+                Unsynced::Write(at, bytes) => {
+                    let mut from = 0;
+                    while from < bytes.len() {
+                        let to = bytes.len().min(((at + from) / SECTOR + 1) * SECTOR - at);
+                        if random(seed) >> 63 == 0 {
+                            put(&mut left, at + from, &bytes[from..to]);
+                        }
+                        from = to;
+                    }
+                }
+            }
+        }
+        left
+    }
 }
 
 /// Cheap to clone; all clones are the same disk.
@@ -47,6 +104,10 @@ impl MemDisk {
         lock(&self.0).fault = f;
     }
 
+    pub fn has_fault(&self) -> bool {
+        lock(&self.0).fault != Fault::default()
+    }
+
     /// Whether [`Fault::stops_after`] was reached.
     pub fn stopped(&self) -> bool {
         lock(&self.0).stopped
@@ -54,17 +115,26 @@ impl MemDisk {
 
     /// Power loss: unsynced writes are gone, except that of each file's unsynced tail the first `torn` bytes survive.
     pub fn crash(&self, torn: usize) {
+        self.restart(|c| {
+            let keep = c.now.len().min(c.durable.len() + torn);
+            let tail = c.now.get(c.durable.len()..keep).unwrap_or_default();
+            [&c.durable[..], tail].concat()
+        });
+    }
+
+    /// Power loss as disks have it: of what was not synced, each write is gone, there, or there in part, as `seed` says.
+    pub fn crash_with(&self, mut seed: u64) {
+        self.restart(|c| c.after_power_loss(&mut seed));
+    }
+
+    fn restart(&self, mut left: impl FnMut(&Contents) -> Vec<u8>) {
         let mut d = lock(&self.0);
         d.fault = Fault::default();
         d.stopped = false;
         d.locked = false;
         for f in d.files.values() {
             let mut c = lock(f);
-            let keep = c.now.len().min(c.durable.len() + torn);
-            let tail: Vec<u8> = c.now.get(c.durable.len()..keep).unwrap_or_default().to_vec();
-            let mut left = c.durable.clone();
-            left.extend_from_slice(&tail);
-            *c = Contents { durable: left.clone(), now: left };
+            *c = Contents::of(left(&c));
         }
     }
 
@@ -80,7 +150,7 @@ impl MemDisk {
         if let Some(c) = lock(&self.0).files.get(name) {
             let mut c = lock(c);
             f(&mut c.now);
-            c.durable = c.now.clone();
+            *c = Contents::of(std::mem::take(&mut c.now));
         }
     }
 
@@ -122,6 +192,19 @@ impl Disk for MemDisk {
         Ok(Arc::new(MemFile { disk: self.clone(), contents }))
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.step()?;
+        let mut d = lock(&self.0);
+        let f = d.files.remove(from).ok_or(ErrorKind::NotFound)?;
+        d.files.insert(to.to_owned(), f);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.step()?;
+        lock(&self.0).files.remove(name).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let mut d = lock(&self.0);
         if d.locked {
@@ -160,11 +243,8 @@ impl DiskFile for MemFile {
             room as usize
         };
         let mut c = lock(&self.contents);
-        let end = offset as usize + room;
-        if c.now.len() < end {
-            c.now.resize(end, 0);
-        }
-        c.now[offset as usize..end].copy_from_slice(&bytes[..room]);
+        put(&mut c.now, offset as usize, &bytes[..room]);
+        c.unsynced.push(Unsynced::Write(offset as usize, bytes[..room].to_vec()));
         if room < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -174,7 +254,9 @@ impl DiskFile for MemFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.step()?;
-        lock(&self.contents).now.resize(len as usize, 0);
+        let mut c = lock(&self.contents);
+        c.now.resize(len as usize, 0);
+        c.unsynced.push(Unsynced::Length(len as usize));
         Ok(())
     }
 
@@ -185,6 +267,7 @@ impl DiskFile for MemFile {
         }
         let mut c = lock(&self.contents);
         c.durable = c.now.clone();
+        c.unsynced.clear();
         Ok(())
     }
 }

@@ -1,122 +1,31 @@
-//! Commit, read, feed and open.
+//! A store: opening, commits, and its upkeep beside them.
 
+use crate::checkpoint::{self, UNFINISHED};
+use crate::compact::{self, Rewritten};
 use crate::disk::Disk;
-use crate::index::{Index, uniques};
-use crate::log::{
-    Frame, Kind, Loc, LogError, MAX_FACT_KEY, MAX_FRAME, RECORD, Record, SEGMENT_HEADER, Segment, for_each_record,
-    frame_number, record_at,
-};
-use bytes::{Bytes, BytesMut};
+use crate::log::{Frame, Kind, Loc, MAX_FACT_KEY, MAX_FRAME, Record};
+use crate::recover::{Extent, NEW, Recovered, SPARE, recover};
+use crate::segment::{SEGMENT_HEADER, Segment, segment_name};
+use crate::state::State;
+use crate::types::{Batch, Kept, Opened, Options, Result, StoreError, Upkeep};
+use crate::view::View;
+use bytes::Bytes;
 use mew_model::entity::MAX_ENTITY;
-use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
-use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, HashMap};
+use mew_model::{EntityRef, Ontology};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use thiserror::Error;
 
-/// The feed is read in pieces of this size.
-const FEED_CHUNK: usize = 1 << 20;
-/// A point read asks for this much, which is nearly always all of an entity.
-const READ_AHEAD: usize = 512;
-
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// Nothing was written; it works again once there is space.
-    #[error("the disk is full")]
-    Full,
-    /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
-    #[error("the store failed to sync its log and must be opened again: {0}")]
-    Broken(String),
-    #[error(transparent)]
-    Log(#[from] LogError),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("the data directory belongs to kernel {found}, not {expected}")]
-    OtherKernel { found: String, expected: String },
-    #[error("commit of {0} bytes; at most {MAX_FRAME} are allowed")]
-    TooLarge(usize),
-    #[error("the store holds what it should not: {0}")]
-    Inconsistent(String),
-}
-
-pub type Result<T> = std::result::Result<T, StoreError>;
-
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub kernel_id: String,
-    /// For a new data directory: its random incarnation.
-    pub new_incarnation: String,
-    /// A segment is closed when the next frame would take it past this size.
-    pub segment_bytes: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Opened {
-    pub records: u64,
-    /// Bytes of a torn last commit, never acknowledged, that were cut off.
-    pub cut_bytes: u64,
-}
-
-/// One commit, in the order in which it takes effect.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    pub changes: Vec<Change>,
-    /// (key, value); an empty value deletes the fact.
-    pub facts: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Numbers of new entities follow [`View::next_entity`].
-    pub ent: u32,
-    pub origin: KernelKey,
-    pub bytes: Bytes,
-}
-
-/// A stored version.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    pub ent: u32,
-    pub seq: u64,
-    /// The kernel that introduced the entity here; `KernelKey(0)` is this one.
-    pub origin: KernelKey,
-    pub crc: u32,
-    pub bytes: Bytes,
-}
-
-impl Stored {
-    /// The store only holds what was validated on its way in, and every read is checked against its checksum.
-    pub fn entity(&self) -> Result<EntityRef<'_>> {
-        EntityRef::read(&self.bytes).map_err(|e| StoreError::Inconsistent(format!("entity {}: {e}", self.ent)))
-    }
-}
-
-/// A reader's place in the feed: everything up to `seq` is behind it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Place {
-    pub seq: u64,
-    segment: u32,
-    offset: u32,
-}
-
-impl Place {
-    pub fn after(seq: u64) -> Place {
-        Place { seq, ..Place::default() }
-    }
-}
-
-struct State {
-    index: Index,
-    segments: BTreeMap<u32, Segment>,
-    ontology: Arc<Ontology>,
-}
+/// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
+/// later write the whole.
+const ZEROES: [u8; 4096] = [0; 4096];
 
 #[derive(Default)]
 struct Writer {
     frame: Frame,
     /// Number of the next frame.
-    frames: u32,
+    next_frame: u64,
 }
 
 pub struct Store {
@@ -127,58 +36,45 @@ pub struct Store {
     /// Apart from the writer, which is held while the disk syncs.
     broken: Mutex<Option<String>>,
     state: RwLock<State>,
+    /// Files that upkeep is done with, to be removed from the last to the first.
+    upkeep: Mutex<Vec<String>>,
+    /// Bytes of closed segments that the checkpoint does not cover.
+    behind: AtomicU64,
+    next_id: Mutex<u32>,
     _lock: Box<dyn Send + Sync>,
 }
 
 const FACT_KERNEL: &[u8] = b"kernel";
 const FACT_INCARNATION: &[u8] = b"incarnation";
 
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Store {
     /// Opens or makes the data directory. The ontology says which attributes are unique.
     pub fn open(disk: Arc<dyn Disk>, ontology: Arc<Ontology>, options: Options) -> Result<(Store, Opened)> {
         let lock = disk.lock()?;
-        let mut numbers: Vec<u32> = disk.list()?.iter().filter_map(|n| n.strip_suffix(".seg")?.parse().ok()).collect();
-        numbers.sort_unstable();
-        let mut state = State { index: Index::new(), segments: BTreeMap::new(), ontology };
-        let mut how = Opened::default();
-        if let Some(last) = numbers.last().copied()
-            && Segment::open(&*disk, last)?.is_none()
-        {
-            numbers.pop(); // made, but nothing in it was ever acknowledged; it is made again
+        let Recovered { mut state, next_frame, mut next_id, how, replayed_bytes, leftovers } =
+            recover(&*disk, ontology, &Extent::All)?;
+        for name in leftovers.iter().rev() {
+            disk.remove(name)?;
         }
-        let mut frames = 0u32;
-        for (i, no) in numbers.iter().enumerate() {
-            let is_last = i + 1 == numbers.len();
-            let missing = |no: u32, why: &str| LogError::Damaged { segment: no, offset: 0, why: why.into() };
-            if *no != i as u32 {
-                return Err(missing(i as u32, "the file is missing").into());
-            }
-            let mut segment = Segment::open(&*disk, *no)?.ok_or_else(|| missing(*no, "the header is cut off"))?;
-            let mut todo = Vec::new();
-            how.cut_bytes += segment.replay(is_last, |off, frame| {
-                if frame_number(frame) != frames {
-                    let why = format!("commit {frames} is missing; {} is here", frame_number(frame));
-                    return Err(LogError::Damaged { segment: *no, offset: off.into(), why });
-                }
-                frames = frames.wrapping_add(1);
-                for_each_record(frame, |at, r| todo.push((Loc::new(*no, off + at as u32), r)));
-                Ok(())
-            })?;
-            how.records += todo.len() as u64;
-            state.segments.insert(*no, segment);
-            for (loc, r) in todo {
-                state.replay(loc, r)?;
-            }
-        }
-        if state.segments.is_empty() {
-            state.segments.insert(0, Segment::create(&*disk, 0)?);
+        // Commits go to a segment that commits made; after a compacted one a new one begins.
+        let active = state.segments.values().next_back().filter(|s| !s.compacted).map_or(0, |s| s.end);
+        if active == 0 {
+            state.add_segment(Segment::create(&*disk, next_id, next_frame, None)?);
+            next_id += 1;
         }
         let store = Store {
             disk,
             incarnation: String::new(),
-            writer: Mutex::new(Writer { frames, ..Writer::default() }),
+            writer: Mutex::new(Writer { next_frame, ..Writer::default() }),
             broken: Mutex::default(),
             state: RwLock::new(state),
+            upkeep: Mutex::default(),
+            behind: AtomicU64::new(replayed_bytes.saturating_sub(active.into())),
+            next_id: Mutex::new(next_id),
             _lock: lock,
             options,
         };
@@ -215,14 +111,11 @@ impl Store {
         &self.options.kernel_id
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is committed now. Commits wait while it is held: keep it for one statement.
@@ -236,24 +129,24 @@ impl Store {
 
     /// Why nothing can be written until the store is opened again, if so.
     pub fn broken(&self) -> Option<String> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.broken).clone()
     }
 
     fn set_broken(&self, why: String) {
-        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *lock(&self.broken) = Some(why);
     }
 
     /// Writes everything in one frame and one sync; returns the newest seq. Durable and visible when it returns. On
     /// [`StoreError::Full`] nothing has changed; a failed sync leaves it unknown what is on disk, so the store refuses
     /// everything after it.
     pub fn commit(&self, batch: Batch) -> Result<u64> {
-        let mut guard = self.writer();
+        let mut guard = lock(&self.writer);
         let w = &mut *guard;
         if let Some(why) = self.broken() {
             return Err(StoreError::Broken(why));
         }
         // Everything that replay would refuse is refused here, before it is on disk.
-        let ends = self.resolve(&batch)?;
+        let (entities, ends) = self.resolve(&batch)?;
         let mut seq = self.read().index.last_seq;
         w.frame.clear();
         let mut offsets = Vec::with_capacity(batch.changes.len() + batch.facts.len());
@@ -265,14 +158,8 @@ impl Store {
         }
         for (k, v) in &batch.facts {
             let crc = crc32c::crc32c_append(crc32c::crc32c(k), v);
-            let r = Record {
-                len: (k.len() + v.len()) as u32,
-                kind: Kind::Fact,
-                ent: k.len() as u32,
-                seq: 0,
-                origin: 0,
-                crc,
-            };
+            let len = (k.len() + v.len()) as u32;
+            let r = Record { len, kind: Kind::Fact, ent: k.len() as u32, seq: 0, origin: 0, crc };
             offsets.push(w.frame.push(r, &[k, v]));
         }
         if w.frame.is_empty() {
@@ -281,28 +168,28 @@ impl Store {
         if w.frame.buf.len() > MAX_FRAME {
             return Err(StoreError::TooLarge(w.frame.buf.len()));
         }
-        w.frame.finish(w.frames);
+        w.frame.finish(w.next_frame);
         let (segment, at) = self.append(w)?;
-        w.frames = w.frames.wrapping_add(1);
+        let number = w.next_frame;
+        w.next_frame += 1;
 
         let mut st = self.write();
-        let o = st.ontology.clone();
-        for ((c, off), ends) in batch.changes.iter().zip(&offsets).zip(ends) {
+        if let Some(s) = st.segment_mut(segment) {
+            s.extend(number, w.frame.first_seq, w.frame.last_seq, w.frame.buf.len(), offsets.len() as u32);
+        }
+        for (((c, e), off), ends) in batch.changes.iter().zip(&entities).zip(&offsets).zip(ends) {
             // It is on disk, so memory must follow; if it cannot (a read failed), only a replay can tell the truth.
-            st.publish(c, ends, Loc::new(segment, at + off), &o).inspect_err(|e| self.set_broken(e.to_string()))?;
+            st.publish(c.ent, e, ends, Loc::new(segment, at + off)).inspect_err(|e| self.set_broken(e.to_string()))?;
         }
         for ((k, v), off) in batch.facts.iter().zip(&offsets[batch.changes.len()..]) {
-            st.index.set_fact(k, (!v.is_empty()).then(|| Loc::new(segment, at + off)));
+            st.publish_fact(k, !v.is_empty(), Loc::new(segment, at + off));
         }
         st.index.last_seq = seq;
-        if let Some(s) = st.segments.get_mut(&segment) {
-            s.extend(w.frame.first_seq, w.frame.last_seq, w.frame.buf.len());
-        }
         Ok(seq)
     }
 
     /// Checks a batch, and finds the entity numbers of its edges' ends, which may be in the batch itself.
-    fn resolve(&self, batch: &Batch) -> Result<Vec<Option<[u32; 2]>>> {
+    fn resolve<'b>(&self, batch: &'b Batch) -> Result<(Vec<EntityRef<'b>>, Vec<Option<[u32; 2]>>)> {
         let wrong = |m: String| StoreError::Inconsistent(m);
         for (k, v) in &batch.facts {
             if k.is_empty() || k.len() > MAX_FACT_KEY || k.len() + v.len() > MAX_ENTITY + MAX_FACT_KEY {
@@ -310,37 +197,52 @@ impl Store {
             }
         }
         let st = self.read();
-        let mut new: HashMap<&str, u32> = HashMap::new();
-        let mut out = Vec::with_capacity(batch.changes.len());
+        let mut new = HashMap::new();
+        let (mut entities, mut all_ends) = (Vec::with_capacity(batch.changes.len()), Vec::new());
         for c in &batch.changes {
             if c.bytes.len() > MAX_ENTITY {
                 return Err(wrong(format!("an entity of {} bytes", c.bytes.len())));
             }
-            let e = EntityRef::read(&c.bytes).map_err(|e| wrong(e.to_string()))?;
-            if c.ent >= st.index.next() {
-                new.insert(e.sync_id, c.ent);
-            }
-            out.push(if e.deleted { None } else { st.ends_of(&e, |id| new.get(id).copied())? });
+            entities.push(EntityRef::read(&c.bytes).map_err(|e| wrong(e.to_string()))?);
         }
-        Ok(out)
+        // Only edges ask for it.
+        if entities.iter().any(|e| e.ends().next().is_some()) {
+            new = batch
+                .changes
+                .iter()
+                .zip(&entities)
+                .filter(|(c, _)| st.index.loc(c.ent) == Loc::NONE)
+                .map(|(c, e)| (e.sync_id, c.ent))
+                .collect();
+        }
+        for e in &entities {
+            all_ends.push(match e.deleted {
+                true => None,
+                false => st.ends_of(e, |id| new.get(id).copied())?.map_err(wrong)?,
+            });
+        }
+        Ok((entities, all_ends))
     }
 
     /// One write and one sync; returns the segment and where in it the frame lies.
     fn append(&self, w: &Writer) -> Result<(u32, u32)> {
         let len = w.frame.buf.len() as u32;
-        let (mut no, mut at, mut file) = {
+        let (mut id, mut at, mut file) = {
             let st = self.read();
-            let s = st.segments.values().next_back().ok_or_else(|| StoreError::Inconsistent("no segment".into()))?;
-            (s.no, s.end, s.file.clone())
+            let s = st.last()?;
+            (s.id, s.end, s.file.clone())
         };
         if at > SEGMENT_HEADER && at.checked_add(len).is_none_or(|e| e > self.options.segment_bytes) {
             // What a failed write left behind the end must not look like damage in the middle of the log.
             file.set_len(at.into()).map_err(full_or_io)?;
             file.sync().map_err(full_or_io)?;
-            no += 1;
-            let s = Segment::create(&*self.disk, no).map_err(full_or_io)?;
+            id = self.new_id();
+            let spare = self.disk.list()?.into_iter().find(|n| n == SPARE);
+            let s = Segment::create(&*self.disk, id, w.next_frame, spare.as_deref()).map_err(full_or_io)?;
+            let closed = at;
             (at, file) = (s.end, s.file.clone());
-            self.write().segments.insert(no, s);
+            self.write().add_segment(s);
+            self.behind.fetch_add(closed.into(), Ordering::Relaxed);
         }
         // Bytes behind the durable end are never read, so a write that failed half-way is simply written over.
         file.write_at(&w.frame.buf, at.into()).map_err(full_or_io)?;
@@ -348,77 +250,137 @@ impl Store {
             self.set_broken(e.to_string());
             StoreError::Broken(e.to_string())
         })?;
-        Ok((no, at))
+        Ok((id, at))
     }
 
-    /// The next piece of the feed: each entity once, at its newest seq. Returns false when there is nothing after
-    /// `place`.
-    pub fn feed(&self, place: &mut Place, out: &mut Vec<Stored>) -> Result<bool> {
-        self.scan(place, out, false)
-    }
-
-    /// As [`Store::feed`], with the versions that were superseded since.
-    pub fn history(&self, place: &mut Place, out: &mut Vec<Stored>) -> Result<bool> {
-        self.scan(place, out, true)
-    }
-
-    fn scan(&self, place: &mut Place, out: &mut Vec<Stored>, superseded: bool) -> Result<bool> {
-        let (file, end) = {
-            let st = self.read();
-            if place.seq >= st.index.last_seq {
-                return Ok(false);
-            }
-            let here = st.segments.get(&place.segment).filter(|s| place.offset > 0 && place.offset < s.end);
-            let s = match here {
-                Some(s) => s,
-                None => match st.segments.values().find(|s| s.last_seq > place.seq) {
-                    Some(s) => {
-                        (place.segment, place.offset) = (s.no, s.seek(place.seq));
-                        s
-                    }
-                    None => return Ok(false),
-                },
-            };
-            (s.file.clone(), s.end)
-        };
-        let mut chunk = BytesMut::zeroed(((end - place.offset) as usize).min(FEED_CHUNK + 2 * MAX_ENTITY));
-        let n = file.read_at(&mut chunk, place.offset.into())?;
-        if n < chunk.len() {
-            return Err(StoreError::Inconsistent(format!("segment {} is shorter than it was", place.segment)));
-        }
-        let chunk = chunk.freeze();
-        let start = out.len();
-        let mut offs = Vec::new();
-        let base = place.offset;
-        let used = for_each_record(&chunk, |at, r| {
-            if r.kind == Kind::Entity && r.seq > place.seq {
-                place.seq = r.seq;
-                let bytes = chunk.slice(at + RECORD..at + RECORD + r.len as usize);
-                out.push(Stored { ent: r.ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes });
-                offs.push(base + at as u32);
-            }
-        });
-        if used == 0 {
-            let why = "the record cannot be read".to_owned();
-            return Err(LogError::Damaged { segment: place.segment, offset: base.into(), why }.into());
-        }
-        place.offset += used as u32;
-        if !superseded {
-            // Its newer version comes later in the feed.
-            let st = self.read();
-            let mut i = 0;
-            out.retain(|c| {
-                i += 1;
-                i <= start || st.index.loc(c.ent) == Loc::new(place.segment, offs[i - 1 - start])
-            });
-        }
-        Ok(true)
+    fn new_id(&self) -> u32 {
+        let mut next = lock(&self.next_id);
+        *next += 1;
+        *next - 1
     }
 
     /// (bytes of all segments, entities with tombstones).
     pub fn usage(&self) -> (u64, u64) {
         let st = self.read();
         (st.segments.values().map(|s| u64::from(s.end)).sum(), u64::from(st.index.next()))
+    }
+
+    // ---------------------------------------------------------------- upkeep
+
+    /// Prepares a spare segment, compacts, writes a checkpoint: whatever is due. Commits and readers go on meanwhile; it
+    /// blocks only whoever else calls it. When it fails, nothing that counts is lost, and it can be called again.
+    pub fn maintain(&self, u: &Upkeep) -> Result<Kept> {
+        let mut rubbish = lock(&self.upkeep);
+        if let Some(why) = self.broken() {
+            return Err(StoreError::Broken(why));
+        }
+        let kept = self.compact_and_checkpoint(u, &mut rubbish);
+        // Last: compaction may have made the room for it.
+        let spare = self.prepare_spare();
+        let kept = kept?;
+        spare.map(|()| kept)
+    }
+
+    fn compact_and_checkpoint(&self, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Kept> {
+        // Segments of two compactions must not lie beside each other.
+        self.sweep(rubbish)?;
+        // Before it is known what is closed: what closes meanwhile is counted again.
+        let covered = self.behind.load(Ordering::Relaxed);
+        let is_due = covered > u.checkpoint_bytes;
+        let (closed, active, end) = {
+            let st = self.read();
+            let active = st.last()?;
+            let closed: BTreeSet<u32> = st.segments.values().map(|s| s.id).filter(|id| *id != active.id).collect();
+            let segments = st.segments.values().filter(|s| s.id != active.id);
+            if !is_due && compact::groups(segments, u, self.options.segment_bytes).is_empty() || closed.is_empty() {
+                return Ok(Kept::default());
+            }
+            (closed, active.id, active.first_frame)
+        };
+        let o = self.read().ontology.clone();
+        let mut r = recover(&*self.disk, o, &Extent::Closed(&closed))?;
+        if r.next_frame != end {
+            return Err(StoreError::Inconsistent(format!("closed segments end at commit {}, not {end}", r.next_frame)));
+        }
+        let rewritten = self.compact(&mut r.state, u, rubbish);
+        let written = rewritten.and_then(|x| {
+            if x.is_empty() && !is_due {
+                return Ok((x, 0)); // it was replaced by what is not closed yet
+            }
+            rubbish.push(UNFINISHED.to_owned());
+            let (index, segments) = (&r.state.index, r.state.segments.values());
+            let bytes = checkpoint::write(&*self.disk, &r.state.ontology, index, segments, end, active)?;
+            self.behind.fetch_sub(covered, Ordering::Relaxed);
+            Ok((x, bytes))
+        });
+        let (rewritten, checkpoint_bytes) = written.map_err(|e| {
+            // What it took is better free; what cannot be removed now is before the next compaction.
+            let _ = self.sweep(rubbish);
+            full_or(e)
+        })?;
+        drop(r);
+        rubbish.clear();
+        let mut done = Kept { checkpoint_bytes, ..Kept::default() };
+        for x in rewritten {
+            done.rewritten += x.old.len() as u64;
+            done.freed_bytes += x.freed_bytes;
+            done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
+            let mut st = self.write();
+            for id in &x.old {
+                st.remove_segment(*id);
+            }
+            let id = x.new.id;
+            st.add_segment(x.new);
+            compact::apply(&mut st, &x.moves, id);
+            drop(st);
+            rubbish.extend(x.old.into_iter().map(segment_name));
+        }
+        self.sweep(rubbish)?;
+        Ok(done)
+    }
+
+    /// `rubbish` becomes what to remove if not everything succeeds.
+    fn compact(&self, state: &mut State, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Vec<Rewritten>> {
+        let mut out = Vec::new();
+        for (group, clean) in compact::groups(state.segments.values(), u, self.options.segment_bytes) {
+            let id = self.new_id();
+            let name = segment_name(id);
+            rubbish.extend([name.clone(), format!("{name}{NEW}")]);
+            out.push(compact::rewrite(&*self.disk, state, &group, clean, id, u)?);
+        }
+        Ok(out)
+    }
+
+    fn sweep(&self, rubbish: &mut Vec<String>) -> Result<()> {
+        while let Some(name) = rubbish.last() {
+            match self.disk.remove(name) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+                _ => drop(rubbish.pop()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the segment in use is full: a file of zeroes to go on in, so that commits neither wait for a new file nor
+    /// write its growing length with each sync, and that a full disk is met here and not there.
+    fn prepare_spare(&self) -> Result<()> {
+        let used = self.read().last()?.end;
+        if used < self.options.segment_bytes / 2 || self.disk.list()?.iter().any(|n| n == SPARE) {
+            return Ok(());
+        }
+        let part = format!("{SPARE}{NEW}");
+        let make = || -> io::Result<()> {
+            let file = self.disk.create(&part)?;
+            for at in (0..u64::from(self.options.segment_bytes)).step_by(ZEROES.len()) {
+                file.write_at(&ZEROES, at)?;
+            }
+            file.sync()?;
+            self.disk.rename(&part, SPARE)
+        };
+        make().map_err(|e| {
+            let _ = self.disk.remove(&part); // what it took is better free
+            full_or_io(e)
+        })
     }
 }
 
@@ -429,189 +391,9 @@ fn full_or_io(e: io::Error) -> StoreError {
     }
 }
 
-impl State {
-    fn read_record(&self, loc: Loc) -> Result<(Record, Bytes)> {
-        let gone = || StoreError::Inconsistent(format!("no record at {loc:?}"));
-        let s = self.segments.get(&loc.segment()).ok_or_else(gone)?;
-        let mut buf = BytesMut::zeroed(RECORD + READ_AHEAD);
-        let n = s.file.read_at(&mut buf, loc.offset().into())?;
-        let r = record_at(&buf[..n], 0).ok_or_else(gone)?;
-        let len = RECORD + r.len as usize;
-        if len > n {
-            buf.resize(len, 0);
-            if s.file.read_at(&mut buf[n..], u64::from(loc.offset()) + n as u64)? < len - n {
-                return Err(gone());
-            }
-        }
-        buf.truncate(len);
-        let body = buf.freeze().slice(RECORD..);
-        if crc32c::crc32c(&body) != r.crc {
-            let why = "record checksum".to_owned();
-            return Err(LogError::Damaged { segment: loc.segment(), offset: loc.offset().into(), why }.into());
-        }
-        Ok((r, body))
-    }
-
-    fn get(&self, ent: u32) -> Result<Option<Stored>> {
-        match self.index.loc(ent) {
-            Loc::NONE => Ok(None),
-            loc => {
-                let (r, bytes) = self.read_record(loc)?;
-                Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes }))
-            }
-        }
-    }
-
-    fn find(&self, sync_id: &str) -> Result<Option<u32>> {
-        let mut failed = None;
-        let hit = self.index.find(sync_id, |ent| match self.get(ent) {
-            Ok(Some(s)) => EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id),
-            Ok(None) => false,
-            Err(e) => {
-                failed = Some(e);
-                false
-            }
-        });
-        failed.map_or(Ok(hit), Err)
-    }
-
-    /// The entity numbers of a living edge's ends; `None` for a node.
-    fn ends_of(&self, e: &EntityRef<'_>, new: impl Fn(&str) -> Option<u32>) -> Result<Option<[u32; 2]>> {
-        let mut out = [0; 2];
-        let mut n = 0;
-        for end in e.ends() {
-            let found = match new(end) {
-                Some(ent) => Some(ent),
-                None => self.find(end)?,
-            };
-            match found {
-                Some(ent) if n < 2 => out[n] = ent,
-                _ => return Err(StoreError::Inconsistent(format!("end {end:?} of edge {:?} is not there", e.sync_id))),
-            }
-            n += 1;
-        }
-        Ok((n == 2).then_some(out))
-    }
-
-    /// Makes a written change visible. `ends` are those of a living edge.
-    fn publish(&mut self, c: &Change, ends: Option<[u32; 2]>, loc: Loc, o: &Ontology) -> Result<()> {
-        let new = EntityRef::read(&c.bytes).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
-        if self.index.loc(c.ent) == Loc::NONE {
-            self.index.insert_id(new.sync_id, c.ent);
-        } else if self.index.needs_old(new.ty, o) {
-            let old = self.get(c.ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {} is gone", c.ent)))?;
-            self.index.remove(c.ent, &old.entity()?, o);
-        } else if new.deleted {
-            // Without unique values and ends, type membership is all there is; a tombstone carries the type.
-            let mut living = new;
-            living.deleted = false;
-            self.index.remove(c.ent, &living, o);
-        }
-        self.index.set_loc(c.ent, loc);
-        self.index.insert(c.ent, &new, ends, o);
-        Ok(())
-    }
-
-    fn replay(&mut self, loc: Loc, r: Record) -> Result<()> {
-        let (_, body) = self.read_record(loc)?;
-        match r.kind {
-            Kind::Fact => {
-                let key = body.get(..r.ent as usize).ok_or_else(|| StoreError::Inconsistent("key of a fact".into()))?;
-                self.index.set_fact(key, (body.len() > key.len()).then_some(loc));
-            }
-            Kind::Entity => {
-                let o = self.ontology.clone();
-                let e = EntityRef::read(&body).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
-                let ends = if e.deleted { None } else { self.ends_of(&e, |_| None)? };
-                self.publish(&Change { ent: r.ent, origin: KernelKey(r.origin), bytes: body.clone() }, ends, loc, &o)?;
-                self.index.last_seq = r.seq;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A consistent look at what is committed.
-pub struct View<'a>(RwLockReadGuard<'a, State>);
-
-impl View<'_> {
-    pub fn ontology(&self) -> &Arc<Ontology> {
-        &self.0.ontology
-    }
-
-    pub fn last_seq(&self) -> u64 {
-        self.0.index.last_seq
-    }
-
-    pub fn next_entity(&self) -> u32 {
-        self.0.index.next()
-    }
-
-    /// Also finds tombstones.
-    pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
-        self.0.find(sync_id)
-    }
-
-    /// The newest version, tombstones included.
-    pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
-        self.0.get(ent)
-    }
-
-    /// Living entities of exactly this type.
-    pub fn of_type(&self, ty: Number) -> Option<&RoaringBitmap> {
-        self.0.index.of_type(ty)
-    }
-
-    /// Types that have ever had a living entity.
-    pub fn types(&self) -> impl Iterator<Item = (Number, &RoaringBitmap)> {
-        self.0.index.types()
-    }
-
-    pub fn edges_of(&self, ent: u32) -> impl Iterator<Item = u32> + '_ {
-        self.0.index.edges_of(ent)
-    }
-
-    pub fn ends(&self, edge: u32) -> Option<[u32; 2]> {
-        self.0.index.ends(edge)
-    }
-
-    /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
-        for ent in self.0.index.unique_candidates(scope, attr, v) {
-            if let Some(s) = self.get(ent)? {
-                let e = s.entity()?;
-                if uniques(&e, &self.0.ontology).any(|(s, a, x)| s == scope && a == attr && x.query_eq(v)) {
-                    return Ok(Some(ent));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.0.index.fact(key).map(|l| self.fact_at(l)).transpose()
-    }
-
-    fn fact_at(&self, loc: Loc) -> Result<Bytes> {
-        let (r, body) = self.0.read_record(loc)?;
-        Ok(body.slice((r.ent as usize).min(body.len())..))
-    }
-
-    /// Facts whose key begins with `prefix`, ascending by key.
-    pub fn facts(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>> {
-        self.0.index.facts(prefix).map(|(k, l)| Ok((k.to_vec(), self.fact_at(l)?))).collect()
-    }
-
-    pub fn has_fact(&self, key: &[u8]) -> bool {
-        self.0.index.fact(key).is_some()
-    }
-
-    /// Keys that begin with `prefix`, ascending.
-    pub fn fact_keys(&self, prefix: &[u8]) -> impl Iterator<Item = &[u8]> {
-        self.0.index.facts(prefix).map(|(k, _)| k)
-    }
-
-    pub fn count_facts(&self, prefix: &[u8]) -> usize {
-        self.0.index.facts(prefix).count()
+fn full_or(e: StoreError) -> StoreError {
+    match e {
+        StoreError::Io(e) => full_or_io(e),
+        e => e,
     }
 }

@@ -13,6 +13,8 @@ pub struct Definition {
     /// Types that may travel, and those of the other ends of edges: an edge goes only if the peer may know both ends.
     pub types: BTreeSet<Number>,
     pub edges: bool,
+    /// Another one makes a new revision of the same definition: everything is gone through again.
+    pub generation: u64,
 }
 
 impl Definition {
@@ -41,7 +43,7 @@ impl Definition {
                 }
             }
         }
-        Ok(Definition { text: text.to_owned(), types, pattern, edges })
+        Ok(Definition { text: text.to_owned(), types, pattern, edges, generation: 0 })
     }
 
     /// Leaves only types that are also in `allowed`.
@@ -68,7 +70,7 @@ impl Definition {
     /// Identifies what is sent: two flows with the same revision send the same entities.
     pub fn revision(&self) -> String {
         let types: Vec<String> = self.types.iter().map(|t| format!("{t:08x}")).collect();
-        let all = format!("{}\n{}\n{}", self.text, self.edges, types.join(" "));
+        let all = format!("{}\n{}\n{}\n{}", self.text, self.edges, types.join(" "), self.generation);
         name::hex_digest(all.as_bytes())[..16].to_owned()
     }
 
@@ -77,12 +79,14 @@ impl Definition {
     }
 
     pub fn to_wire(&self, o: &Ontology) -> wire::FlowDefinition {
-        wire::FlowDefinition { r#match: self.text.clone(), edges: self.edges, types: self.type_names(o) }
+        let (types, generation) = (self.type_names(o), self.generation);
+        wire::FlowDefinition { r#match: self.text.clone(), edges: self.edges, types, generation }
     }
 
     pub fn from_wire(d: &wire::FlowDefinition, o: &Ontology) -> Option<Self> {
         let mut out = Definition::new(&d.r#match, d.edges, o).ok()?;
         out.narrow(&d.types.iter().map(|t| name::number(t)).collect());
+        out.generation = d.generation;
         Some(out)
     }
 }

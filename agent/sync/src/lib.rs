@@ -10,6 +10,7 @@ mod backoff;
 mod definition;
 pub mod held;
 mod link;
+mod members;
 pub mod records;
 mod rules;
 pub mod shapes;
@@ -18,6 +19,7 @@ mod source;
 
 pub use backoff::wait_ms;
 pub use link::{ConnId, Connected, Effect, Event, Link, Local, Now};
+pub use members::{SAVE_EVERY, floor};
 pub use rules::Rules;
 
 /// Versions of the protocol that this program speaks.

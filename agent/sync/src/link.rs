@@ -73,6 +73,8 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub struct Local {
     pub agent_version: String,
+    /// What sinks have is saved whenever they have come so many changes further ([`crate::SAVE_EVERY`]).
+    pub save_every: u64,
 }
 
 enum State {

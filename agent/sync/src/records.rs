@@ -39,6 +39,17 @@ pub fn definition_key(sink: &str, flow: &str, revision: &str) -> Vec<u8> {
     key(&["source/", sink, flow, revision])
 }
 
+/// Which entities sinks have; see `members.rs`.
+pub const MEMBERS: &[u8] = b"members/";
+
+pub fn members_prefix(sink: &str, flow: &str) -> Vec<u8> {
+    key(&["members/", sink, flow, ""])
+}
+
+pub fn members_key(sink: &str, flow: &str, part: &str) -> Vec<u8> {
+    key(&["members/", sink, flow, part])
+}
+
 pub fn held_prefix(flow: &str) -> Vec<u8> {
     key(&["held/", flow, ""])
 }

@@ -1,7 +1,8 @@
-//! The sending end of a flow. It keeps nothing durable: where the sink stands comes from the sink, and which entities it
-//! has follows from the log up to there.
+//! The sending end of a flow. Where the sink stands comes from the sink; which entities it has is saved now and then, and
+//! follows from the log after that.
 
 use crate::definition::Definition;
+use crate::members::Members;
 use bytes::Bytes;
 use mew_contract::{Problem, Reason};
 use mew_kernel::Kernel;
@@ -29,7 +30,7 @@ pub struct Source {
     place: Place,
     start: u64,
     /// Entities that the sink has, as far as the position says.
-    members: RoaringBitmap,
+    pub members: Members,
     /// Up to here the sink holds what an earlier revision sent, with versions that need not be sent again.
     skip_to: u64,
     unread: VecDeque<Stored>,
@@ -58,13 +59,14 @@ fn failed(e: StoreError) -> Problem {
 }
 
 impl Source {
-    /// `earlier` finds the definition that a revision stood for.
+    /// `members` is what the source remembers of the sink; `earlier` finds the definition that a revision stood for.
     pub fn begin(
         kernel: &Kernel,
         peer: KernelKey,
         definition: Definition,
         initial_full: bool,
         position: Option<&wire::Position>,
+        members: Members,
         earlier: impl Fn(&str) -> Option<Definition>,
     ) -> Result<Self, Problem> {
         let revision = definition.revision();
@@ -75,7 +77,7 @@ impl Source {
             peer,
             place: Place::default(),
             start: 0,
-            members: RoaringBitmap::new(),
+            members,
             skip_to: 0,
             unread: VecDeque::new(),
             brought: (0, VecDeque::new()),
@@ -106,18 +108,21 @@ impl Source {
             }
         }
         s.acked = s.acked.max(s.start);
-        s.rebuild_members(kernel, previous.as_ref()).map_err(failed)?;
+        match position {
+            Some(_) => s.rebuild_members(kernel, previous.as_ref()).map_err(failed)?,
+            None => s.members = s.members.emptied(),
+        }
         s.place = Place::after(s.acked);
         s.sent = s.acked;
         s.copy_from = s.acked;
         Ok(s)
     }
 
-    /// For each entity its newest version that the sink can have, under the revision that sent it.
+    /// What the log says after what is saved: for each entity its newest version that the sink can have, under the
+    /// revision that sent it.
     fn rebuild_members(&mut self, kernel: &Kernel, previous: Option<&Definition>) -> Result<(), StoreError> {
         let to = self.acked.max(self.skip_to);
-        // Nodes from before the flow's start were not sent; edges from before it may have been brought along since.
-        let mut place = Place::after(if self.definition.edges { 0 } else { self.start });
+        let mut place = Place::after(self.members.covers);
         let mut chunk = Vec::new();
         // Edges that lived so far, by end: they are brought along when an end enters the pattern later.
         let (mut by_end, mut alive): (BTreeMap<u32, Vec<u32>>, RoaringBitmap) = Default::default();
@@ -127,14 +132,17 @@ impl Source {
                 let e = s.entity()?;
                 let d = if s.seq <= self.acked { Some(&self.definition) } else { previous };
                 if e.ends().next().is_none() {
+                    // Nodes from before the flow's start were not sent.
                     if s.seq <= self.start || !d.is_some_and(|d| d.matches(&e, &self.ontology)) {
-                        self.members.remove(s.ent);
+                        self.members.forget(s.ent);
                     } else if self.members.insert(s.ent) {
                         let brought = by_end.get(&s.ent).into_iter().flatten().filter(|x| alive.contains(**x));
-                        self.members.extend(brought.copied());
+                        for edge in brought {
+                            self.members.insert(*edge);
+                        }
                     }
                 } else if e.deleted || !d.is_some_and(|d| d.edges && d.types.contains(&e.ty)) {
-                    self.members.remove(s.ent);
+                    self.members.forget(s.ent);
                     alive.remove(s.ent);
                 } else if let Some(ends) = ends_that_may_be_known(d, &view, &e)? {
                     if ends.iter().any(|n| self.members.contains(*n)) {
@@ -147,6 +155,7 @@ impl Source {
                 }
             }
         }
+        self.members.covers = self.members.covers.max(to);
         Ok(())
     }
 
@@ -169,6 +178,7 @@ impl Source {
             }
         }
         self.acked = self.acked.max(upto);
+        self.members.acked(upto);
     }
 
     /// Live: the initial copy, or the rescan, is durable at the sink.
@@ -208,7 +218,7 @@ impl Source {
         let mut exhausted = false;
         while !out.is_full() {
             if let Some(x) = self.brought.1.pop_front() {
-                self.edge(&kernel.view(), x, &mut out).map_err(failed)?;
+                self.edge(&kernel.view(), x, self.brought.0, &mut out).map_err(failed)?;
                 out.upto = self.brought.0 - u64::from(!self.brought.1.is_empty());
                 continue;
             }
@@ -270,21 +280,22 @@ impl Source {
         // What the peer wrote last it has; what a third kernel introduced is not ours to pass on.
         if e.kernel == self.peer || (s.origin != KernelKey(0) && s.origin != self.peer) {
             if s.origin == self.peer && self.has(view, &e)? {
-                self.members.insert(s.ent);
+                self.members.enter(s.ent, s.seq, s.seq);
             }
             return Ok(());
         }
         if e.ends().next().is_some() {
-            return self.edge(view, s, out);
+            let seq = s.seq;
+            return self.edge(view, s, seq, out);
         }
         let matches = self.definition.matches(&e, &self.ontology);
         if matches {
-            let held_already = member && s.seq <= self.skip_to;
+            let held_already = self.members.is_sure(s.ent) && s.seq <= self.skip_to;
             let (ent, seq) = (s.ent, s.seq);
             if !held_already {
                 out.push(s);
             }
-            if self.members.insert(ent) && self.definition.edges {
+            if self.members.enter(ent, seq, seq) && self.definition.edges {
                 // The edges that the feed has passed already come with it; the others follow by themselves.
                 let edges = view.edges_of(ent).map(|edge| view.get(edge)).filter_map(Result::transpose);
                 let passed = edges.filter(|x| x.as_ref().map_or(true, |x| x.seq < seq));
@@ -292,7 +303,7 @@ impl Source {
                 out.upto = seq - u64::from(!self.brought.1.is_empty());
             }
         } else if member {
-            self.members.remove(s.ent);
+            self.members.leave(s.ent, s.seq);
             if e.deleted {
                 out.push(s);
             } else {
@@ -303,13 +314,15 @@ impl Source {
         Ok(())
     }
 
-    fn edge(&mut self, view: &View<'_>, s: Stored, out: &mut Batch) -> Result<(), StoreError> {
+    /// An edge, told of with everything up to `seq`: its own, or that of the end that brings it.
+    fn edge(&mut self, view: &View<'_>, s: Stored, seq: u64, out: &mut Batch) -> Result<(), StoreError> {
         let e = s.entity()?;
         if !self.definition.edges || !self.definition.types.contains(&e.ty) {
             return Ok(());
         }
         if e.deleted {
-            if self.members.remove(s.ent) {
+            if self.members.contains(s.ent) {
+                self.members.leave(s.ent, s.seq);
                 out.push(s);
             }
             return Ok(());
@@ -317,8 +330,8 @@ impl Source {
         if !self.has(view, &e)? {
             return Ok(());
         }
-        let known = self.members.contains(s.ent) && s.seq <= self.skip_to;
-        self.members.insert(s.ent);
+        let known = self.members.is_sure(s.ent) && s.seq <= self.skip_to;
+        self.members.enter(s.ent, s.seq, seq);
         if !known {
             out.push(s);
         }

@@ -224,7 +224,7 @@ impl Side {
         let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
         let (store, _) = Store::open(Arc::new(MemDisk::new()), ontology(), options).expect("an empty store opens");
         let kernel = Kernel::new(store);
-        let link = Link::new(Local { agent_version: "0.1.0".into() }, remote(), &kernel);
+        let link = Link::new(Local { agent_version: "0.1.0".into(), save_every: 10 }, remote(), &kernel);
         let mut s = Side { kernel, link, conn: 0, mono_ms: 0 };
         s.handle(Event::Configure(Box::new(remote()), syncs));
         s

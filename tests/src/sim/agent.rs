@@ -64,7 +64,7 @@ impl Agent {
             incarnation: 0,
             up: None,
             read_to: 0,
-            segment_bytes: rng.between(2_000, 24_000) as u32,
+            segment_bytes: rng.between(400, 6_000) as u32,
         };
         a.set_clock(rng);
         a

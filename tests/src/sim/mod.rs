@@ -33,6 +33,8 @@ pub struct Stats {
     pub applied: u64,
     /// Entities held when all was quiet.
     pub held: u64,
+    /// Segments that compaction rewrote.
+    pub rewritten: u64,
 }
 
 impl Stats {
@@ -44,6 +46,7 @@ impl Stats {
         self.versions += o.versions;
         self.applied += o.applied;
         self.held += o.held;
+        self.rewritten += o.rewritten;
     }
 }
 

@@ -5,7 +5,7 @@ use super::scenario::{Mutant, Wipe};
 use super::world::{Happening, World};
 use mew_kernel::{KernelError, Params};
 use mew_model::name;
-use mew_store::{Fault, StoreError};
+use mew_store::{Fault, StoreError, Upkeep};
 
 /// Entities that one kernel lets live at a time; together with the tombstones this stays small.
 const MOST_LIVING: usize = 14;
@@ -25,7 +25,8 @@ impl World {
     pub fn op(&mut self) -> Result<(), Violation> {
         self.stats.ops += 1;
         match self.rng.below(100) {
-            0..=72 => return self.write(),
+            0..=69 => return self.write(),
+            70..=72 => return self.tidy_up(),
             73..=79 => self.break_one(),
             80..=84 => {
                 let i = self.rng.below(self.flows.len() as u64) as usize;
@@ -54,6 +55,27 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Checkpoint and compaction, as far as the flows allow, with whatever the disk does meanwhile.
+    pub fn tidy_up(&mut self) -> Result<(), Violation> {
+        let a = self.any_agent();
+        let now = self.agents[a].clock(self.now);
+        let Some(kernel) = self.agents[a].kernel() else { return Ok(()) };
+        let too_far = self.scenario.mutant == Some(Mutant::CompactedTooFar);
+        let done = mew_sync::floor(kernel, now.wall_ms)
+            .map_err(|e| e.to_string())
+            .map(|floor| if too_far { u64::MAX } else { floor })
+            .and_then(|floor| kernel.maintain(&Upkeep::thorough(floor, 0)).map_err(|e| e.to_string()));
+        match done {
+            Ok(kept) => {
+                self.stats.rewritten += kept.rewritten;
+                self.say(|| format!("k{a} tidied up: {kept:?}"));
+            }
+            Err(_) if self.agents[a].disk.stopped() || self.agents[a].disk.has_fault() => {}
+            Err(why) => return Err(violated(STORE_SOUND, format!("k{a} cannot tidy up: {why}"))),
+        }
+        self.after(a).map(|_| ())
     }
 
     fn any_agent(&mut self) -> usize {

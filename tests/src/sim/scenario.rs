@@ -61,10 +61,12 @@ pub enum Mutant {
     Echo,
     /// A write includes the version that it replaces and has an earlier time.
     OldClock,
+    /// Compaction drops history that flows still need.
+    CompactedTooFar,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 8] = [
+    pub const ALL: [Mutant; 9] = [
         Mutant::ForgedAck,
         Mutant::LostBatch,
         Mutant::LostEntity,
@@ -73,6 +75,7 @@ impl Mutant {
         Mutant::LostTombstones,
         Mutant::Echo,
         Mutant::OldClock,
+        Mutant::CompactedTooFar,
     ];
 }
 
@@ -97,6 +100,8 @@ pub struct Scenario {
     pub people: bool,
     /// The sink also changes entities that came from the source.
     pub sink_writes: bool,
+    /// Sources save what sinks have this often.
+    pub save_every: u64,
     pub wipe: Option<Wipe>,
     pub mutant: Option<Mutant>,
 }
@@ -137,6 +142,7 @@ impl Scenario {
             delete_on_unmatch: filtered && r.chance(50),
             people: r.chance(50),
             sink_writes,
+            save_every: r.between(1, 15),
             wipe: wipes.then_some(wiped),
             mutant: None,
         }
@@ -147,6 +153,10 @@ impl Scenario {
         let mut s = Scenario { sink_writes: false, wipe: None, full: true, mutant: Some(mutant), ..Scenario::of(seed) };
         match mutant {
             Mutant::LostLeaves => (s.filtered, s.delete_on_unmatch, s.edges) = (true, true, false),
+            Mutant::CompactedTooFar => {
+                (s.filtered, s.delete_on_unmatch, s.delete) = (true, true, true);
+                (s.topology, s.save_every) = (Topology::OneWay, 1_000);
+            }
             Mutant::LostTombstones => (s.delete, s.delete_on_unmatch, s.edges) = (true, false, false),
             Mutant::Echo | Mutant::OldClock => s.topology = Topology::OneWay,
             _ => {}

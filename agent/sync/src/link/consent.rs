@@ -42,7 +42,7 @@ impl Link {
             };
             return send(out, s.conn.conn, Body::FlowRefuse(refuse));
         }
-        let r = self.consent(&f, kernel);
+        let r = self.consent(now, &f, kernel);
         let State::Up(s) = &mut self.state else { return };
         let conn = s.conn.conn;
         match r {
@@ -84,6 +84,7 @@ impl Link {
     /// Whether this side takes part in a flow that the peer declares, and with which types.
     fn consent(
         &mut self,
+        now: Now,
         f: &wire::FlowOpen,
         kernel: &Kernel,
     ) -> Result<(End, Vec<String>, Option<wire::Position>), Problem> {
@@ -130,7 +131,7 @@ impl Link {
             let s = self.new_sink(key, incarnation, reset, delete, unmatch, position.as_ref());
             Ok((End::Sink(Box::new(s)), types, position))
         } else {
-            let s = self.new_source(false, &f.name, d, f.initial, f.position.as_ref(), kernel)?;
+            let s = self.new_source(now, false, &f.name, d, f.initial, f.position.as_ref(), kernel)?;
             Ok((End::Source(Box::new(s)), types, None))
         }
     }

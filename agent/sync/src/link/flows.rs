@@ -4,6 +4,7 @@ use super::{Effect, Link, Now, State, send};
 use crate::apply::Incoming;
 use crate::backoff::wait_ms;
 use crate::definition::Definition;
+use crate::members::Members;
 use crate::records;
 use crate::rules::Rules;
 use crate::source::Source;
@@ -360,9 +361,10 @@ impl Link {
 
     pub(super) fn new_source(
         &self,
+        now: Now,
         own: bool,
         name: &str,
-        d: Definition,
+        mut d: Definition,
         full: bool,
         position: Option<&wire::Position>,
         kernel: &Kernel,
@@ -378,6 +380,7 @@ impl Link {
             );
             return Err(Problem::new(Reason::SourceReset, why));
         }
+        let failed = |e: &dyn std::fmt::Display| Problem::new(Reason::SourceError, e.to_string());
         let flow = self.source_key(own, kernel, name);
         let o = kernel.ontology();
         let sink = self.config.peer_kernel_id.clone();
@@ -385,6 +388,11 @@ impl Link {
             let b = kernel.view().fact(&records::definition_key(&sink, &flow, revision)).ok().flatten();
             records::read::<wire::FlowDefinition>(b).and_then(|d| Definition::from_wire(&d, &o))
         };
+        let mut members = Members::load(&kernel.view(), &sink, &flow).map_err(|e| failed(&e))?;
+        if let Some(p) = position {
+            members = members.reconsidered(p, now.wall_ms);
+            d.generation = members.generation;
+        }
         let key = records::definition_key(&sink, &flow, &d.revision());
         if kernel.view().fact(&key).ok().flatten().is_none() {
             let value = d.to_wire(&o).encode_to_vec();
@@ -393,9 +401,14 @@ impl Link {
                     tx.set_fact(key, value);
                     Ok(())
                 })
-                .map_err(|e| Problem::new(Reason::SourceError, e.to_string()))?;
+                .map_err(|e| failed(&e))?;
         }
-        Source::begin(kernel, self.peer, d, full, position, earlier)
+        let mut source = Source::begin(kernel, self.peer, d, full, position, members, earlier)?;
+        // Before anything is sent: from now on compaction must spare what this flow needs.
+        if position.is_none() || source.members.is_due(now.wall_ms, self.local.save_every) {
+            source.members.save(kernel, now.wall_ms).map_err(|e| failed(&e))?;
+        }
+        Ok(source)
     }
 
     /// The peer consents to an own flow.
@@ -411,7 +424,7 @@ impl Link {
         let reset = item.reset.clone().unwrap_or_default();
         let end = match item.direction {
             Direction::Push => self
-                .new_source(true, &name, d, item.initial == Initial::Full, a.position.as_ref(), kernel)
+                .new_source(now, true, &name, d, item.initial == Initial::Full, a.position.as_ref(), kernel)
                 .map(|s| End::Source(Box::new(s))),
             Direction::Pull => {
                 let key = self.sink_key(true, kernel, &name);
@@ -519,8 +532,22 @@ impl Link {
         let mut failed = Vec::new();
         for (n, f) in &mut s.flows {
             let End::Source(source) = &mut f.end else { continue };
+            // A full disk is no reason to stop sending; compaction waits.
+            if source.members.is_due(now.wall_ms, self.local.save_every)
+                && source.members.save(kernel, now.wall_ms).is_err()
+            {
+                source.members.postpone(now.wall_ms);
+            }
             loop {
-                match source.next(kernel, *n) {
+                let next = source.next(kernel, *n);
+                if source.members.must_save
+                    && let Err(e) = source.members.save(kernel, now.wall_ms)
+                {
+                    let why = format!("what the sink is to have cannot be saved before it is sent: {e}");
+                    failed.push((*n, Problem::new(Reason::SourceError, why)));
+                    break;
+                }
+                match next {
                     Ok(Some(p)) => {
                         f.sent = p.upto;
                         send(out, conn, Body::SyncPush(p));

@@ -70,7 +70,7 @@ impl Link {
                     rejected: o.counts.rejected,
                     held: self.held_here(kernel, &o.item).unwrap_or(o.counts.held),
                     conflicts: o.counts.conflicts,
-                    needs_reconcile: false,
+                    needs_reconcile: source.is_some_and(|s| s.members.needs_reconcile),
                     revision: o.revision.clone(),
                     reset: o.item.reset.clone(),
                     last_error: o.last_error.clone(),

@@ -1,0 +1,198 @@
+//! What is done with a data directory while no agent runs on it.
+
+use crate::state::StateDir;
+use crate::upkeep::TOMBSTONES_MS;
+use crate::{SEGMENT_BYTES, read_ontology};
+use anyhow::{Context, Result, bail, ensure};
+use mew_kernel::Kernel;
+use mew_model::Ontology;
+use mew_net::archive::{MANIFEST, MAX_MANIFEST, Manifest};
+use mew_store::inspect::{Report, check};
+use mew_store::{DirDisk, Kept, Options, ReadOnlyDir, Store, Upkeep};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+/// A log that is being restored.
+const UNFINISHED: &str = "restore.new";
+/// What a compressed archive begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// The log in a data directory.
+pub fn log_of(data: &Path) -> Result<PathBuf> {
+    let log = StateDir::at(data).log();
+    ensure!(log.is_dir(), "{} is not the data directory of an agent: it has no directory `log`", data.display());
+    Ok(log)
+}
+
+/// Says what to do about a directory that an agent is running on.
+pub fn explain_busy(e: anyhow::Error) -> anyhow::Error {
+    match crate::is_busy(&e) {
+        true => e.context("stop the agent first; or take a backup of it (`mew store backup`), and look at that"),
+        false => e,
+    }
+}
+
+/// Damage in words, the first of it.
+fn listed(r: &Report) -> String {
+    let mut all: Vec<String> = r.damages.iter().chain(&r.torn).map(ToString::to_string).collect();
+    let more = all.len().saturating_sub(5);
+    all.truncate(5);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join("; ")
+}
+
+// ---------------------------------------------------------------- restore
+
+pub struct Restored {
+    pub manifest: Manifest,
+    /// The one that the directory has now.
+    pub incarnation: String,
+}
+
+/// Makes a data directory of a backup: the same kernel, and a new incarnation of it, as others may have more of the old one
+/// than the backup has. Whole or not at all.
+pub fn restore(backup: impl Read, data: &Path) -> Result<Restored> {
+    let dir = StateDir::renewed(data)?;
+    if fs::read_dir(dir.log()).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("{} has data in it already; restore to another directory, or move that away", dir.log().display());
+    }
+    let new = data.join(UNFINISHED);
+    let unpacked = unpack_and_check(backup, &dir, &new).and_then(|manifest| {
+        dir.save_incarnation()?;
+        fs::rename(&new, dir.log())?;
+        File::open(data)?.sync_all()?;
+        Ok(Restored { manifest, incarnation: dir.incarnation().to_owned() })
+    });
+    if unpacked.is_err() && new.exists() {
+        // It is no use to anybody, and the next attempt begins with taking it away.
+        let _ = fs::remove_dir_all(&new);
+    }
+    unpacked.with_context(|| format!("nothing was restored to {}", data.display()))
+}
+
+fn unpack_and_check(backup: impl Read, dir: &StateDir, new: &Path) -> Result<Manifest> {
+    if new.exists() {
+        fs::remove_dir_all(new).with_context(|| new.display().to_string())?;
+    }
+    fs::create_dir_all(new).with_context(|| new.display().to_string())?;
+    let manifest = unpack(backup, new).context("the backup")?;
+    if let Some(i) = dir.identity()?.filter(|i| i.kernel_id != manifest.kernel_id) {
+        bail!("the directory belongs to kernel {}, and the backup is of kernel {}", i.kernel_id, manifest.kernel_id);
+    }
+    let report = check(&DirDisk::new(new)?)?;
+    ensure!(report.damages.is_empty() && report.torn.is_none(), "the backup is damaged: {}", listed(&report));
+    ensure!(
+        report.last_seq == manifest.head,
+        "the backup is not whole: it ends at seq {}, not {}",
+        report.last_seq,
+        manifest.head
+    );
+    // Opened as an agent does. Which values are unique decides about nothing that is kept here.
+    let store = Options {
+        kernel_id: manifest.kernel_id.clone(),
+        new_incarnation: dir.incarnation().to_owned(),
+        segment_bytes: SEGMENT_BYTES,
+    };
+    let (store, _) = Store::open(Arc::new(DirDisk::new(new)?), Arc::new(Ontology::default()), store)?;
+    store.renew_incarnation(dir.incarnation())?;
+    Ok(manifest)
+}
+
+/// Puts the segments of an archive into a directory, durably, and returns what the archive says of itself.
+fn unpack(backup: impl Read, to: &Path) -> Result<Manifest> {
+    let mut backup = BufReader::new(backup);
+    if backup.fill_buf()?.starts_with(&GZIP) {
+        bail!("it is compressed; give what `gunzip -c` makes of it");
+    }
+    let mut manifest = None;
+    let mut there = BTreeMap::new();
+    let mut archive = tar::Archive::new(backup);
+    for entry in archive.entries()? {
+        let mut e = entry.context("it cannot be read; is it a backup, and whole?")?;
+        let kind = e.header().entry_type();
+        if kind.is_dir() {
+            continue; // `tar` adds them when a person packs a backup again
+        }
+        let name = e.path()?.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+        if name == MANIFEST {
+            let mut text = Vec::new();
+            (&mut e).take(MAX_MANIFEST as u64).read_to_end(&mut text)?;
+            manifest = Some(Manifest::parse(&text).map_err(anyhow::Error::msg)?);
+        } else if kind.is_file() && is_segment(&name) {
+            let mut file = File::create_new(to.join(&name)).with_context(|| name.clone())?;
+            let n = io::copy(&mut e, &mut file).with_context(|| name.clone())?;
+            file.sync_all().with_context(|| name.clone())?;
+            there.insert(name, n);
+        } else {
+            bail!("{name:?} does not belong in it");
+        }
+    }
+    File::open(to)?.sync_all()?;
+    let m = manifest.with_context(|| format!("it has no {MANIFEST}; is it a backup?"))?;
+    for f in &m.files {
+        let n = there.remove(&f.name);
+        ensure!(
+            n == Some(f.bytes),
+            "it is not whole: of {} {} bytes are there, not {}",
+            f.name,
+            n.unwrap_or(0),
+            f.bytes
+        );
+    }
+    if let Some((name, _)) = there.first_key_value() {
+        bail!("{name} is in it and not in its {MANIFEST}");
+    }
+    Ok(m)
+}
+
+/// As the store names them: a name from an archive must not lead anywhere else.
+fn is_segment(name: &str) -> bool {
+    name.strip_suffix(".seg").is_some_and(|id| id.len() == 10 && id.bytes().all(|b| b.is_ascii_digit()))
+}
+
+// ---------------------------------------------------------------- compaction
+
+pub struct Compacted {
+    /// Bytes of the log.
+    pub before: u64,
+    pub after: u64,
+    pub kept: Kept,
+}
+
+/// Compacts a log as far as that is possible without losing what a flow still needs.
+pub fn compact(data: &Path, ontology: &Path) -> Result<Compacted> {
+    let log = log_of(data)?;
+    let ontology = read_ontology(ontology)?;
+    let report = check(&ReadOnlyDir::new(&log))?;
+    ensure!(report.damages.is_empty(), "the log is damaged, and stays as it is: {}", listed(&report));
+    let kernel_id = report.kernel_id.with_context(|| format!("{} holds no kernel yet", log.display()))?;
+    let now_ms = last_written_ms(&log)?;
+    // Of a kernel that exists it stays what it is.
+    let new_incarnation = StateDir::renewed(data)?.incarnation().to_owned();
+    let options = Options { kernel_id, new_incarnation, segment_bytes: SEGMENT_BYTES };
+    let (store, _) = Store::open(Arc::new(DirDisk::new(&log)?), Arc::new(ontology), options)?;
+    let kernel = Kernel::new(store);
+    let before = kernel.usage().0;
+    let floor = mew_sync::floor(&kernel, now_ms)?;
+    let kept = kernel.maintain(&Upkeep::thorough(floor, now_ms.saturating_sub(TOMBSTONES_MS)))?;
+    Ok(Compacted { before, after: kernel.usage().0, kept })
+}
+
+/// When an agent last wrote here. Flows that were alive then are not abandoned, however long the agent has been stopped.
+fn last_written_ms(log: &Path) -> Result<u64> {
+    let mut last = 0;
+    for e in fs::read_dir(log)? {
+        let e = e?;
+        if is_segment(&e.file_name().to_string_lossy()) {
+            let since = e.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            last = last.max(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(last)
+}

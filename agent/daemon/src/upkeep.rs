@@ -1,0 +1,50 @@
+//! The store's upkeep: checkpoints and compaction, beside everything else.
+
+use mew_kernel::Kernel;
+use mew_net::Hub;
+use mew_store::{StoreError, Upkeep};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks; one that finds nothing to do costs nothing.
+const EVERY: Duration = Duration::from_secs(5);
+/// Tombstones are kept at least this long, also when every flow has passed them: a deletion here must win against an older
+/// version that comes from elsewhere.
+pub const TOMBSTONES_MS: u64 = 7 * 24 * 3_600_000;
+
+pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(EVERY);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let (k, now_ms) = (kernel.clone(), hub.wall_ms());
+        let done = tokio::task::spawn_blocking(move || {
+            let floor = mew_sync::floor(&k, now_ms).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
+            k.maintain(&Upkeep::routine(floor, now_ms.saturating_sub(TOMBSTONES_MS)))
+        });
+        match done.await? {
+            Ok(kept) => {
+                failing = false;
+                if kept.checkpoint_bytes > 0 {
+                    tracing::info!(
+                        checkpoint_bytes = kept.checkpoint_bytes,
+                        rewritten = kept.rewritten,
+                        freed_bytes = kept.freed_bytes,
+                        forgotten = kept.forgotten,
+                        "the store was tidied up"
+                    );
+                }
+            }
+            // Once, not every time: commits say what is wrong as well.
+            Err(e) if !failing => {
+                failing = true;
+                tracing::warn!(error = %e, "the store cannot be tidied up; it is tried again");
+            }
+            Err(_) => {}
+        }
+    }
+}

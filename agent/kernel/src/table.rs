@@ -1,0 +1,80 @@
+//! One script for many rows of parameters: parsed and checked once, run for each row, all in one transaction.
+
+use crate::error::KernelError;
+use crate::kernel::{Kernel, columns_of, run_all};
+use crate::names::{Bound, Params};
+use crate::rows::{Output, Summary};
+use mew_lang::check::{Scope, check};
+use mew_lang::eval::EvalError;
+use mew_lang::parse_script;
+use mew_lang::plan::Plan;
+use mew_model::Value;
+
+/// Rows of one request: they are one commit, whose size is bounded.
+pub const MAX_ROWS: usize = 100_000;
+
+/// Values of parameters, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    pub names: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+impl Table {
+    fn checked(self) -> Result<Self, KernelError> {
+        if self.rows.len() > MAX_ROWS {
+            let n = self.rows.len();
+            return Err(KernelError::Limit(format!("{n} rows; at most {MAX_ROWS} in one request")));
+        }
+        match self.rows.iter().position(|r| r.len() != self.names.len()) {
+            Some(i) => {
+                let (has, wants) = (self.rows[i].len(), self.names.len());
+                let why = KernelError::Limit(format!("{has} values for {wants} names"));
+                Err(KernelError::Row(i, Box::new(why)))
+            }
+            None => Ok(self),
+        }
+    }
+}
+
+impl Kernel {
+    /// Runs the script for each row. It may hold statements that change something, and no transaction of its own. The
+    /// first row that fails is named, and nothing of any row is done. What each row returns is put together.
+    pub fn execute_table(&self, now_ms: u64, text: &str, table: Table) -> Result<Output, KernelError> {
+        let table = table.checked()?;
+        let (o, mut scope) = (self.ontology(), Scope::default());
+        let statements = parse_script(text).map_err(KernelError::Text)?;
+        let plans: Vec<Plan> = statements
+            .iter()
+            .map(|s| check(&o, &mut scope, s))
+            .collect::<Result<_, _>>()
+            .map_err(|d| KernelError::Text(vec![d]))?;
+        if plans.iter().any(|p| !matches!(p, Plan::Mutate(_))) {
+            return Err(KernelError::Transaction(
+                "a script that runs for rows holds only statements that change something; the rows are one transaction already",
+            ));
+        }
+        if let Some(p) = mew_lang::lexer::parameters(text).find(|p| !table.names.contains(p)) {
+            return Err(EvalError::MissingParameter(p).into());
+        }
+        let run = move |tx: &mut crate::Tx<'_>| {
+            let mut params: Params = table.names.iter().map(|n| (n.clone(), Value::Null)).collect();
+            let mut out = Output { columns: columns_of(plans.last()), ..Output::default() };
+            let mut summary = Summary::default();
+            for (i, row) in table.rows.into_iter().enumerate() {
+                for (name, v) in table.names.iter().zip(row) {
+                    if let Some(p) = params.get_mut(name) {
+                        *p = v;
+                    }
+                }
+                let done = run_all(tx, &params, Bound::new(), &plans).map_err(|e| KernelError::Row(i, Box::new(e)))?;
+                out.rows.extend(done.rows);
+                summary.add(done.summary);
+            }
+            out.summary = summary;
+            Ok(out)
+        };
+        let (out, seq) = self.write(now_ms, run)?;
+        Ok(Output { seq, ..out })
+    }
+}

@@ -1,0 +1,289 @@
+//! Compaction: closed segments are rewritten without what later records replaced.
+//!
+//! It works on a state of its own, rebuilt from the checkpoint and the closed segments, and writes new files beside the
+//! old ones. The store goes on meanwhile; in the end it only learns where each record lies now.
+
+use crate::disk::{Disk, DiskFile};
+use crate::log::{Frame, Kind, Loc, LogError, RECORD, Record, for_each_record, frame_number};
+use crate::recover::NEW;
+use crate::segment::{SEGMENT_HEADER, Segment, Span, segment_name};
+use crate::state::State;
+use crate::types::{Result, StoreError, Upkeep};
+use mew_model::EntityRef;
+
+/// Output is written in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+/// What became of a record.
+pub enum Move {
+    Entity {
+        ent: u32,
+        from: Loc,
+        to: Loc,
+    },
+    Fact {
+        key: Box<[u8]>,
+        from: Loc,
+        to: Loc,
+    },
+    /// A tombstone that nobody needs.
+    Forgotten {
+        ent: u32,
+        from: Loc,
+        sync_id: String,
+    },
+}
+
+pub struct Rewritten {
+    pub old: Vec<u32>,
+    pub new: Segment,
+    pub moves: Vec<Move>,
+    pub freed_bytes: u64,
+}
+
+/// Most bytes that one group reads: records differ in size, so more may be left than their share says, and offsets have
+/// 32 bits.
+const MOST_READ: u64 = 1 << 31;
+
+/// Groups of neighbours that become one segment each; and of each group whether everything older is free of replaced
+/// records, so that what only takes something away may go as well.
+pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment_bytes: u32) -> Vec<(Vec<u64>, bool)> {
+    let live =
+        |s: &Segment| u64::from(s.end) * u64::from(s.records - s.dead.min(s.records)) / u64::from(s.records.max(1));
+    let small = |s: &Segment| s.compacted && s.end < segment_bytes / 4;
+    let mut out: Vec<(Vec<u64>, bool)> = Vec::new();
+    let (mut open, mut clean) = (false, true);
+    let (mut size, mut read) = (0_u64, 0_u64);
+    let mut closed = closed.take_while(|s| s.last_seq <= u.floor).peekable();
+    while let Some(s) = closed.next() {
+        // What only takes something away has to stay as long as that may lie in something older.
+        let dead = match clean {
+            true if s.buried_ms < u.tombstones_before_ms => s.dead + s.buried,
+            true => s.dead,
+            false => s.dead.saturating_sub(s.stuck),
+        };
+        let dirty = dead > 0 && u64::from(dead) * 100 >= u64::from(s.records) * u64::from(u.dead_percent);
+        // Two small neighbours are better as one, also if nothing is dead in them.
+        let joins = small(s) && (open || closed.peek().is_some_and(|next| small(next)));
+        if !dirty && !joins {
+            clean &= s.dead == 0;
+            open = false;
+            continue;
+        }
+        let fits = open && size + live(s) <= u64::from(segment_bytes) && read + u64::from(s.end) <= MOST_READ;
+        match out.last_mut().filter(|_| fits) {
+            Some((group, _)) => group.push(s.first_frame),
+            None => {
+                out.push((vec![s.first_frame], clean));
+                (size, read) = (0, 0);
+            }
+        }
+        (open, size, read) = (true, size + live(s), read + u64::from(s.end));
+    }
+    out
+}
+
+struct Output<'a> {
+    file: &'a dyn DiskFile,
+    buf: Vec<u8>,
+    written: u64,
+}
+
+impl Output<'_> {
+    fn push(&mut self, b: &[u8]) -> std::io::Result<()> {
+        self.buf.extend_from_slice(b);
+        if self.buf.len() >= PIECE { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.write_at(&self.buf, self.written)?;
+        self.written += self.buf.len() as u64;
+        self.buf.clear();
+        Ok(())
+    }
+}
+
+/// Rewrites a group; `state` is changed to what it is then.
+pub fn rewrite(
+    disk: &dyn Disk,
+    state: &mut State,
+    group: &[u64],
+    clean: bool,
+    id: u32,
+    u: &Upkeep,
+) -> Result<Rewritten> {
+    let inputs: Vec<Segment> = group.iter().filter_map(|f| state.segments.get(f)).cloned().collect();
+    let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
+        return Err(StoreError::Inconsistent("nothing to compact".into()));
+    };
+    let (first_frame, end_frame) = (first.first_frame, last.end_frame);
+    let name = segment_name(id);
+    let part = format!("{name}{NEW}");
+    let file = disk.create(&part)?;
+    // The last input may hold facts alone, which have no seq.
+    let last_seq = inputs.iter().map(|s| s.last_seq).max().unwrap_or(0);
+    let entities = state.index.next();
+    Segment::begin_compacted(&*file, id, Span { first_frame, end_frame, last_seq, entities })?;
+    let mut out = Output { file: &*file, buf: Vec::new(), written: SEGMENT_HEADER.into() };
+    let mut moves = Vec::new();
+    let mut frame = Frame::default();
+    let mut next = first_frame;
+    for input in &inputs {
+        let mut failed = None;
+        let mut again = input.rewound();
+        let r = again.replay(false, |off, b| {
+            frame.clear();
+            let at_out = out.written + out.buf.len() as u64;
+            let kept = keep(state, input.id, off, b, &mut frame, clean, u, &mut moves);
+            let wrote = kept.and_then(|()| {
+                if frame.is_empty() {
+                    return Ok(());
+                }
+                let number = frame_number(b);
+                frame.finish(number);
+                next = number + 1;
+                settle(&mut moves, id, at_out)?;
+                Ok(out.push(&frame.buf)?)
+            });
+            wrote.map_err(|e| {
+                failed = Some(e);
+                LogError::Damaged { segment: input.id, offset: off.into(), why: "compaction".into() }
+            })
+        });
+        if let Err(e) = r {
+            return Err(failed.unwrap_or(e.into()));
+        }
+    }
+    if next < end_frame {
+        frame.clear();
+        frame.finish(end_frame - 1);
+        out.push(&frame.buf)?;
+    }
+    out.flush()?;
+    file.sync()?;
+    disk.rename(&part, &name)?;
+    let new = Segment::open(disk, id)?.ok_or_else(|| StoreError::Inconsistent(format!("{name} has no header")))?;
+    let new = adopt(state, new, &inputs, &moves)?;
+    let before: u64 = inputs.iter().map(|s| u64::from(s.end)).sum();
+    let freed_bytes = before.saturating_sub(new.end.into());
+    Ok(Rewritten { old: inputs.iter().map(|s| s.id).collect(), new, moves, freed_bytes })
+}
+
+/// Puts what still counts of a frame into `out`; the places in the new moves are relative to the frame.
+fn keep(
+    state: &State,
+    id: u32,
+    off: u32,
+    b: &[u8],
+    out: &mut Frame,
+    clean: bool,
+    u: &Upkeep,
+    moves: &mut Vec<Move>,
+) -> Result<()> {
+    let mut records: Vec<(usize, Record)> = Vec::new();
+    for_each_record(b, |at, r| records.push((at, r)));
+    for (at, r) in records {
+        let from = Loc::new(id, off + at as u32);
+        let body = &b[at + RECORD..at + RECORD + r.len as usize];
+        if r.kind == Kind::Fact {
+            let key = body.get(..r.ent as usize).ok_or_else(|| StoreError::Inconsistent("key of a fact".into()))?;
+            match state.index.fact(key) {
+                Some(l) if l == from => {
+                    let to = Loc::relative(out.push(r, &[body]));
+                    moves.push(Move::Fact { key: key.into(), from, to });
+                }
+                // It was taken away, and an older segment may still hold what it was.
+                None if !clean && body.len() == key.len() => drop(out.push(r, &[body])),
+                _ => {}
+            }
+            continue;
+        }
+        if state.index.loc(r.ent) != from {
+            continue;
+        }
+        let e = EntityRef::read(body).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
+        let is_old = e.deleted && e.time.ms() < u.tombstones_before_ms;
+        // An edge must find its ends again when the log is replayed.
+        if is_old && clean && state.index.edges_of(r.ent).next().is_none() {
+            moves.push(Move::Forgotten { ent: r.ent, from, sync_id: e.sync_id.to_owned() });
+        } else {
+            let to = Loc::relative(out.push(r, &[body]));
+            moves.push(Move::Entity { ent: r.ent, from, to });
+        }
+    }
+    Ok(())
+}
+
+/// The frame's place is known: makes the relative places of its moves absolute.
+fn settle(moves: &mut [Move], id: u32, frame_at: u64) -> Result<()> {
+    let base = u32::try_from(frame_at).map_err(|_| StoreError::Inconsistent("a segment of 4 GiB".into()))?;
+    for m in moves.iter_mut().rev() {
+        match m {
+            Move::Entity { to, .. } | Move::Fact { to, .. } => match to.as_relative() {
+                Some(at) => *to = Loc::new(id, base + at),
+                None => break,
+            },
+            Move::Forgotten { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads the new file's frames for its end and marks, and puts it in place of the inputs.
+fn adopt(state: &mut State, mut new: Segment, inputs: &[Segment], moves: &[Move]) -> Result<Segment> {
+    let (mut buried, mut buried_ms) = (0, 0);
+    new.replay(false, |_, frame| {
+        for_each_record(frame, |at, r| {
+            if r.kind == Kind::Entity
+                && let Ok(e) = EntityRef::read(&frame[at + RECORD..at + RECORD + r.len as usize])
+                && e.deleted
+                && state.index.edges_of(r.ent).next().is_none()
+            {
+                buried += 1;
+                buried_ms = e.time.ms().max(buried_ms);
+            }
+        });
+        Ok(())
+    })?;
+    (new.buried, new.buried_ms) = (buried, buried_ms);
+    let positions = moves.iter().filter(|m| !matches!(m, Move::Forgotten { .. })).count() as u32;
+    new.dead = new.records.saturating_sub(positions);
+    new.stuck = new.dead;
+    for s in inputs {
+        state.remove_segment(s.id);
+    }
+    state.add_segment(new.clone());
+    apply(state, moves, new.id);
+    Ok(new)
+}
+
+/// Tells a state where records lie now. What was replaced meanwhile stays replaced.
+pub fn apply(state: &mut State, moves: &[Move], id: u32) {
+    let mut dead = 0;
+    for m in moves {
+        match m {
+            Move::Entity { ent, from, to } => {
+                if state.index.loc(*ent) == *from {
+                    state.index.set_loc(*ent, *to);
+                } else {
+                    dead += 1;
+                }
+            }
+            Move::Fact { key, from, to } => {
+                if state.index.fact(key) == Some(*from) {
+                    state.index.set_fact(key, Some(*to));
+                } else {
+                    dead += 1;
+                }
+            }
+            Move::Forgotten { ent, from, sync_id } => {
+                if state.index.loc(*ent) == *from {
+                    state.index.forget(*ent, sync_id);
+                }
+            }
+        }
+    }
+    if let Some(s) = state.segment_mut(id) {
+        s.dead += dead;
+    }
+}

@@ -1,0 +1,179 @@
+//! What is derived from the log together with the segments that it points into: reading a record, making a change visible.
+
+use crate::cache::Cache;
+use crate::disk::DiskFile;
+use crate::index::Index;
+use crate::log::{Loc, LogError, RECORD, Record, record_at};
+use crate::segment::Segment;
+use crate::types::{Result, StoreError, Stored};
+use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
+use mew_model::{EntityRef, KernelKey, Ontology};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A point read asks for this much, which is nearly always all of an entity.
+const READ_AHEAD: usize = 512;
+
+pub struct State {
+    pub index: Index,
+    /// By first frame: in the order of the log. The last is the one that commits go to.
+    pub segments: BTreeMap<u64, Segment>,
+    /// First frame and file by id.
+    files: HashMap<u32, (u64, Arc<dyn DiskFile>)>,
+    pub ontology: Arc<Ontology>,
+    cache: Cache,
+}
+
+impl State {
+    pub fn new(index: Index, ontology: Arc<Ontology>) -> Self {
+        State { index, segments: BTreeMap::new(), files: HashMap::new(), ontology, cache: Cache::new() }
+    }
+
+    pub fn add_segment(&mut self, s: Segment) {
+        self.files.insert(s.id, (s.first_frame, s.file.clone()));
+        self.segments.insert(s.first_frame, s);
+    }
+
+    pub fn remove_segment(&mut self, id: u32) {
+        if let Some((first, _)) = self.files.remove(&id)
+            && self.segments.get(&first).is_some_and(|s| s.id == id)
+        {
+            self.segments.remove(&first);
+        }
+    }
+
+    pub fn segment(&self, id: u32) -> Option<&Segment> {
+        self.segments.get(&self.files.get(&id)?.0)
+    }
+
+    pub fn segment_mut(&mut self, id: u32) -> Option<&mut Segment> {
+        self.segments.get_mut(&self.files.get(&id)?.0)
+    }
+
+    pub fn last(&self) -> Result<&Segment> {
+        self.segments.values().next_back().ok_or_else(|| StoreError::Inconsistent("no segment".into()))
+    }
+
+    /// A record that a later one replaces, or that only takes something away.
+    pub fn dead(&mut self, loc: Loc) {
+        if let Some(s) = self.segment_mut(loc.segment()) {
+            s.dead += 1;
+        }
+    }
+
+    pub fn read_record(&self, loc: Loc) -> Result<(Record, Bytes)> {
+        if let Some(hit) = self.cache.get(loc) {
+            return Ok(hit);
+        }
+        let damaged = |why: &str| {
+            let (segment, offset) = (loc.segment(), loc.offset().into());
+            StoreError::Log(LogError::Damaged { segment, offset, why: why.to_owned() })
+        };
+        let file = self.files.get(&loc.segment()).map(|(_, file)| file);
+        let file = file.ok_or_else(|| StoreError::Inconsistent(format!("no segment for {loc:?}")))?;
+        let mut buf = BytesMut::zeroed(RECORD + READ_AHEAD);
+        let n = file.read_at(&mut buf, loc.offset().into())?;
+        let r = record_at(&buf[..n], 0).ok_or_else(|| damaged("record header"))?;
+        let len = RECORD + r.len as usize;
+        if len > n {
+            buf.resize(len, 0);
+            if file.read_at(&mut buf[n..], u64::from(loc.offset()) + n as u64)? < len - n {
+                return Err(damaged("the record is cut off"));
+            }
+        }
+        buf.truncate(len);
+        let body = buf.freeze().slice(RECORD..);
+        if crc32c::crc32c(&body) != r.crc {
+            return Err(damaged("record checksum"));
+        }
+        self.cache.put(loc, r, &body);
+        Ok((r, body))
+    }
+
+    pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
+        match self.index.loc(ent) {
+            Loc::NONE => Ok(None),
+            loc => {
+                let (r, bytes) = self.read_record(loc)?;
+                Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes }))
+            }
+        }
+    }
+
+    pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
+        let mut failed = None;
+        let hit = self.index.find(sync_id, |ent| match self.get(ent) {
+            Ok(Some(s)) => EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id),
+            Ok(None) => false,
+            Err(e) => {
+                failed = Some(e);
+                false
+            }
+        });
+        failed.map_or(Ok(hit), Err)
+    }
+
+    /// The entity numbers of a living edge's ends; `None` for a node. `Err` of the inner result names an end that is not
+    /// there.
+    pub fn ends_of(
+        &self,
+        e: &EntityRef<'_>,
+        new: impl Fn(&str) -> Option<u32>,
+    ) -> Result<std::result::Result<Option<[u32; 2]>, String>> {
+        let mut out = [0; 2];
+        let mut n = 0;
+        for end in e.ends() {
+            let found = match new(end) {
+                Some(ent) => Some(ent),
+                None => self.find(end)?,
+            };
+            match found {
+                Some(ent) if n < 2 => out[n] = ent,
+                _ => return Ok(Err(format!("end {end:?} of edge {:?} is not there", e.sync_id))),
+            }
+            n += 1;
+        }
+        Ok(Ok((n == 2).then_some(out)))
+    }
+
+    /// Makes a written version visible. `ends` are those of a living edge.
+    pub fn publish(&mut self, ent: u32, new: &EntityRef<'_>, ends: Option<[u32; 2]>, loc: Loc) -> Result<()> {
+        let o = self.ontology.clone();
+        let old_loc = self.index.loc(ent);
+        if old_loc == Loc::NONE {
+            self.index.insert_id(new.sync_id, ent);
+        } else {
+            if self.index.needs_old(new.ty, &o) {
+                let old = self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?;
+                self.index.remove(ent, &old.entity()?, &o);
+            } else if new.deleted {
+                // Without unique values and ends, type membership is all there is; a tombstone carries the type.
+                let mut living = *new;
+                living.deleted = false;
+                self.index.remove(ent, &living, &o);
+            }
+            self.dead(old_loc);
+        }
+        if new.deleted
+            && let Some(s) = self.segment_mut(loc.segment())
+        {
+            s.buried += 1;
+            s.buried_ms = s.buried_ms.max(new.time.ms());
+        }
+        self.index.set_loc(ent, loc);
+        self.index.insert(ent, new, ends, &o);
+        Ok(())
+    }
+
+    /// Makes a written fact visible, or takes one away.
+    pub fn publish_fact(&mut self, key: &[u8], there: bool, loc: Loc) {
+        if let Some(old) = self.index.fact(key) {
+            self.dead(old);
+        }
+        if !there {
+            self.dead(loc);
+        }
+        self.index.set_fact(key, there.then_some(loc));
+    }
+}

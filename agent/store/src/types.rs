@@ -1,0 +1,134 @@
+//! What goes in and comes out of a store, and what can go wrong.
+
+use crate::checkpoint::CheckpointError;
+use crate::log::{LogError, MAX_FRAME};
+use bytes::Bytes;
+use mew_model::{EntityRef, KernelKey};
+use std::io;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Nothing was written; it works again once there is space.
+    #[error("the disk is full")]
+    Full,
+    /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
+    #[error("the store failed to sync its log and must be opened again: {0}")]
+    Broken(String),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the data directory belongs to kernel {found}, not {expected}")]
+    OtherKernel { found: String, expected: String },
+    #[error("commit of {0} bytes; at most {MAX_FRAME} are allowed")]
+    TooLarge(usize),
+    #[error("the store holds what it should not: {0}")]
+    Inconsistent(String),
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub kernel_id: String,
+    /// For a new data directory: its random incarnation.
+    pub new_incarnation: String,
+    /// A segment is closed when the next frame would take it past this size.
+    pub segment_bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Records that were replayed; what the checkpoint covers is not among them.
+    pub records: u64,
+    /// Bytes of a torn last commit, never acknowledged, that were cut off.
+    pub cut_bytes: u64,
+}
+
+/// One commit, in the order in which it takes effect.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+    /// (key, value); an empty value deletes the fact.
+    pub facts: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Numbers of new entities follow [`crate::View::next_entity`].
+    pub ent: u32,
+    pub origin: KernelKey,
+    pub bytes: Bytes,
+}
+
+/// A stored version.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub ent: u32,
+    pub seq: u64,
+    /// The kernel that introduced the entity here; `KernelKey(0)` is this one.
+    pub origin: KernelKey,
+    pub crc: u32,
+    pub bytes: Bytes,
+}
+
+impl Stored {
+    /// The store only holds what was validated on its way in, and every read is checked against its checksum.
+    pub fn entity(&self) -> Result<EntityRef<'_>> {
+        EntityRef::read(&self.bytes).map_err(|e| StoreError::Inconsistent(format!("entity {}: {e}", self.ent)))
+    }
+}
+
+/// A reader's place in the feed: everything up to `seq` is behind it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    pub seq: u64,
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+}
+
+impl Place {
+    pub fn after(seq: u64) -> Place {
+        Place { seq, ..Place::default() }
+    }
+}
+
+/// What upkeep may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Upkeep {
+    /// History up to this seq is needed by nobody: older versions and, if they are old enough, tombstones may go.
+    pub floor: u64,
+    /// Tombstones of versions before this time may go, in milliseconds since 1970.
+    pub tombstones_before_ms: u64,
+    /// Segments are rewritten from this share of dead records on, in percent; tombstones that may go count as dead.
+    pub dead_percent: u32,
+    /// A checkpoint is written when so many bytes of closed segments came after the last.
+    pub checkpoint_bytes: u64,
+}
+
+impl Upkeep {
+    /// What a running kernel does: half dead is rewritten, and a restart replays a few segments at most.
+    pub fn routine(floor: u64, tombstones_before_ms: u64) -> Self {
+        Upkeep { floor, tombstones_before_ms, dead_percent: 50, checkpoint_bytes: 192 << 20 }
+    }
+
+    /// Everything that can be done.
+    pub fn thorough(floor: u64, tombstones_before_ms: u64) -> Self {
+        Upkeep { floor, tombstones_before_ms, dead_percent: 1, checkpoint_bytes: 0 }
+    }
+}
+
+/// What upkeep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Bytes of the checkpoint that was written; 0 if none was.
+    pub checkpoint_bytes: u64,
+    /// Segments that were rewritten, and what became smaller by it.
+    pub rewritten: u64,
+    pub freed_bytes: u64,
+    /// Tombstones that were forgotten.
+    pub forgotten: u64,
+}
