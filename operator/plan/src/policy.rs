@@ -4,6 +4,7 @@ use crate::gates::{Gate, GateStatus, Gates};
 use crate::sync;
 use crate::{Inputs, Name, namespace_of};
 use mew_contract::{Problem, Reason, TypeRules};
+use mew_crds::common::KernelUri;
 use mew_crds::policy::{Mode, Operation, RuleAction};
 use mew_crds::remote::RemoteSpec;
 use mew_crds::{FederationPolicy, FederationPolicyStatus, SyncStatus, validate};
@@ -48,20 +49,25 @@ impl Applicable<'_> {
                 no(format!("{domain} is a foreign trust domain and policy {n} demands StrictIsolation"))
             }
             Some((Mode::ExplicitBridging, n)) => {
-                let listed = self
-                    .0
-                    .iter()
-                    .any(|(_, p)| p.spec.allowed_kernels.iter().flatten().any(|k| k.contains(domain, kernel_id)));
-                if listed {
+                if self.lists(domain, kernel_id) {
                     Ok(())
                 } else {
                     no(format!(
-                        "{kernel_id} of {domain} is in no allowedKernels, and policy {n} demands ExplicitBridging"
+                        "NotAllowed: {kernel_id} of {domain} is in no allowedKernels, and policy {n} demands ExplicitBridging"
                     ))
                 }
             }
             Some((Mode::PermissiveBridging, _)) => Ok(()),
         }
+    }
+
+    fn lists(&self, domain: &str, kernel_id: &str) -> bool {
+        self.0.iter().any(|(_, p)| p.spec.allowed_kernels.iter().flatten().any(|k| k.contains(domain, kernel_id)))
+    }
+
+    /// Whether a foreign kernel passes without any policy naming it.
+    fn is_unlisted(&self, own: &str, domain: &str, kernel_id: &str) -> bool {
+        own != domain && self.connection(own, domain, kernel_id).is_ok() && !self.lists(domain, kernel_id)
     }
 
     fn types(&self, action: RuleAction, op: Operation) -> Vec<String> {
@@ -178,7 +184,7 @@ pub fn status(
     };
     let gates = Gates {
         list: vec![(Gate::Accepted, accepted), (Gate::Programmed, GateStatus::yes(Reason::Enforced))],
-        ready: GateStatus::yes(Reason::Enforced),
+        ready: GateStatus { message: unlisted(i, &selected), ..GateStatus::yes(Reason::Enforced) },
         up_to: Gate::Programmed,
         suspended: false,
         was_ready: false,
@@ -189,5 +195,21 @@ pub fn status(
         affected_syncs: Some(affected.len() as i64),
         denied_syncs: Some(denied as i64),
         conditions: gates.conditions(&old.conditions, p.metadata.generation, i.now_ms),
+    }
+}
+
+/// Names the selected Remotes whose kernels pass only because the mode is permissive.
+fn unlisted(i: &Inputs<'_>, selected: &BTreeSet<&Name>) -> String {
+    let passes = |n: &&&Name| {
+        i.objects.remotes.get(**n).is_some_and(|r| {
+            let labels = r.metadata.labels.clone().unwrap_or_default();
+            let kernel_id = KernelUri::parse(&r.spec.uri).map(|u| u.kernel_id).unwrap_or_default();
+            applicable(i, n, &labels).is_unlisted(i.trust_domain, &r.spec.peer.trust_domain, &kernel_id)
+        })
+    };
+    let all: Vec<&str> = selected.iter().filter(passes).map(|n| n.as_str()).collect();
+    match all.len() {
+        0 => String::new(),
+        n => format!("Unlisted: {n} of {} selected Remotes lead to kernels that no policy lists: {}", selected.len(), all.join(", ")),
     }
 }

@@ -154,7 +154,7 @@ fn gate(peer: Peer, mode: Mode) -> Option<Vec<&'static str>> {
         (Peer::Blocked | Peer::BlockedSameDomain, _) => Some(vec![PEER, "blocked", POLICY]),
         (_, Mode::Absent | Mode::Strict) => Some(vec![FOREIGN, "StrictIsolation", POLICY]),
         (Peer::Listed, Mode::Explicit | Mode::Permissive) => None,
-        (Peer::Unlisted, Mode::Explicit) => Some(vec![PEER, "allowedKernels", "ExplicitBridging", POLICY]),
+        (Peer::Unlisted, Mode::Explicit) => Some(vec!["NotAllowed", PEER, "allowedKernels", "ExplicitBridging", POLICY]),
         (Peer::Unlisted, Mode::Permissive) => None,
     }
 }
@@ -324,6 +324,24 @@ fn a_list_of_any_policy_counts_and_a_block_of_any_policy_wins() {
     );
     let p = blocked_remote(&w).expect("a block wins");
     assert!(p.message.contains("blocked by policy shop/blocks"), "{}", p.message);
+}
+
+/// PermissiveBridging lets them pass, and says so.
+#[test]
+fn who_passes_unlisted_is_named() {
+    let listed = json!([{"trustDomain": FOREIGN, "kernelIds": [PEER]}]);
+    let mut w = World::declared();
+    put_policy(&mut w, POLICY, json!({"remoteSelector": {}, "mode": "PermissiveBridging"}));
+    w.settle();
+    let text = message(&w.policy(POLICY), "Ready");
+    assert!(text.starts_with("Unlisted: 1 of 1") && text.contains(REMOTE), "{text}");
+    put_policy(
+        &mut w,
+        POLICY,
+        json!({"remoteSelector": {}, "mode": "PermissiveBridging", "allowedKernels": listed}),
+    );
+    w.settle();
+    assert_eq!(message(&w.policy(POLICY), "Ready"), "");
 }
 
 #[test]
