@@ -116,12 +116,13 @@ impl Run<'_, '_> {
             Action::Set { target, attrs } => {
                 let s = self.target(target, row)?;
                 let mut d = s.entity()?.to_draft();
-                let t = self.tx.ontology().by_number(d.ty).cloned();
+                let o = self.tx.ontology().clone();
+                let t = o.by_number(d.ty);
                 for (key, e) in attrs {
-                    let a = t.as_ref().and_then(|t| t.attrs.values().find(|a| a.number == *key));
+                    let a = t.and_then(|t| t.attrs.values().find(|a| a.number == *key));
                     let Some(a) = a else {
-                        let n = self.tx.ontology().attribute_name(*key).unwrap_or("?").to_owned();
-                        let ty = t.as_ref().map_or("?", |t| &t.name);
+                        let n = o.attribute_name(*key).unwrap_or("?");
+                        let ty = t.map_or("?", |t| &t.name);
                         return Err(Violation(format!("{ty} has no attribute {n}")).into());
                     };
                     let v = self.value(e, row)?;

@@ -212,20 +212,22 @@ fn part_of(key: &[u8]) -> &str {
 
 /// How far history may go: no flow needs what is before it. Abandoned flows are forgotten.
 pub fn floor(kernel: &Kernel, now_ms: u64) -> Result<u64, KernelError> {
-    let all = kernel.view().facts(records::MEMBERS)?;
+    let view = kernel.view();
     let mut floor = u64::MAX;
     let mut abandoned = Vec::new();
-    for (key, value) in all.iter().filter(|(k, _)| part_of(k) == HEAD) {
-        let head = wire::FlowMembers::decode(&**value).unwrap_or_default();
+    // Only the heads are read: the sets may be large.
+    for key in view.fact_keys(records::MEMBERS).filter(|k| part_of(k) == HEAD) {
+        let head = records::read::<wire::FlowMembers>(view.fact(key)?).unwrap_or_default();
         if head.saved_at_ms.saturating_add(ABANDONED_MS) < now_ms {
-            abandoned.push(key[..key.len() - HEAD.len()].to_vec());
+            abandoned.push(&key[..key.len() - HEAD.len()]);
         } else {
             floor = floor.min(head.seq);
         }
     }
-    if !abandoned.is_empty() {
-        let keys: Vec<Vec<u8>> =
-            all.into_iter().map(|(k, _)| k).filter(|k| abandoned.iter().any(|a| k.starts_with(a))).collect();
+    let is_abandoned = |k: &&[u8]| abandoned.iter().any(|a| k.starts_with(a));
+    let keys: Vec<Vec<u8>> = view.fact_keys(records::MEMBERS).filter(is_abandoned).map(<[u8]>::to_vec).collect();
+    drop(view); // a writer waits for it
+    if !keys.is_empty() {
         kernel.write(now_ms, move |tx| {
             keys.into_iter().for_each(|k| tx.delete_fact(k));
             Ok(())

@@ -210,6 +210,10 @@ fn unlisted(i: &Inputs<'_>, selected: &BTreeSet<&Name>) -> String {
     let all: Vec<&str> = selected.iter().filter(passes).map(|n| n.as_str()).collect();
     match all.len() {
         0 => String::new(),
-        n => format!("Unlisted: {n} of {} selected Remotes lead to kernels that no policy lists: {}", selected.len(), all.join(", ")),
+        n => format!(
+            "Unlisted: {n} of {} selected Remotes lead to kernels that no policy lists: {}",
+            selected.len(),
+            all.join(", ")
+        ),
     }
 }

@@ -154,7 +154,9 @@ fn gate(peer: Peer, mode: Mode) -> Option<Vec<&'static str>> {
         (Peer::Blocked | Peer::BlockedSameDomain, _) => Some(vec![PEER, "blocked", POLICY]),
         (_, Mode::Absent | Mode::Strict) => Some(vec![FOREIGN, "StrictIsolation", POLICY]),
         (Peer::Listed, Mode::Explicit | Mode::Permissive) => None,
-        (Peer::Unlisted, Mode::Explicit) => Some(vec!["NotAllowed", PEER, "allowedKernels", "ExplicitBridging", POLICY]),
+        (Peer::Unlisted, Mode::Explicit) => {
+            Some(vec!["NotAllowed", PEER, "allowedKernels", "ExplicitBridging", POLICY])
+        }
         (Peer::Unlisted, Mode::Permissive) => None,
     }
 }
@@ -335,11 +337,7 @@ fn who_passes_unlisted_is_named() {
     w.settle();
     let text = message(&w.policy(POLICY), "Ready");
     assert!(text.starts_with("Unlisted: 1 of 1") && text.contains(REMOTE), "{text}");
-    put_policy(
-        &mut w,
-        POLICY,
-        json!({"remoteSelector": {}, "mode": "PermissiveBridging", "allowedKernels": listed}),
-    );
+    put_policy(&mut w, POLICY, json!({"remoteSelector": {}, "mode": "PermissiveBridging", "allowedKernels": listed}));
     w.settle();
     assert_eq!(message(&w.policy(POLICY), "Ready"), "");
 }
