@@ -4,7 +4,7 @@ use crate::measure::{cpu_seconds, memory_mb};
 use crate::race::{Reader, Runner, Writer};
 use crate::rows::{Task, task};
 use anyhow::{Context, Result, ensure};
-use mew_tests::standalone::Side;
+use mew_tests::standalone::{Side, connect};
 use mew_wire::kernel_client::KernelClient;
 use mew_wire::value::Value as Kind;
 use mew_wire::{ExecuteRequest, ExecuteResponse, Row, StatusRequest, Value};
@@ -88,14 +88,7 @@ impl Ours {
         std::fs::write(&ontology, ONTOLOGY)?;
         let mut source = Side::new(dir, NAMESPACE, "source", "a.example", &ontology)?;
         let mut sink = Side::new(dir, NAMESPACE, "sink", "b.example", &ontology)?;
-        source.give_trust(&sink)?;
-        sink.give_trust(&source)?;
-        for (side, other, mode, permission, operation) in
-            [(&source, &sink, "Dial", "canReceive", "Export"), (&sink, &source, "Accept", "canSend", "Import")]
-        {
-            side.declare("remote.yaml", &remote(side, other, mode, permission))?;
-            side.declare("policy.yaml", &policy(other, operation))?;
-        }
+        connect(&source, &sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 50ms}\n")?;
         for s in [&mut source, &mut sink] {
             s.start_operator()?;
             s.start_agent(None)?;
@@ -122,50 +115,6 @@ impl Ours {
         let pid = |s: &Side| s.agent.iter().map(mew_tests::process::Process::pid).collect();
         (pid(&self.source), pid(&self.sink))
     }
-}
-
-fn remote(side: &Side, other: &Side, mode: &str, permission: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: Remote
-metadata: {{name: {other}, namespace: {NAMESPACE}}}
-spec:
-  kernelRef: {{name: {kernel}}}
-  uri: mew://127.0.0.1:{port}/{NAMESPACE}.{other}
-  connectionMode: {mode}
-  peer:
-    trustDomain: {domain}
-    trustBundleRefs: [{{kind: ConfigMap, name: {roots}-roots}}]
-  permissions:
-    {permission}: [{{type: Task}}]
-  retry: {{initialInterval: 50ms, maxInterval: 50ms}}
-",
-        other = other.kernel,
-        kernel = side.kernel,
-        port = other.federation,
-        domain = other.trust_domain,
-        roots = other.trust_domain.replace('.', "-"),
-    )
-}
-
-fn policy(other: &Side, operation: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: FederationPolicy
-metadata: {{name: tasks, namespace: {NAMESPACE}}}
-spec:
-  remoteSelector: {{}}
-  mode: ExplicitBridging
-  allowedKernels: [{{trustDomain: {domain}, kernelIds: [{NAMESPACE}.{kernel}]}}]
-  rules:
-    - name: tasks
-      action: Allow
-      operations: [{operation}]
-      types: [Task]
-",
-        domain = other.trust_domain,
-        kernel = other.kernel,
-    )
 }
 
 impl Runner for Ours {

@@ -160,3 +160,65 @@ impl Side {
         all.into_iter().flatten().map(Process::tail).collect::<Vec<_>>().join("\n")
     }
 }
+
+/// Makes two sides of one namespace trust each other, and declares that `types` may go from the first, which dials, to the
+/// second. `more` goes into the specs of both Remotes. Nothing is declared to flow.
+pub fn connect(source: &Side, sink: &Side, types: &[&str], more: &str) -> Result<()> {
+    source.give_trust(sink)?;
+    sink.give_trust(source)?;
+    for (side, other, mode, permission, operation) in
+        [(source, sink, "Dial", "canReceive", "Export"), (sink, source, "Accept", "canSend", "Import")]
+    {
+        side.declare("remote.yaml", &remote(side, other, mode, permission, types, more))?;
+        side.declare("policy.yaml", &policy(side, other, operation, types))?;
+    }
+    Ok(())
+}
+
+fn remote(side: &Side, other: &Side, mode: &str, permission: &str, types: &[&str], more: &str) -> String {
+    let types: Vec<String> = types.iter().map(|t| format!("{{type: {t}}}")).collect();
+    format!(
+        "apiVersion: federation.mew.dev/v1alpha1
+kind: Remote
+metadata: {{name: {other}, namespace: {namespace}}}
+spec:
+  kernelRef: {{name: {kernel}}}
+  uri: mew://127.0.0.1:{port}/{namespace}.{other}
+  connectionMode: {mode}
+  peer:
+    trustDomain: {domain}
+    trustBundleRefs: [{{kind: ConfigMap, name: {roots}-roots}}]
+  permissions:
+    {permission}: [{types}]
+{more}",
+        other = other.kernel,
+        namespace = side.namespace,
+        kernel = side.kernel,
+        port = other.federation,
+        domain = other.trust_domain,
+        roots = other.trust_domain.replace('.', "-"),
+        types = types.join(", "),
+    )
+}
+
+fn policy(side: &Side, other: &Side, operation: &str, types: &[&str]) -> String {
+    format!(
+        "apiVersion: federation.mew.dev/v1alpha1
+kind: FederationPolicy
+metadata: {{name: tasks, namespace: {namespace}}}
+spec:
+  remoteSelector: {{}}
+  mode: ExplicitBridging
+  allowedKernels: [{{trustDomain: {domain}, kernelIds: [{namespace}.{kernel}]}}]
+  rules:
+    - name: tasks
+      action: Allow
+      operations: [{operation}]
+      types: [{types}]
+",
+        namespace = side.namespace,
+        domain = other.trust_domain,
+        kernel = other.kernel,
+        types = types.join(", "),
+    )
+}

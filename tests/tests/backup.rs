@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use mew_tests::dirs::scratch;
 use mew_tests::process::mew_once;
-use mew_tests::standalone::Side;
+use mew_tests::standalone::{Side, connect};
 use mew_tests::wait::until;
 use serde_json::{Value, json};
 use std::fs;
@@ -23,50 +23,6 @@ const ONTOLOGY: &str = "ontology Backup {
 ";
 /// Of a task that is written after everything is restored.
 const AFTER: u64 = 1_000_000;
-
-fn remote(side: &Side, other: &Side, mode: &str, permission: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: Remote
-metadata: {{name: {other}, namespace: {NAMESPACE}}}
-spec:
-  kernelRef: {{name: {kernel}}}
-  uri: mew://127.0.0.1:{port}/{NAMESPACE}.{other}
-  connectionMode: {mode}
-  peer:
-    trustDomain: {domain}
-    trustBundleRefs: [{{kind: ConfigMap, name: {roots}-roots}}]
-  permissions:
-    {permission}: [{{type: Task}}]
-  retry: {{initialInterval: 50ms, maxInterval: 200ms}}
-",
-        other = other.kernel,
-        kernel = side.kernel,
-        port = other.federation,
-        domain = other.trust_domain,
-        roots = other.trust_domain.replace('.', "-"),
-    )
-}
-
-fn policy(other: &Side, operation: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: FederationPolicy
-metadata: {{name: tasks, namespace: {NAMESPACE}}}
-spec:
-  remoteSelector: {{}}
-  mode: ExplicitBridging
-  allowedKernels: [{{trustDomain: {domain}, kernelIds: [{NAMESPACE}.{kernel}]}}]
-  rules:
-    - name: tasks
-      action: Allow
-      operations: [{operation}]
-      types: [Task]
-",
-        domain = other.trust_domain,
-        kernel = other.kernel,
-    )
-}
 
 fn sync(annotations: &str) -> String {
     format!(
@@ -163,13 +119,8 @@ fn a_backup_of_a_live_agent_restores_as_a_new_incarnation() -> Result<()> {
     fs::write(&ontology, ONTOLOGY)?;
     let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
     let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-    source.give_trust(&sink)?;
-    sink.give_trust(&source)?;
-    source.declare("remote.yaml", &remote(&source, &sink, "Dial", "canReceive"))?;
-    source.declare("policy.yaml", &policy(&sink, "Export"))?;
+    connect(&source, &sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n")?;
     source.declare("sync.yaml", &sync(""))?;
-    sink.declare("remote.yaml", &remote(&sink, &source, "Accept", "canSend"))?;
-    sink.declare("policy.yaml", &policy(&source, "Import"))?;
     for side in [&mut source, &mut sink] {
         side.start_operator()?;
         side.start_agent(None)?;

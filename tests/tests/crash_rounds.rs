@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use mew_tests::dirs::scratch;
 use mew_tests::process::progress;
-use mew_tests::standalone::Side;
+use mew_tests::standalone::{Side, connect};
 use mew_tests::wait::until;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -115,14 +115,7 @@ fn start(seed: u64) -> Result<Pair> {
     std::fs::write(&ontology, ONTOLOGY)?;
     let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
     let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-    source.give_trust(&sink)?;
-    sink.give_trust(&source)?;
-    for (side, other, mode, permission, operation) in
-        [(&source, &sink, "Dial", "canReceive", "Export"), (&sink, &source, "Accept", "canSend", "Import")]
-    {
-        side.declare("remote.yaml", &remote(side, other, mode, permission))?;
-        side.declare("policy.yaml", &policy(other, operation))?;
-    }
+    connect(&source, &sink, &["Task", "next"], IMPATIENT)?;
     source.declare("sync.yaml", SYNC)?;
     source.start_operator()?;
     sink.start_operator()?;
@@ -145,50 +138,8 @@ fn start(seed: u64) -> Result<Pair> {
     Ok(p)
 }
 
-fn remote(side: &Side, other: &Side, mode: &str, permission: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: Remote
-metadata: {{name: {other}, namespace: {NAMESPACE}}}
-spec:
-  kernelRef: {{name: {kernel}}}
-  uri: mew://127.0.0.1:{port}/{NAMESPACE}.{other}
-  connectionMode: {mode}
-  peer:
-    trustDomain: {domain}
-    trustBundleRefs: [{{kind: ConfigMap, name: {roots}-roots}}]
-  permissions:
-    {permission}: [{{type: Task}}, {{type: next}}]
-  retry: {{initialInterval: 50ms, maxInterval: 200ms}}
-  keepalive: {{interval: 1s, timeout: 2s}}
-",
-        other = other.kernel,
-        kernel = side.kernel,
-        port = other.federation,
-        domain = other.trust_domain,
-        roots = other.trust_domain.replace('.', "-"),
-    )
-}
-
-fn policy(other: &Side, operation: &str) -> String {
-    format!(
-        "apiVersion: federation.mew.dev/v1alpha1
-kind: FederationPolicy
-metadata: {{name: tasks, namespace: {NAMESPACE}}}
-spec:
-  remoteSelector: {{}}
-  mode: ExplicitBridging
-  allowedKernels: [{{trustDomain: {domain}, kernelIds: [{NAMESPACE}.{kernel}]}}]
-  rules:
-    - name: tasks
-      action: Allow
-      operations: [{operation}]
-      types: [Task, next]
-",
-        domain = other.trust_domain,
-        kernel = other.kernel,
-    )
-}
+const IMPATIENT: &str =
+    "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n  keepalive: {interval: 1s, timeout: 2s}\n";
 
 const SYNC: &str = "apiVersion: federation.mew.dev/v1alpha1
 kind: Sync

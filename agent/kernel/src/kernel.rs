@@ -216,9 +216,8 @@ impl Kernel {
 
     // ---------------------------------------------------------------- scripts
 
-    /// Runs a script. Each statement is a transaction of its own, unless BEGIN … COMMIT joins several. The first error
-    /// ends the script; what was committed before stays.
-    pub fn execute(&self, now_ms: u64, text: &str, params: &Params) -> Result<Output> {
+    /// All of a script is checked before any of it runs: a typo in line 90 must not leave 89 lines done.
+    pub(crate) fn plans(&self, text: &str) -> Result<Vec<Plan>> {
         let statements = parse_script(text).map_err(KernelError::Text)?;
         if statements.len() > MAX_STATEMENTS {
             return Err(KernelError::Limit(format!(
@@ -226,14 +225,15 @@ impl Kernel {
                 statements.len()
             )));
         }
-        let o = self.ontology();
-        // All of it is checked before any of it runs: a typo in line 90 must not leave 89 lines done.
-        let mut scope = Scope::default();
-        let plans: Vec<Plan> = statements
-            .iter()
-            .map(|s| check(&o, &mut scope, s))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|d| KernelError::Text(vec![d]))?;
+        let (o, mut scope) = (self.ontology(), Scope::default());
+        let plans = statements.iter().map(|s| check(&o, &mut scope, s)).collect::<std::result::Result<_, _>>();
+        plans.map_err(|d| KernelError::Text(vec![d]))
+    }
+
+    /// Runs a script. Each statement is a transaction of its own, unless BEGIN … COMMIT joins several. The first error
+    /// ends the script; what was committed before stays.
+    pub fn execute(&self, now_ms: u64, text: &str, params: &Params) -> Result<Output> {
+        let plans = self.plans(text)?;
         missing_parameter(text, params)?;
         let mut out = Output::default();
         let mut bound = Bound::default();

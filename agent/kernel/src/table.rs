@@ -4,9 +4,7 @@ use crate::error::KernelError;
 use crate::kernel::{Kernel, columns_of, run_all};
 use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
-use mew_lang::check::{Scope, check};
 use mew_lang::eval::EvalError;
-use mew_lang::parse_script;
 use mew_lang::plan::Plan;
 use mew_model::Value;
 
@@ -42,13 +40,7 @@ impl Kernel {
     /// first row that fails is named, and nothing of any row is done. What each row returns is put together.
     pub fn execute_table(&self, now_ms: u64, text: &str, table: Table) -> Result<Output, KernelError> {
         let table = table.checked()?;
-        let (o, mut scope) = (self.ontology(), Scope::default());
-        let statements = parse_script(text).map_err(KernelError::Text)?;
-        let plans: Vec<Plan> = statements
-            .iter()
-            .map(|s| check(&o, &mut scope, s))
-            .collect::<Result<_, _>>()
-            .map_err(|d| KernelError::Text(vec![d]))?;
+        let plans = self.plans(text)?;
         if plans.iter().any(|p| !matches!(p, Plan::Mutate(_))) {
             return Err(KernelError::Transaction(
                 "a script that runs for rows holds only statements that change something; the rows are one transaction already",

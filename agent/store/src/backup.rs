@@ -1,9 +1,8 @@
 //! A copy of a store that goes on: its log as it is after one commit.
 
 use crate::disk::DiskFile;
-use crate::inspect::FACT_INCARNATION;
 use crate::segment::{Segment, segment_name};
-use crate::store::Store;
+use crate::store::{FACT_INCARNATION, Store};
 use crate::types::{Batch, Result, StoreError};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;

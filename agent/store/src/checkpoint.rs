@@ -21,7 +21,7 @@ use thiserror::Error;
 pub const CHECKPOINT: &str = "checkpoint";
 /// Its name until it is whole.
 pub const UNFINISHED: &str = "checkpoint.new";
-const MAGIC: &[u8; 8] = b"MEWCKP01";
+pub const MAGIC: &[u8; 8] = b"MEWCKP01";
 const CHUNK: usize = 4 << 20;
 
 #[derive(Debug, Error)]
@@ -33,7 +33,7 @@ pub enum CheckpointError {
 }
 
 /// What a checkpoint says of a segment, without its file.
-pub struct Kept {
+pub struct Listed {
     pub id: u32,
     pub end: u32,
     pub end_frame: u64,
@@ -48,7 +48,7 @@ pub struct Kept {
 
 pub struct Checkpoint {
     pub index: Index,
-    pub segments: Vec<Kept>,
+    pub segments: Vec<Listed>,
     /// Number of the first frame that it does not know.
     pub next_frame: u64,
     /// The segment that was written to when it was made: it must be there.
@@ -208,17 +208,27 @@ pub fn read(disk: &dyn Disk, o: &Ontology) -> Result<Option<Checkpoint>, Checkpo
     Ok(decode(&all[8..body], fingerprint(o)))
 }
 
-fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
-    let mut r = In(b);
-    if r.u64()? != fingerprint {
-        return None;
-    }
-    let mut index = Index::with_keys(Keys(r.u64()?, r.u64()?));
-    let (next_frame, active) = (r.u64()?, r.u32()?);
-    index.last_seq = r.u64()?;
+/// What a checkpoint begins with; it means something without an ontology, too.
+pub struct Head {
+    fingerprint: u64,
+    keys: Keys,
+    pub next_frame: u64,
+    pub active: u32,
+    last_seq: u64,
+    pub segments: Vec<Listed>,
+}
+
+/// Of what follows the magic.
+pub fn head(b: &[u8]) -> Option<Head> {
+    head_of(&mut In(b))
+}
+
+fn head_of(r: &mut In<'_>) -> Option<Head> {
+    let (fingerprint, keys) = (r.u64()?, Keys(r.u64()?, r.u64()?));
+    let (next_frame, active, last_seq) = (r.u64()?, r.u32()?, r.u64()?);
     let mut segments = Vec::new();
     for _ in 0..r.count(40)? {
-        let mut k = Kept {
+        let mut k = Listed {
             id: r.u32()?,
             end: r.u32()?,
             end_frame: r.u64()?,
@@ -238,6 +248,17 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
     for k in &mut segments {
         (k.buried, k.buried_ms) = (r.u32()?, r.u64()?);
     }
+    Some(Head { fingerprint, keys, next_frame, active, last_seq, segments })
+}
+
+fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
+    let mut r = In(b);
+    let h = head_of(&mut r)?;
+    if h.fingerprint != fingerprint {
+        return None;
+    }
+    let mut index = Index::with_keys(h.keys);
+    index.last_seq = h.last_seq;
     for shard in 0..SHARDS {
         let n = r.count(8)?;
         index.reserve_ids(shard, n);
@@ -263,6 +284,7 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
         let key = r.bytes()?;
         index.facts.insert(key.into(), Loc::from_raw(r.u64()?));
     }
+    let Head { segments, next_frame, active, .. } = h;
     r.0.is_empty().then_some(Checkpoint { index, segments, next_frame, active })
 }
 

@@ -3,14 +3,14 @@
 //! Nothing is derived and nothing is changed, so no ontology is needed, and what lies behind a damage is read as well. It
 //! takes the directory's lock: an agent must be stopped, or a backup of it be looked at.
 
-use crate::checkpoint::{CHECKPOINT, CheckpointError};
+use crate::checkpoint::{self, CHECKPOINT, CheckpointError, MAGIC as CHECKPOINT_MAGIC};
 use crate::disk::{Disk, DiskFile};
 use crate::log::{
     FRAME, FRAME_MAGIC, Kind, LogError, RECORD, Record, check_frame, for_each_record, frame_number, record_at, u32_at,
-    u64_at,
 };
 use crate::recover::NEW;
-use crate::segment::{SEGMENT_HEADER, Segment, id_of, segment_name};
+use crate::segment::{SEGMENT_HEADER, SEGMENT_MAGIC, Segment, id_of, segment_name};
+use crate::store::{FACT_INCARNATION, FACT_KERNEL};
 use crate::types::Result;
 use mew_model::{EntityRef, KernelKey};
 use roaring::RoaringBitmap;
@@ -22,12 +22,6 @@ use std::sync::Arc;
 /// Files are read in pieces of this size, and where that fails in blocks, so that a bad sector costs only its block.
 const PIECE: usize = 1 << 20;
 const BLOCK: usize = 4096;
-/// What the two kinds of files begin with, as `segment.rs` and `checkpoint.rs` write them.
-const SEGMENT_MAGIC: &[u8; 8] = b"MEWLOG01";
-const CHECKPOINT_MAGIC: &[u8; 8] = b"MEWCKP01";
-/// The facts that say whose log it is, as the store writes them.
-const FACT_KERNEL: &[u8] = b"kernel";
-pub(crate) const FACT_INCARNATION: &[u8] = b"incarnation";
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,15 +176,9 @@ struct Listed {
 
 impl Listed {
     fn read(b: &[u8]) -> Option<Listed> {
-        let (next_frame, active) = (u64_at(b.get(32..40)?, 0), u32_at(b.get(40..44)?, 0));
-        let mut segments = Vec::new();
-        let mut at = 56;
-        for _ in 0..u32_at(b.get(52..56)?, 0) {
-            let s = b.get(at..at + 40)?;
-            segments.push((u32_at(s, 0), u32_at(s, 4)));
-            at += 40 + 12 * u32_at(s, 36) as usize;
-        }
-        Some(Listed { next_frame, active, segments })
+        let h = checkpoint::head(b.get(CHECKPOINT_MAGIC.len()..)?)?;
+        let segments = h.segments.iter().map(|s| (s.id, s.end)).collect();
+        Some(Listed { next_frame: h.next_frame, active: h.active, segments })
     }
 
     fn is_there(&self, found: &[Found]) -> bool {

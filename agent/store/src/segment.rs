@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 pub const SEGMENT_HEADER: u32 = 48;
-const SEGMENT_MAGIC: &[u8; 8] = b"MEWLOG01";
+pub const SEGMENT_MAGIC: &[u8; 8] = b"MEWLOG01";
 const COMPACTED: u32 = 1;
 /// One entry of the sparse seq index for each so many bytes.
 const MARK_EVERY: u32 = 64 << 10;

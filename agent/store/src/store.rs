@@ -44,8 +44,8 @@ pub struct Store {
     _lock: Box<dyn Send + Sync>,
 }
 
-const FACT_KERNEL: &[u8] = b"kernel";
-const FACT_INCARNATION: &[u8] = b"incarnation";
+pub const FACT_KERNEL: &[u8] = b"kernel";
+pub const FACT_INCARNATION: &[u8] = b"incarnation";
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
