@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Rows of one transaction while loading.
-const TOGETHER: usize = 500;
+pub const TOGETHER: usize = 500;
 
 #[derive(Args)]
 pub struct StatementArgs {

@@ -6,7 +6,7 @@ use crate::client::{Kernel, standalone_objects};
 use crate::get::table;
 use crate::objects::{Kind, json_path};
 use crate::out;
-use crate::statements::load_csv;
+use crate::statements::{TOGETHER, load_csv};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::io::IsTerminal;
@@ -226,7 +226,7 @@ impl Demo {
             )
             .await?;
         }
-        note(&format!("{n} rows, each its own durable transaction, in {:.1} s", t.elapsed().as_secs_f32()));
+        note(&format!("{n} rows, in durable transactions of {TOGETHER}, in {:.1} s", t.elapsed().as_secs_f32()));
         Ok(())
     }
 
