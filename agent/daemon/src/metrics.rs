@@ -80,7 +80,7 @@ pub fn text(kernel: &Kernel, hub: &Hub, attached: bool) -> String {
     let conflicts = Family::<ConflictLabels, Counter>::default();
     let (totals, kept) = {
         let view = kernel.view();
-        (records::conflict_totals(&view).unwrap_or_default(), view.count_facts(records::CONFLICT))
+        (records::conflict_totals(&view).unwrap_or_default(), view.count_facts(records::CONFLICT).unwrap_or_default())
     };
     for (remote, resolution, n) in totals {
         conflicts.get_or_create_owned(&ConflictLabels { remote, resolution }).inc_by(n);

@@ -93,8 +93,7 @@ impl Kernel {
         if !refused.is_empty() {
             return Err(refused);
         }
-        self.store.set_ontology(Arc::new(o));
-        Ok(())
+        self.store.set_ontology(Arc::new(o)).map_err(|e| vec![e.to_string()])
     }
 
     /// The newest durable seq.

@@ -4,16 +4,17 @@ use crate::error::KernelError;
 use crate::names::{Bound, Params};
 use crate::system::as_row;
 use crate::tx::Tx;
-use mew_lang::check::equalities;
+use mew_lang::check::comparisons;
 use mew_lang::eval::{Env, EvalError, eval, passes};
 use mew_lang::plan::{EdgePattern, Expr, Match, Op, Query, Returns, System};
 use mew_lang::system;
 use mew_model::ontology::Type;
 use mew_model::value::format_timestamp;
 use mew_model::{Number, Value};
-use mew_store::Stored;
+use mew_store::{OrderKey, Stored};
+use roaring::RoaringBitmap;
 use std::cmp::Ordering;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -143,16 +144,21 @@ impl<'m, 'v> Matcher<'m, 'v> {
         let mut tests = Vec::new();
         let mut conditions = conjuncts(m.filter.as_ref());
         loop {
-            let cheap = (0..m.vars.len()).find(|i| !bound[*i] && !m.vars[*i].is_edge && lookup(tx, m, *i).is_some());
+            // Sizes decide only where there is something to decide.
+            let free: Vec<usize> = (0..m.vars.len()).filter(|i| !bound[*i] && !m.vars[*i].is_edge).collect();
+            let sizes = match free.as_slice() {
+                [] | [_] if left.is_empty() => vec![0; free.len()],
+                free => free.iter().map(|i| size(tx, params, m, *i)).collect::<Result<_>>()?,
+            };
+            let smallest = free.iter().zip(sizes).min_by_key(|(_, n)| *n);
+            let cheap = smallest.filter(|(_, n)| *n <= 1).map(|(i, _)| *i);
             let joined = left.iter().position(|e| e.ends.iter().flatten().any(|s| bound[*s]));
             let step = if let Some(v) = cheap {
                 Step::Node(v)
             } else if let Some(i) = joined {
                 Step::Edge(left.remove(i))
-            } else if let Some(v) =
-                (0..m.vars.len()).filter(|i| !bound[*i] && !m.vars[*i].is_edge).min_by_key(|i| size(tx, m, *i))
-            {
-                Step::Node(v)
+            } else if let Some((v, _)) = smallest {
+                Step::Node(*v)
             } else if !left.is_empty() {
                 Step::Edge(left.remove(0))
             } else {
@@ -208,7 +214,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 if let Some(ty) = self.m.vars[*v].ty.and_then(system::by_number) {
                     return self.records(ty, *v, at, row, found);
                 }
-                for ent in self.candidates(*v, row)? {
+                for ent in self.candidates(*v)? {
                     let Some(s) = self.tx.living(ent)? else { continue };
                     row[*v] = Some(s);
                     if self.descend(at, row, found)?.is_break() {
@@ -221,8 +227,8 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 let from =
                     p.ends.iter().enumerate().find_map(|(i, s)| s.and_then(|s| row[s].as_ref()).map(|x| (i, x.ent)));
                 let edges = match from {
-                    Some((_, ent)) => self.tx.edges_of(ent),
-                    None => self.tx.of_type(p.ty),
+                    Some((_, ent)) => self.tx.edges_of(ent)?,
+                    None => self.tx.of_type(p.ty)?.into_iter().collect(),
                 };
                 for edge in edges {
                     if self.edge(p, edge, at, row, found)?.is_break() {
@@ -247,7 +253,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
     /// Tries one edge against a pattern: type, ends that are bound, types of ends that are not.
     fn edge(&self, p: &EdgePattern, edge: u32, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
         let go_on = Ok(ControlFlow::Continue(()));
-        let (Some(s), Some(ends)) = (self.tx.living(edge)?, self.tx.ends(edge)) else { return go_on };
+        let (Some(s), Some(ends)) = (self.tx.living(edge)?, self.tx.ends(edge)?) else { return go_on };
         if s.entity()?.ty != p.ty {
             return go_on;
         }
@@ -287,53 +293,104 @@ impl<'m, 'v> Matcher<'m, 'v> {
         r
     }
 
-    fn candidates(&self, v: usize, row: &Row) -> Result<Vec<u32>> {
-        if let Some((scope, attr, value)) = lookup(self.tx, self.m, v) {
-            let env = RowEnv { tx: self.tx, params: self.params, row, bound: None };
-            let value = eval(value, &env)?;
-            let o = self.tx.ontology();
-            let ty = self.m.vars[v].ty.and_then(|t| o.by_number(t));
-            let kind = ty.and_then(|t| t.attrs.values().find(|a| a.number == attr)).map(|a| a.kind);
-            // Values of another kind may still be equal (1 and 1.0): those are left to the scan.
-            if let Some(Ok(value)) = kind.map(|k| value.coerce(k))
-                && !value.is_null()
-            {
-                let Some(ent) = self.tx.unique(scope, attr, value.borrowed())? else { return Ok(Vec::new()) };
-                let own = match (self.tx.living(ent)?, ty) {
-                    (Some(s), Some(t)) => o.by_number(s.entity()?.ty).is_some_and(|x| x.lineage.contains(&t.number)),
+    fn candidates(&self, v: usize) -> Result<RoaringBitmap> {
+        match access(self.tx, self.params, self.m, v)? {
+            Access::One(scope, attr, value) => {
+                let Some(ent) = self.tx.unique(scope, attr, value.borrowed())? else { return Ok(RoaringBitmap::new()) };
+                let o = self.tx.ontology();
+                let own = match (self.tx.living(ent)?, self.m.vars[v].ty) {
+                    (Some(s), Some(t)) => o.by_number(s.entity()?.ty).is_some_and(|x| x.lineage.contains(&t)),
                     _ => false,
                 };
-                return Ok(if own { vec![ent] } else { Vec::new() });
+                Ok(own.then_some(ent).into_iter().collect())
             }
+            Access::Range(scope, attr, range) => {
+                let mut found: RoaringBitmap =
+                    self.tx.ordered(scope, attr, range)?.into_iter().map(|(_, ent)| ent).collect();
+                // The index is of the type that declares the attribute, and this may be a narrower one.
+                if self.m.vars[v].ty != Some(scope) {
+                    found &= self.of_type(v)?;
+                }
+                Ok(found)
+            }
+            Access::All => self.of_type(v),
+            Access::None => Ok(RoaringBitmap::new()),
         }
-        Ok(match self.m.vars[v].ty {
-            None => self.tx.all_nodes(),
-            Some(t) => {
-                let mut all: Vec<u32> =
-                    self.tx.ontology().with_subtypes(t).into_iter().flat_map(|t| self.tx.of_type(t)).collect();
-                all.sort_unstable();
-                all
-            }
-        })
+    }
+
+    fn of_type(&self, v: usize) -> Result<RoaringBitmap> {
+        let Some(t) = self.m.vars[v].ty else { return self.tx.all_nodes() };
+        let mut all = RoaringBitmap::new();
+        for t in self.tx.ontology().with_subtypes(t) {
+            all |= self.tx.of_type(t)?;
+        }
+        Ok(all)
     }
 }
 
-/// `v.attr = constant` on a unique attribute, if the filter demands it. (Int against Float is left to the scan.)
-fn lookup<'m>(tx: &Tx<'_>, m: &'m Match, v: usize) -> Option<(Number, Number, &'m Expr)> {
+/// How the entities that a variable may stand for are found; each is tested afterwards.
+enum Access {
+    /// The holder of a unique value, by declaring type and attribute.
+    One(Number, Number, Value),
+    /// Those with an indexed value that has such a key.
+    Range(Number, Number, RangeInclusive<OrderKey>),
+    All,
+    /// The conditions exclude each other.
+    None,
+}
+
+fn access(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<Access> {
     let o = tx.ontology();
-    let t = o.by_number(m.vars[v].ty?)?;
-    equalities(m.filter.as_ref()?, v).into_iter().find_map(|(key, value)| {
-        let a = t.attrs.values().find(|a| a.number == key)?;
-        Some((a.unique_in?, key, value))
-    })
+    let (Some(filter), Some(t)) = (m.filter.as_ref(), m.vars[v].ty.and_then(|t| o.by_number(t))) else {
+        return Ok(Access::All);
+    };
+    let mut ranges: Vec<(Number, Number, RangeInclusive<OrderKey>)> = Vec::new();
+    for (key, op, value) in comparisons(filter, v) {
+        let Some(a) = t.attrs.values().find(|a| a.number == key) else { continue };
+        if a.unique_in.or(a.indexed_in).is_none() {
+            continue;
+        }
+        // What is wrong with it is said where it is tested.
+        let Ok(value) = eval(value, &RowEnv { tx, params, row: &Row::new(), bound: None }) else { continue };
+        // Values of another kind may still be equal (1 and 1.0): those are left to the scan.
+        let Ok(value) = value.coerce(a.kind) else { continue };
+        let Some(k) = value.borrowed().order_key() else { continue };
+        if let (Some(scope), Op::Eq) = (a.unique_in, op) {
+            return Ok(Access::One(scope, key, value));
+        }
+        let Some(scope) = a.indexed_in else { continue };
+        let at = match ranges.iter().position(|r| r.1 == key) {
+            Some(i) => i,
+            None => {
+                ranges.push((scope, key, OrderKey::MIN..=OrderKey::MAX));
+                ranges.len() - 1
+            }
+        };
+        // Different values may share a key, so the ends always belong to it.
+        let (low, high) = ranges[at].2.clone().into_inner();
+        ranges[at].2 = match op {
+            Op::Eq => low.max(k)..=high.min(k),
+            Op::Lt | Op::Le => low..=high.min(k),
+            _ => low.max(k)..=high,
+        };
+    }
+    if ranges.iter().any(|r| r.2.is_empty()) {
+        return Ok(Access::None);
+    }
+    // The narrower in keys is likely the narrower in entities; it decides about the time only.
+    let narrowest = ranges.into_iter().min_by_key(|r| r.2.end().saturating_sub(*r.2.start()));
+    Ok(narrowest.map_or(Access::All, |(scope, attr, range)| Access::Range(scope, attr, range)))
 }
 
 /// About how many entities a variable may stand for. System records count as none: they are made anew by each reading, so
 /// they are read first, and once.
-fn size(tx: &Tx<'_>, m: &Match, v: usize) -> usize {
-    match m.vars[v].ty {
-        None => usize::MAX,
-        Some(t) => tx.ontology().with_subtypes(t).into_iter().map(|t| tx.of_type(t).len()).sum(),
+fn size(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<u64> {
+    let Some(t) = m.vars[v].ty else { return Ok(u64::MAX) };
+    match access(tx, params, m, v)? {
+        Access::One(..) => Ok(1),
+        Access::None => Ok(0),
+        Access::Range(scope, attr, range) => Ok(tx.ordered(scope, attr, range)?.len() as u64),
+        Access::All => tx.ontology().with_subtypes(t).into_iter().map(|t| tx.size(t)).sum(),
     }
 }
 

@@ -174,7 +174,7 @@ impl Run<'_, '_> {
                     return Ok(());
                 }
                 let s = self.target(target, row)?;
-                if self.tx.ends(s.ent).is_none() {
+                if self.tx.ends(s.ent)?.is_none() {
                     return Err(Violation("UNLINK takes an edge; a node is ended with KILL".into()).into());
                 }
                 self.unlink(s)?;
@@ -186,14 +186,14 @@ impl Run<'_, '_> {
                     .collect::<Result<Vec<_>>>()?;
                 let from = ends.iter().flatten().next();
                 let all = match from {
-                    Some(s) => self.tx.edges_of(s.ent),
-                    None => self.tx.of_type(*ty),
+                    Some(s) => self.tx.edges_of(s.ent)?,
+                    None => self.tx.of_type(*ty)?.into_iter().collect(),
                 };
                 let mut hit = false;
                 for edge in all {
                     let fits = self
                         .tx
-                        .ends(edge)
+                        .ends(edge)?
                         .is_some_and(|e| ends.iter().zip(e).all(|(w, e)| w.as_ref().is_none_or(|w| w.ent == e)));
                     if let Some(s) = self.tx.living(edge)?.filter(|_| fits)
                         && s.entity()?.ty == *ty
@@ -220,8 +220,8 @@ impl Run<'_, '_> {
     }
 
     fn edge_between(&self, ty: Number, ends: &[Stored]) -> Result<Option<Stored>> {
-        for edge in self.tx.edges_of(ends[0].ent) {
-            if self.tx.ends(edge).is_some_and(|e| e.iter().eq(ends.iter().map(|s| &s.ent)))
+        for edge in self.tx.edges_of(ends[0].ent)? {
+            if self.tx.ends(edge)?.is_some_and(|e| e.iter().eq(ends.iter().map(|s| &s.ent)))
                 && let Some(s) = self.tx.living(edge)?
                 && s.entity()?.ty == ty
             {
@@ -308,15 +308,15 @@ pub fn bury(tx: &mut Tx<'_>, s: &Stored) -> Result<()> {
 pub fn kill_set(tx: &Tx<'_>, first: u32, mode: KillMode) -> Result<(BTreeSet<u32>, BTreeSet<u32>)> {
     let o = tx.ontology().clone();
     let (mut nodes, mut edges) = (BTreeSet::from([first]), BTreeSet::new());
-    if tx.ends(first).is_some() {
+    if tx.ends(first)?.is_some() {
         return Ok((BTreeSet::new(), BTreeSet::from([first])));
     }
     let mut front = vec![first];
     for depth in 0.. {
         let mut next = Vec::new();
         for node in front {
-            for edge in tx.edges_of(node) {
-                let (Some(ends), Some(s)) = (tx.ends(edge), tx.living(edge)?) else { continue };
+            for edge in tx.edges_of(node)? {
+                let (Some(ends), Some(s)) = (tx.ends(edge)?, tx.living(edge)?) else { continue };
                 let Some(t) = o.by_number(s.entity()?.ty).and_then(|t| t.edge.as_ref().map(|e| (&t.name, e))) else {
                     continue;
                 };

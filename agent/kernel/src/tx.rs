@@ -6,9 +6,10 @@ use crate::system::{Records, Take};
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
-use mew_store::{Batch, Change, Stored, View};
+use mew_store::{Batch, Change, OrderKey, Stored, View, order_keys};
+use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -26,6 +27,8 @@ struct Layer {
     /// (end, edge) → whether the edge is there now.
     by_end: BTreeMap<(u32, u32), bool>,
     ends: HashMap<u32, [u32; 2]>,
+    /// (declaring type, attribute, key, entity) → whether an indexed value has this key now.
+    ordered: BTreeMap<(Number, Number, OrderKey, u32), bool>,
     /// (type, entity) → whether it lives now.
     types: BTreeMap<(Number, u32), bool>,
     facts: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -55,6 +58,7 @@ impl Layer {
         self.unique.extend(over.unique);
         self.by_end.extend(over.by_end);
         self.ends.extend(over.ends);
+        self.ordered.extend(over.ordered);
         self.types.extend(over.types);
         self.facts.extend(over.facts);
         self.new_entities += over.new_entities;
@@ -137,33 +141,71 @@ impl<'a> Tx<'a> {
         })
     }
 
-    /// Living entities of exactly this type, ascending by number.
-    pub fn of_type(&self, ty: Number) -> Vec<u32> {
-        let mut all: BTreeSet<u32> = self.view.of_type(ty).into_iter().flatten().collect();
+    /// Living entities of exactly this type.
+    pub fn of_type(&self, ty: Number) -> Result<RoaringBitmap> {
+        let mut all = self.view.of_type(ty)?;
         for l in &self.layers {
             for ((_, ent), here) in l.types.range((ty, 0)..=(ty, u32::MAX)) {
                 if *here {
                     all.insert(*ent);
                 } else {
-                    all.remove(ent);
+                    all.remove(*ent);
                 }
             }
         }
-        all.into_iter().collect()
+        Ok(all)
     }
 
-    /// All living nodes, ascending by number.
-    pub fn all_nodes(&self) -> Vec<u32> {
-        let o = self.ontology();
-        let mut all: Vec<u32> = o.types().filter(|t| t.edge.is_none()).flat_map(|t| self.of_type(t.number)).collect();
-        all.sort_unstable();
-        all
+    /// About how many living entities of exactly this type there are.
+    pub fn size(&self, ty: Number) -> Result<u64> {
+        let new = self.layers.iter().map(|l| l.types.range((ty, 0)..=(ty, u32::MAX)).filter(|x| *x.1).count() as u64);
+        Ok(self.view.size(ty)? + new.sum::<u64>())
     }
 
-    pub fn edges_of(&self, ent: u32) -> Vec<u32> {
-        let mut all: BTreeSet<u32> = self.view.edges_of(ent).collect();
+    /// All living nodes.
+    pub fn all_nodes(&self) -> Result<RoaringBitmap> {
+        let mut all = RoaringBitmap::new();
+        for t in self.ontology().types().filter(|t| t.edge.is_none()) {
+            all |= self.of_type(t.number)?;
+        }
+        Ok(all)
+    }
+
+    /// Living entities with a value of an indexed attribute in a range, as [`View::ordered`].
+    pub fn ordered(
+        &self,
+        scope: Number,
+        attr: Number,
+        range: RangeInclusive<OrderKey>,
+    ) -> Result<Vec<(OrderKey, u32)>> {
+        let of_view = self.view.ordered(scope, attr, range.clone())?;
+        let (low, high) = range.into_inner();
+        let here = || (scope, attr, low, 0)..=(scope, attr, high, u32::MAX);
+        if self.layers.iter().all(|l| l.ordered.range(here()).next().is_none()) {
+            return Ok(of_view);
+        }
+        let mut all: BTreeSet<_> = of_view.into_iter().collect();
         for l in &self.layers {
-            for ((_, edge), here) in l.by_end.range((ent, 0)..=(ent, u32::MAX)) {
+            for ((_, _, key, ent), here) in l.ordered.range(here()) {
+                if *here {
+                    all.insert((*key, *ent));
+                } else {
+                    all.remove(&(*key, *ent));
+                }
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    pub fn edges_of(&self, ent: u32) -> Result<Vec<u32>> {
+        let of_view = self.view.edges_of(ent)?;
+        let here = || (ent, 0)..=(ent, u32::MAX);
+        if self.layers.iter().all(|l| l.by_end.range(here()).next().is_none()) {
+            return Ok(of_view);
+        }
+        let mut all: BTreeSet<u32> = of_view.into_iter().collect();
+        for l in &self.layers {
+            for ((_, edge), here) in l.by_end.range(here()) {
                 if *here {
                     all.insert(*edge);
                 } else {
@@ -171,11 +213,14 @@ impl<'a> Tx<'a> {
                 }
             }
         }
-        all.into_iter().collect()
+        Ok(all.into_iter().collect())
     }
 
-    pub fn ends(&self, edge: u32) -> Option<[u32; 2]> {
-        self.over().find_map(|l| l.ends.get(&edge)).copied().or_else(|| self.view.ends(edge))
+    pub fn ends(&self, edge: u32) -> Result<Option<[u32; 2]>> {
+        match self.over().find_map(|l| l.ends.get(&edge)) {
+            Some(ends) => Ok(Some(*ends)),
+            None => Ok(self.view.ends(edge)?),
+        }
     }
 
     /// The living entity that holds a unique value.
@@ -211,8 +256,8 @@ impl<'a> Tx<'a> {
     }
 
     /// Keys of facts that begin with `prefix`, ascending.
-    pub fn fact_keys(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
-        let mut all: BTreeSet<Vec<u8>> = self.view.fact_keys(prefix).map(<[u8]>::to_vec).collect();
+    pub fn fact_keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut all: BTreeSet<Vec<u8>> = self.view.fact_keys(prefix)?.into_iter().collect();
         for l in &self.layers {
             for (k, v) in l.facts.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix)) {
                 if v.is_empty() {
@@ -222,28 +267,30 @@ impl<'a> Tx<'a> {
                 }
             }
         }
-        all.into_iter().collect()
+        Ok(all.into_iter().collect())
     }
 
     /// Number of facts whose key begins with `prefix`.
-    pub fn count_facts(&self, prefix: &[u8]) -> usize {
-        let mut n = self.view.count_facts(prefix) as isize;
+    pub fn count_facts(&self, prefix: &[u8]) -> Result<usize> {
+        let mut n = self.view.count_facts(prefix)? as isize;
         let mut seen = BTreeSet::new();
         for l in self.over() {
             for (k, v) in l.facts.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix)) {
                 if seen.insert(k) {
-                    let was = self.view.has_fact(k);
+                    let was = self.view.has_fact(k)?;
                     n += isize::from(!v.is_empty()) - isize::from(was);
                 }
             }
         }
-        n.max(0) as usize
+        Ok(n.max(0) as usize)
     }
 
     /// Keys of committed facts with the prefix beyond the newest `keep`.
-    pub fn oldest_facts_beyond(&self, prefix: &[u8], keep: usize) -> Vec<Vec<u8>> {
-        let n = self.view.count_facts(prefix);
-        if n > keep { self.view.fact_keys(prefix).take(n - keep).map(<[u8]>::to_vec).collect() } else { Vec::new() }
+    pub fn oldest_facts_beyond(&self, prefix: &[u8], keep: usize) -> Result<Vec<Vec<u8>>> {
+        let n = self.view.count_facts(prefix)?;
+        let mut all = if n > keep { self.view.fact_keys(prefix)? } else { Vec::new() };
+        all.truncate(n.saturating_sub(keep));
+        Ok(all)
     }
 
     /// Records of a system type; none if nobody keeps any.
@@ -347,12 +394,15 @@ impl<'a> Tx<'a> {
             }
         };
         if let Some(old) = &old {
-            self.unindex(ent, &old.entity()?, &o);
+            self.unindex(ent, &old.entity()?, &o)?;
         }
         if !new.deleted {
             let ends = new.ends().map(|e| self.find(e)).collect::<Result<Vec<_>>>()?;
             let top = &mut self.layers[1];
             top.types.insert((new.ty, ent), true);
+            for ((scope, attr), key) in order_keys(&new, &o) {
+                top.ordered.insert((scope, attr, key, ent), true);
+            }
             for (scope, attr, key) in unique_keys(&new, &o) {
                 top.unique.insert((scope, attr, key), Some(ent));
             }
@@ -366,19 +416,23 @@ impl<'a> Tx<'a> {
         Ok(ent)
     }
 
-    fn unindex(&mut self, ent: u32, old: &EntityRef<'_>, o: &Ontology) {
+    fn unindex(&mut self, ent: u32, old: &EntityRef<'_>, o: &Ontology) -> Result<()> {
         if old.deleted {
-            return;
+            return Ok(());
         }
-        let ends = self.ends(ent);
+        let ends = self.ends(ent)?;
         let top = &mut self.layers[1];
         top.types.insert((old.ty, ent), false);
+        for ((scope, attr), key) in order_keys(old, o) {
+            top.ordered.insert((scope, attr, key, ent), false);
+        }
         for (scope, attr, key) in unique_keys(old, o) {
             top.unique.insert((scope, attr, key), None);
         }
         for end in ends.into_iter().flatten() {
             top.by_end.insert((end, ent), false);
         }
+        Ok(())
     }
 
     /// A local write: stamps the draft with this kernel's version, checks it and stores it.

@@ -391,22 +391,28 @@ fn default_column(e: &ast::Expr) -> String {
     }
 }
 
-/// A constant that a pattern compares an attribute with, for index look-ups: `v.attr = constant` among the ANDs.
-pub fn equalities(filter: &Expr, slot: usize) -> Vec<(Number, &Expr)> {
+/// Constants that a pattern compares an attribute with, for index look-ups: `v.attr < constant` and the like among the ANDs,
+/// the attribute on the left.
+pub fn comparisons(filter: &Expr, slot: usize) -> Vec<(Number, Op, &Expr)> {
     let mut out = Vec::new();
     let mut todo = vec![filter];
     while let Some(e) = todo.pop() {
-        match e {
-            Expr::Binary(a, Op::And, b) => todo.extend([a.as_ref(), b.as_ref()]),
-            Expr::Binary(a, Op::Eq, b) => match (a.as_ref(), b.as_ref()) {
-                (Expr::Attr(s, k), c @ (Expr::Value(_) | Expr::Param(..)))
-                | (c @ (Expr::Value(_) | Expr::Param(..)), Expr::Attr(s, k))
-                    if *s == slot =>
-                {
-                    out.push((*k, c));
-                }
-                _ => {}
-            },
+        let Expr::Binary(a, op, b) = e else { continue };
+        let turned = match op {
+            Op::And => {
+                todo.extend([a.as_ref(), b.as_ref()]);
+                continue;
+            }
+            Op::Eq => Op::Eq,
+            Op::Lt => Op::Gt,
+            Op::Le => Op::Ge,
+            Op::Gt => Op::Lt,
+            Op::Ge => Op::Le,
+            _ => continue,
+        };
+        match (a.as_ref(), b.as_ref()) {
+            (Expr::Attr(s, k), c @ (Expr::Value(_) | Expr::Param(..))) if *s == slot => out.push((*k, *op, c)),
+            (c @ (Expr::Value(_) | Expr::Param(..)), Expr::Attr(s, k)) if *s == slot => out.push((*k, turned, c)),
             _ => {}
         }
     }

@@ -9,7 +9,7 @@ use mew_model::ontology::{Attribute, Bound, Builder, Declared, DefaultValue, Edg
 use mew_model::value::Kind;
 use mew_model::{Ontology, Value, name};
 
-const MODIFIERS: [&str; 8] = ["required", "unique", "in", "length", ">=", "<=", ">", "<"];
+const MODIFIERS: [&str; 9] = ["required", "unique", "indexed", "in", "length", ">=", "<=", ">", "<"];
 
 /// Reads an ontology, or says everything that is wrong with it.
 pub fn parse_ontology(src: &str) -> Result<Ontology, Vec<Diagnostic>> {
@@ -179,6 +179,7 @@ fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
         nullable,
         required: false,
         unique_in: None,
+        indexed_in: None,
         default: None,
         one_of: Vec::new(),
         min: None,
@@ -241,6 +242,17 @@ fn modifier(p: &mut Parser<'_>, a: &mut Attribute, ty: &str) -> Parsed<()> {
     match m.text.as_str() {
         "required" => a.required = true,
         "unique" => a.unique_in = Some(name::number(ty)),
+        "indexed" => {
+            // Both directions are read from one index; saying one is allowed and changes nothing.
+            if p.sym(":") {
+                let d = p.word("asc or desc")?;
+                if !["asc", "desc"].contains(&d.text.as_str()) {
+                    return Err(Diagnostic::new(d.span, format!("unknown order {}", d.text))
+                        .suggest(nearest(&d.text, ["asc", "desc"])));
+                }
+            }
+            a.indexed_in = Some(name::number(ty));
+        }
         "length" => {
             p.expect_sym(":")?;
             if a.kind != Kind::String {

@@ -102,6 +102,7 @@ fn attribute(n: &str, kind: Kind) -> Attribute {
         nullable: true,
         required: false,
         unique_in: None,
+        indexed_in: None,
         default: None,
         one_of: Vec::new(),
         min: None,

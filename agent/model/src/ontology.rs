@@ -63,6 +63,8 @@ pub struct Attribute {
     pub required: bool,
     /// The type that declares it; uniqueness is among that type and its subtypes.
     pub unique_in: Option<Number>,
+    /// The type that declares it; its values and those of its subtypes are kept in order, for comparisons.
+    pub indexed_in: Option<Number>,
     pub default: Option<DefaultValue>,
     pub one_of: Vec<Value>,
     pub min: Option<Bound>,
@@ -104,6 +106,11 @@ impl fmt::Display for Violation {
 }
 
 impl Attribute {
+    /// Whether both allow the same values. An index is no rule.
+    fn has_rules_of(&self, other: &Attribute) -> bool {
+        Attribute { indexed_in: None, ..self.clone() } == Attribute { indexed_in: None, ..other.clone() }
+    }
+
     /// Checks a value that is to be stored; null means the attribute would have no value.
     pub fn check(&self, v: ValueRef<'_>) -> Result<(), Violation> {
         let bad = |why: String| Err(Violation(format!("attribute {}: {why}", self.name)));
@@ -217,7 +224,7 @@ impl Ontology {
             for a in t.attrs.values() {
                 match n.attrs.get(&a.name) {
                     None => out.push(format!("attribute {}.{} is gone", t.name, a.name)),
-                    Some(b) if b != a => out.push(format!("attribute {}.{} changed", t.name, a.name)),
+                    Some(b) if !b.has_rules_of(a) => out.push(format!("attribute {}.{} changed", t.name, a.name)),
                     Some(_) => {}
                 }
             }

@@ -125,6 +125,30 @@ impl<'a> ValueRef<'a> {
         }
     }
 
+    /// A number that never sorts against [`ValueRef::query_cmp`] among values of one kind: of two that differ the lower is of
+    /// the lower value, two that are equal say nothing (long texts share their first bytes). `None` of what compares
+    /// with nothing: null and NaN.
+    pub fn order_key(self) -> Option<u64> {
+        const SIGN: u64 = 1 << 63;
+        Some(match self {
+            ValueRef::Null => return None,
+            ValueRef::String(s) | ValueRef::Id(s) => {
+                let mut first = [0; 8];
+                let n = s.len().min(8);
+                first[..n].copy_from_slice(&s.as_bytes()[..n]);
+                u64::from_be_bytes(first)
+            }
+            ValueRef::Int(i) | ValueRef::Timestamp(i) | ValueRef::Duration(i) => i as u64 ^ SIGN,
+            ValueRef::Bool(b) => b.into(),
+            ValueRef::Float(x) if x.is_nan() => return None,
+            // Adding zero turns minus zero, which equals zero, into it.
+            ValueRef::Float(x) => match (x + 0.0).to_bits() {
+                bits if bits & SIGN == 0 => bits ^ SIGN,
+                bits => !bits,
+            },
+        })
+    }
+
     /// Order as `<` in a query; `None` with null, NaN or kinds that do not compare.
     pub fn query_cmp(self, other: ValueRef<'_>) -> Option<Ordering> {
         use ValueRef::*;

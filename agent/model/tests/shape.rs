@@ -14,6 +14,7 @@ fn attr(name: &str, kind: Kind) -> Attribute {
         nullable: true,
         required: false,
         unique_in: None,
+        indexed_in: None,
         default: None,
         one_of: vec![],
         min: None,

@@ -112,10 +112,9 @@ fn list_records(api: &Api, kind: &str, limit: usize) -> Result<(Vec<JsonValue>, 
         other => return Err(format!("unknown kind of record {other:?}; known: held, conflicts")),
     };
     let view = api.kernel.view();
-    // From the view: asking the kernel again would wait behind a writer that waits for this view.
     let o = view.ontology().clone();
-    let total = view.count_facts(prefix) as u64;
-    let mut keys: Vec<Vec<u8>> = view.fact_keys(prefix).map(<[u8]>::to_vec).collect();
+    let total = view.count_facts(prefix).map_err(|e| e.to_string())? as u64;
+    let mut keys = view.fact_keys(prefix).map_err(|e| e.to_string())?;
     if kind == "conflicts" {
         keys.reverse(); // newest first
     }

@@ -30,7 +30,7 @@ pub(crate) fn watch(hub: &Arc<Hub>) {
             }
             // Before the count: what is held after it may be blocked by what is committed after it, too.
             let head = hub.kernel.head();
-            if hub.kernel.view().count_facts(HELD) == 0 {
+            if hub.kernel.view().count_facts(HELD).is_ok_and(|n| n == 0) {
                 place = Place::after(head);
                 continue;
             }

@@ -72,7 +72,7 @@ fn of_facts(tx: &Tx<'_>, ty: &Type, take: Take<'_>) -> Given {
         _ => return Ok(ControlFlow::Continue(())),
     };
     let o = tx.ontology();
-    for key in tx.fact_keys(prefix) {
+    for key in tx.fact_keys(prefix)? {
         let Some(b) = tx.fact(&key)? else { continue };
         let record = if is_held { held(o, ty, &key, b) } else { conflict(o, ty, &key, b) };
         if take(record)?.is_break() {

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! checkpoint   "MEWCKP01" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
-//!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts | crc32c u32
+//!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts
+//!              | ordered values | crc32c u32
 //! ```
 //! Every list is its length and its items, little-endian. It is made from the log alone, so it can be thrown away; a
-//! damaged one, or one that was made under other unique attributes, is.
+//! damaged one, or one that was made under other unique or indexed attributes, is.
 
 use crate::disk::Disk;
 use crate::index::{Index, Keys, SHARDS};
-use crate::log::Loc;
+use crate::log::{Loc, u32_at};
 use crate::segment::Segment;
 use mew_model::Ontology;
 use roaring::RoaringBitmap;
@@ -61,7 +62,7 @@ fn fingerprint(o: &Ontology) -> u64 {
     for t in o.types() {
         (t.number, t.edge.is_some()).hash(&mut h);
         for a in t.attrs.values() {
-            (a.number, a.unique_in).hash(&mut h);
+            (a.number, a.unique_in, a.indexed_in).hash(&mut h);
         }
     }
     h.finish()
@@ -151,6 +152,16 @@ pub fn write<'a>(
     for (k, l) in &index.facts {
         out.bytes(k);
         out.u64(l.raw());
+    }
+    out.u32(index.ordered.len() as u32);
+    for ((ty, attr), set) in &index.ordered {
+        out.u32(*ty);
+        out.u32(*attr);
+        out.u32(set.len() as u32);
+        for (key, ent) in set {
+            out.u64(*key);
+            out.u32(*ent);
+        }
     }
     let crc = crc32c::crc32c(&out.0);
     out.u32(crc);
@@ -283,6 +294,12 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
     for _ in 0..r.count(12)? {
         let key = r.bytes()?;
         index.facts.insert(key.into(), Loc::from_raw(r.u64()?));
+    }
+    for _ in 0..r.count(12)? {
+        let scope = (r.u32()?, r.u32()?);
+        let n = r.count(12)?;
+        let items = r.take(12 * n)?.chunks_exact(12);
+        index.ordered.insert(scope, items.map(|c| (u64_of(&c[..8]), u32_at(c, 8))).collect());
     }
     let Head { segments, next_frame, active, .. } = h;
     r.0.is_empty().then_some(Checkpoint { index, segments, next_frame, active })

@@ -279,6 +279,7 @@ pub fn apply(state: &mut State, moves: &[Move], id: u32) {
             Move::Forgotten { ent, from, sync_id } => {
                 if state.index.loc(*ent) == *from {
                     state.index.forget(*ent, sync_id);
+                    state.history.forgotten(sync_id, *ent, *from);
                 }
             }
         }

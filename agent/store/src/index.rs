@@ -1,5 +1,6 @@
 //! What is derived from the log, in memory: never written per commit, rebuilt by replay.
 
+use crate::history::Old;
 use crate::log::Loc;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use mew_model::entity::value_key;
@@ -8,6 +9,7 @@ use roaring::RoaringBitmap;
 use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::ops::RangeInclusive;
 
 /// So that a growing table never stops the kernel for long.
 pub const SHARDS: usize = 64;
@@ -29,6 +31,11 @@ impl Keys {
     }
 }
 
+/// Declaring type and attribute of an order index.
+pub type OrderScope = (Number, Number);
+/// See [`ValueRef::order_key`].
+pub type OrderKey = u64;
+
 pub struct Index {
     pub keys: Keys,
     /// (32 bits of the hash of a `sync_id`, entity number). The id itself is only in the log: a hit is verified there.
@@ -38,6 +45,8 @@ pub struct Index {
     pub types: BTreeMap<Number, RoaringBitmap>,
     /// (hash of type, attribute and value, entity): living entities' unique values; verified in the log.
     pub unique: HashTable<(u64, u32)>,
+    /// Living entities by the values of indexed attributes; those whose values share a key are in no order.
+    pub ordered: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>>,
     /// (end, edge): living edges by either end.
     by_end: BTreeSet<(u32, u32)>,
     pub ends: HashMap<u32, [u32; 2], DefaultHashBuilder>,
@@ -61,6 +70,7 @@ impl Index {
             locs: Vec::new(),
             types: BTreeMap::new(),
             unique: HashTable::new(),
+            ordered: BTreeMap::new(),
             by_end: BTreeSet::new(),
             ends: HashMap::default(),
             facts: BTreeMap::new(),
@@ -72,6 +82,13 @@ impl Index {
         let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
         self.ids[(hash >> 58) as usize % SHARDS].find(spread(tag), |e| e.0 == tag && is_it(e.1)).map(|e| e.1)
+    }
+
+    /// Entities whose id may be this one; to be verified.
+    pub fn candidates(&self, sync_id: &str) -> Vec<u32> {
+        let hash = self.keys.hash(sync_id);
+        let tag = hash as u32;
+        self.ids[(hash >> 58) as usize % SHARDS].iter_hash(spread(tag)).filter(|e| e.0 == tag).map(|e| e.1).collect()
     }
 
     pub fn insert_id(&mut self, sync_id: &str, ent: u32) {
@@ -153,24 +170,28 @@ impl Index {
         self.ends.get(&edge).copied()
     }
 
-    /// Entities that may hold a unique value; to be verified.
-    pub fn unique_candidates(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Vec<u32> {
-        let h = self.unique_hash(scope, attr, v);
-        self.unique.iter_hash(h).filter(|e| e.0 == h).map(|e| e.1).collect()
+    /// Entities that may hold the unique value; to be verified.
+    pub fn unique_with(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+        self.unique.iter_hash(hash).filter(move |e| e.0 == hash).map(|e| e.1)
     }
 
-    fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
+    pub fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
         self.keys.hash((scope, attr, value_key(v)))
     }
 
     /// Whether anything is derived from the entity's attributes or ends, so that its old form matters on update.
     pub fn needs_old(&self, ty: Number, o: &Ontology) -> bool {
-        o.by_number(ty).is_none_or(|t| t.edge.is_some() || t.attrs.values().any(|a| a.unique_in.is_some()))
+        o.by_number(ty)
+            .is_none_or(|t| t.edge.is_some() || t.attrs.values().any(|a| a.unique_in.or(a.indexed_in).is_some()))
     }
 
-    pub fn remove(&mut self, ent: u32, e: &EntityRef<'_>, o: &Ontology) {
+    /// `old` is told what was there.
+    pub fn remove(&mut self, ent: u32, e: &EntityRef<'_>, o: &Ontology, mut old: Option<&mut Old>) {
         if e.deleted {
             return;
+        }
+        if let Some(old) = &mut old {
+            old.ends = self.ends(ent);
         }
         if let Some(b) = self.types.get_mut(&e.ty) {
             b.remove(ent);
@@ -179,6 +200,17 @@ impl Index {
             let h = self.unique_hash(scope, attr, v);
             if let Ok(hit) = self.unique.find_entry(h, |x| *x == (h, ent)) {
                 hit.remove();
+            }
+            if let Some(old) = &mut old {
+                old.uniques.push(h);
+            }
+        }
+        for (scope, key) in order_keys(e, o) {
+            if let Some(set) = self.ordered.get_mut(&scope) {
+                set.remove(&(key, ent));
+            }
+            if let Some(old) = &mut old {
+                old.ordered.push((scope, key));
             }
         }
         if let Some(ends) = self.ends.remove(&ent) {
@@ -198,9 +230,21 @@ impl Index {
             let h = self.unique_hash(scope, attr, v);
             self.restore_unique(h, ent);
         }
+        for (scope, key) in order_keys(e, o) {
+            self.ordered.entry(scope).or_default().insert((key, ent));
+        }
         if let Some(ends) = ends {
             self.restore_ends(ent, ends);
         }
+    }
+
+    pub fn ordered(
+        &self,
+        scope: OrderScope,
+        range: RangeInclusive<OrderKey>,
+    ) -> impl DoubleEndedIterator<Item = (OrderKey, u32)> + '_ {
+        let (low, high) = range.into_inner();
+        self.ordered.get(&scope).into_iter().flat_map(move |s| s.range((low, 0)..=(high, u32::MAX))).copied()
     }
 
     pub fn fact(&self, key: &[u8]) -> Option<Loc> {
@@ -231,4 +275,11 @@ pub fn uniques<'e>(e: &EntityRef<'e>, o: &Ontology) -> impl Iterator<Item = (Num
     let attrs = o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values());
     let e = *e;
     attrs.filter_map(move |a| Some((a.unique_in?, a.number, e.attr_ref(a.number)))).filter(|(_, _, v)| !v.is_null())
+}
+
+/// The indexed values of an entity.
+pub fn order_keys(e: &EntityRef<'_>, o: &Ontology) -> impl Iterator<Item = (OrderScope, OrderKey)> {
+    let attrs = o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values());
+    let e = *e;
+    attrs.filter_map(move |a| Some(((a.indexed_in?, a.number), e.attr_ref(a.number).order_key()?)))
 }

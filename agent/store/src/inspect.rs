@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, CHECKPOINT, CheckpointError, MAGIC as CHECKPOINT_MAGIC};
 use crate::disk::{Disk, DiskFile};
 use crate::log::{
-    FRAME, FRAME_MAGIC, Kind, LogError, RECORD, Record, check_frame, for_each_record, frame_number, record_at, u32_at,
+    Kind, LogError, RECORD, Record, check_frame, for_each_record, frame_number, next_whole_frame, u32_at,
 };
 use crate::recover::NEW;
 use crate::segment::{SEGMENT_HEADER, SEGMENT_MAGIC, Segment, id_of, segment_name};
@@ -262,7 +262,7 @@ impl Inspection<'_> {
         let known = self.report.damages.len();
         let b = self.read(&name, &*file);
         self.report.damages.truncate(known);
-        let first = resync(&b, SEGMENT_HEADER as usize - 1, 0);
+        let first = next_whole_frame(&b, SEGMENT_HEADER as usize - 1, 0);
         let Some(first_frame) = first.map(|at| frame_number(&b[at..])) else {
             self.damage(&name, SEGMENT_HEADER.into(), "no whole commit is in it".to_owned());
             return Ok(None);
@@ -325,7 +325,7 @@ impl Inspection<'_> {
                 break;
             }
             n.sure = false;
-            match resync(&b, at, n.least) {
+            match next_whole_frame(&b, at, n.least) {
                 Some(to) => {
                     self.wrong(s, at, format!("{why}; whole commits follow at offset {to}"));
                     at = to;
@@ -436,35 +436,4 @@ fn is_whole_checkpoint(b: &[u8]) -> bool {
     let Some((body, crc)) = b.split_last_chunk::<4>() else { return false };
     let rest = body.get(CHECKPOINT_MAGIC.len()..).unwrap_or_default();
     crc32c::crc32c_append(crc32c::crc32c(CHECKPOINT_MAGIC), rest).to_le_bytes() == *crc
-}
-
-/// The next whole commit behind a damage at `from`. What lies in a record is the application's and may look like a commit,
-/// so a damaged commit is stepped over as a whole where its length leads to the next, and whole records are in any case.
-fn resync(b: &[u8], from: usize, least: u64) -> Option<usize> {
-    let magic = FRAME_MAGIC.to_le_bytes();
-    let whole = |at: usize| {
-        let rest = b.get(at..).unwrap_or_default();
-        rest.starts_with(&magic) && matches!(check_frame(rest), Ok(Some(_))) && frame_number(rest) >= least
-    };
-    if let Some(h) = b.get(from..from + FRAME).filter(|h| h.starts_with(&magic)) {
-        let next = from + FRAME + u32_at(h, 4) as usize;
-        if whole(next) {
-            return Some(next);
-        }
-    }
-    let end = b.iter().rposition(|x| *x != 0).map_or(0, |last| last + 1);
-    let mut at = from + 1;
-    while at < end {
-        if whole(at) {
-            return Some(at);
-        }
-        // The kind says most often that no record begins here, and costs less than a checksum.
-        let record = b.get(at + 4).filter(|kind| **kind < 2).and_then(|_| record_at(b, at));
-        let body = record.and_then(|r| Some((r, b.get(at + RECORD..at + RECORD + r.len as usize)?)));
-        at += match body {
-            Some((r, body)) if crc32c::crc32c(body) == r.crc => RECORD + body.len(),
-            _ => 1,
-        };
-    }
-    None
 }

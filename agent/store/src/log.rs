@@ -34,6 +34,12 @@ pub enum LogError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loc(u64);
 
+impl Default for Loc {
+    fn default() -> Self {
+        Loc::NONE
+    }
+}
+
 impl Loc {
     pub const NONE: Loc = Loc(u64::MAX);
     pub fn new(segment: u32, offset: u32) -> Self {
@@ -231,4 +237,35 @@ pub fn for_each_record(b: &[u8], mut f: impl FnMut(usize, Record)) -> usize {
         }
     }
     at
+}
+
+/// The next whole commit behind a damage at `from`, of this number or a later one. What lies in a record is the application's and may look like a commit,
+/// so a damaged commit is stepped over as a whole where its length leads to the next, and whole records are in any case.
+pub fn next_whole_frame(b: &[u8], from: usize, least: u64) -> Option<usize> {
+    let magic = FRAME_MAGIC.to_le_bytes();
+    let whole = |at: usize| {
+        let rest = b.get(at..).unwrap_or_default();
+        rest.starts_with(&magic) && matches!(check_frame(rest), Ok(Some(_))) && frame_number(rest) >= least
+    };
+    if let Some(h) = b.get(from..from + FRAME).filter(|h| h.starts_with(&magic)) {
+        let next = from + FRAME + u32_at(h, 4) as usize;
+        if whole(next) {
+            return Some(next);
+        }
+    }
+    let end = b.iter().rposition(|x| *x != 0).map_or(0, |last| last + 1);
+    let mut at = from + 1;
+    while at < end {
+        if whole(at) {
+            return Some(at);
+        }
+        // The kind says most often that no record begins here, and costs less than a checksum.
+        let record = b.get(at + 4).filter(|kind| **kind < 2).and_then(|_| record_at(b, at));
+        let body = record.and_then(|r| Some((r, b.get(at + RECORD..at + RECORD + r.len as usize)?)));
+        at += match body {
+            Some((r, body)) if crc32c::crc32c(body) == r.crc => RECORD + body.len(),
+            _ => 1,
+        };
+    }
+    None
 }

@@ -10,7 +10,7 @@
 //! a higher id than those it replaces, and segments are in the order of their first frames.
 
 use crate::disk::{Disk, DiskFile};
-use crate::log::{FRAME, FRAME_MAGIC, LogError, check_frame, for_each_record, frame_number, u32_at, u64_at};
+use crate::log::{FRAME, LogError, check_frame, for_each_record, frame_number, next_whole_frame, u32_at, u64_at};
 use std::io;
 use std::sync::Arc;
 
@@ -273,13 +273,12 @@ impl Segment {
         if !is_last {
             return Err(self.damaged(why.to_owned()));
         }
-        let magic = FRAME_MAGIC.to_le_bytes();
-        for at in 1..rest.len().saturating_sub(FRAME) {
-            if rest[at..at + 4] == magic && matches!(check_frame(&rest[at..]), Ok(Some(_))) {
+        match next_whole_frame(&rest, 0, self.end_frame) {
+            Some(at) => {
                 let place = self.end as usize + at;
-                return Err(self.damaged(format!("{why}; whole commits follow at offset {place}")));
+                Err(self.damaged(format!("{why}; whole commits follow at offset {place}")))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

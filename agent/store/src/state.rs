@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::disk::DiskFile;
+use crate::history::{History, Old};
 use crate::index::Index;
 use crate::log::{Loc, LogError, RECORD, Record, record_at};
 use crate::segment::Segment;
@@ -22,12 +23,14 @@ pub struct State {
     /// First frame and file by id.
     files: HashMap<u32, (u64, Arc<dyn DiskFile>)>,
     pub ontology: Arc<Ontology>,
-    cache: Cache,
+    pub cache: Arc<Cache>,
+    pub history: History,
 }
 
 impl State {
     pub fn new(index: Index, ontology: Arc<Ontology>) -> Self {
-        State { index, segments: BTreeMap::new(), files: HashMap::new(), ontology, cache: Cache::new() }
+        let cache = Arc::new(Cache::new());
+        State { index, segments: BTreeMap::new(), files: HashMap::new(), ontology, cache, history: History::new() }
     }
 
     pub fn add_segment(&mut self, s: Segment) {
@@ -35,12 +38,12 @@ impl State {
         self.segments.insert(s.first_frame, s);
     }
 
-    pub fn remove_segment(&mut self, id: u32) {
-        if let Some((first, _)) = self.files.remove(&id)
-            && self.segments.get(&first).is_some_and(|s| s.id == id)
-        {
+    pub fn remove_segment(&mut self, id: u32) -> Option<Arc<dyn DiskFile>> {
+        let (first, file) = self.files.remove(&id)?;
+        if self.segments.get(&first).is_some_and(|s| s.id == id) {
             self.segments.remove(&first);
         }
+        Some(file)
     }
 
     pub fn segment(&self, id: u32) -> Option<&Segment> {
@@ -62,33 +65,18 @@ impl State {
         }
     }
 
+    /// The file that a record is in.
+    pub fn file_of(&self, loc: Loc) -> Result<&Arc<dyn DiskFile>> {
+        let id = loc.segment();
+        let file = self.files.get(&id).map(|(_, file)| file).or_else(|| self.history.file(id));
+        file.ok_or_else(|| StoreError::Inconsistent(format!("no segment for {loc:?}")))
+    }
+
     pub fn read_record(&self, loc: Loc) -> Result<(Record, Bytes)> {
-        if let Some(hit) = self.cache.get(loc) {
-            return Ok(hit);
+        match self.cache.get(loc) {
+            Some(hit) => Ok(hit),
+            None => read_from(&**self.file_of(loc)?, loc, &self.cache),
         }
-        let damaged = |why: &str| {
-            let (segment, offset) = (loc.segment(), loc.offset().into());
-            StoreError::Log(LogError::Damaged { segment, offset, why: why.to_owned() })
-        };
-        let file = self.files.get(&loc.segment()).map(|(_, file)| file);
-        let file = file.ok_or_else(|| StoreError::Inconsistent(format!("no segment for {loc:?}")))?;
-        let mut buf = BytesMut::zeroed(RECORD + READ_AHEAD);
-        let n = file.read_at(&mut buf, loc.offset().into())?;
-        let r = record_at(&buf[..n], 0).ok_or_else(|| damaged("record header"))?;
-        let len = RECORD + r.len as usize;
-        if len > n {
-            buf.resize(len, 0);
-            if file.read_at(&mut buf[n..], u64::from(loc.offset()) + n as u64)? < len - n {
-                return Err(damaged("the record is cut off"));
-            }
-        }
-        buf.truncate(len);
-        let body = buf.freeze().slice(RECORD..);
-        if crc32c::crc32c(&body) != r.crc {
-            return Err(damaged("record checksum"));
-        }
-        self.cache.put(loc, r, &body);
-        Ok((r, body))
     }
 
     pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
@@ -141,17 +129,23 @@ impl State {
     pub fn publish(&mut self, ent: u32, new: &EntityRef<'_>, ends: Option<[u32; 2]>, loc: Loc) -> Result<()> {
         let o = self.ontology.clone();
         let old_loc = self.index.loc(ent);
+        // It has its type for ever, and only a living one is among those of its type.
+        let is_of_type = |i: &Index| i.of_type(new.ty).is_some_and(|b| b.contains(ent));
+        let mut replaced = self.history.is_kept().then(|| {
+            let ty = is_of_type(&self.index).then_some(new.ty);
+            Old { loc: old_loc, ty, ..Old::default() }
+        });
         if old_loc == Loc::NONE {
             self.index.insert_id(new.sync_id, ent);
         } else {
             if self.index.needs_old(new.ty, &o) {
                 let old = self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?;
-                self.index.remove(ent, &old.entity()?, &o);
+                self.index.remove(ent, &old.entity()?, &o, replaced.as_mut());
             } else if new.deleted {
                 // Without unique values and ends, type membership is all there is; a tombstone carries the type.
                 let mut living = *new;
                 living.deleted = false;
-                self.index.remove(ent, &living, &o);
+                self.index.remove(ent, &living, &o, replaced.as_mut());
             }
             self.dead(old_loc);
         }
@@ -161,6 +155,9 @@ impl State {
             s.buried += 1;
             s.buried_ms = s.buried_ms.max(new.time.ms());
         }
+        if let Some(replaced) = replaced {
+            self.history.replaced(ent, replaced);
+        }
         self.index.set_loc(ent, loc);
         self.index.insert(ent, new, ends, &o);
         Ok(())
@@ -168,7 +165,9 @@ impl State {
 
     /// Makes a written fact visible, or takes one away.
     pub fn publish_fact(&mut self, key: &[u8], there: bool, loc: Loc) {
-        if let Some(old) = self.index.fact(key) {
+        let old = self.index.fact(key);
+        self.history.fact_replaced(key, old.unwrap_or(Loc::NONE));
+        if let Some(old) = old {
             self.dead(old);
         }
         if !there {
@@ -176,4 +175,29 @@ impl State {
         }
         self.index.set_fact(key, there.then_some(loc));
     }
+}
+
+/// Reads a record that is not in the cache.
+pub fn read_from(file: &dyn DiskFile, loc: Loc, cache: &Cache) -> Result<(Record, Bytes)> {
+    let damaged = |why: &str| {
+        let (segment, offset) = (loc.segment(), loc.offset().into());
+        StoreError::Log(LogError::Damaged { segment, offset, why: why.to_owned() })
+    };
+    let mut buf = BytesMut::zeroed(RECORD + READ_AHEAD);
+    let n = file.read_at(&mut buf, loc.offset().into())?;
+    let r = record_at(&buf[..n], 0).ok_or_else(|| damaged("record header"))?;
+    let len = RECORD + r.len as usize;
+    if len > n {
+        buf.resize(len, 0);
+        if file.read_at(&mut buf[n..], u64::from(loc.offset()) + n as u64)? < len - n {
+            return Err(damaged("the record is cut off"));
+        }
+    }
+    buf.truncate(len);
+    let body = buf.freeze().slice(RECORD..);
+    if crc32c::crc32c(&body) != r.crc {
+        return Err(damaged("record checksum"));
+    }
+    cache.put(loc, r, &body);
+    Ok((r, body))
 }

@@ -3,6 +3,8 @@
 use crate::checkpoint::{self, UNFINISHED};
 use crate::compact::{self, Rewritten};
 use crate::disk::Disk;
+use crate::history::History;
+use crate::index::{OrderKey, OrderScope, order_keys};
 use crate::log::{Frame, Kind, Loc, MAX_FACT_KEY, MAX_FRAME, Record};
 use crate::recover::{Extent, NEW, Recovered, SPARE, recover};
 use crate::segment::{SEGMENT_HEADER, Segment, segment_name};
@@ -11,10 +13,11 @@ use crate::types::{Batch, Kept, Opened, Options, Result, StoreError, Upkeep};
 use crate::view::View;
 use bytes::Bytes;
 use mew_model::entity::MAX_ENTITY;
+use mew_model::ontology::Attribute;
 use mew_model::{EntityRef, Ontology};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
@@ -35,7 +38,11 @@ pub struct Store {
     writer: Mutex<Writer>,
     /// Apart from the writer, which is held while the disk syncs.
     broken: Mutex<Option<String>>,
-    state: RwLock<State>,
+    pub(crate) state: RwLock<State>,
+    /// Looks that are open, by the commit that they see. Taken last, and only for a moment.
+    looks: Mutex<BTreeMap<u64, usize>>,
+    /// Something may be kept for a look.
+    keeps: AtomicBool,
     /// Files that upkeep is done with, to be removed from the last to the first.
     upkeep: Mutex<Vec<String>>,
     /// Bytes of closed segments that the checkpoint does not cover.
@@ -72,6 +79,8 @@ impl Store {
             writer: Mutex::new(Writer { next_frame, ..Writer::default() }),
             broken: Mutex::default(),
             state: RwLock::new(state),
+            looks: Mutex::default(),
+            keeps: AtomicBool::new(false),
             upkeep: Mutex::default(),
             behind: AtomicU64::new(replayed_bytes.saturating_sub(active.into())),
             next_id: Mutex::new(next_id),
@@ -118,13 +127,70 @@ impl Store {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is committed now. Commits wait while it is held: keep it for one statement.
+    /// What is committed now.
     pub fn view(&self) -> View<'_> {
-        View(self.read())
+        View::open(self)
     }
 
-    pub fn set_ontology(&self, o: Arc<Ontology>) {
-        self.write().ontology = o;
+    pub(crate) fn look_begins(&self, commit: u64) {
+        *lock(&self.looks).entry(commit).or_default() += 1;
+    }
+
+    pub(crate) fn look_ends(&self, commit: u64) {
+        let mut looks = lock(&self.looks);
+        if let Some(n) = looks.get_mut(&commit) {
+            *n -= 1;
+            if *n == 0 {
+                looks.remove(&commit);
+            }
+        }
+        let is_oldest = looks.keys().next().is_none_or(|c| *c > commit);
+        drop(looks);
+        // What was kept for it goes now, or else with the next commit.
+        if is_oldest
+            && self.keeps.load(Ordering::Relaxed)
+            && let Ok(mut st) = self.state.try_write()
+        {
+            self.look_out(&mut st.history);
+        }
+    }
+
+    /// Under the lock of the state, so that no look begins meanwhile.
+    fn look_out(&self, history: &mut History) {
+        let oldest = lock(&self.looks).keys().next().copied();
+        history.look_out(oldest);
+        self.keeps.store(oldest.is_some(), Ordering::Relaxed);
+    }
+
+    /// Takes another ontology. Indexes that it adds are built first; commits wait for it, reads do not.
+    pub fn set_ontology(&self, o: Arc<Ontology>) -> Result<()> {
+        let _no_commits = lock(&self.writer);
+        let view = self.view();
+        let mut built: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>> = BTreeMap::new();
+        for t in o.types() {
+            let was = view.ontology().by_number(t.number);
+            let is_new = |a: &&Attribute| was.and_then(|w| w.attrs.get(&a.name)?.indexed_in) != a.indexed_in;
+            let new: Vec<_> = t.attrs.values().filter(is_new).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
+            if new.is_empty() {
+                continue;
+            }
+            for ent in view.of_type(t.number)? {
+                let Some(s) = view.get(ent)? else { continue };
+                for (scope, key) in order_keys(&s.entity()?, &o).filter(|x| new.contains(&x.0)) {
+                    built.entry(scope).or_default().insert((key, ent));
+                }
+            }
+        }
+        drop(view);
+        let all: BTreeSet<OrderScope> =
+            o.types().flat_map(|t| t.attrs.values()).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
+        let mut st = self.write();
+        for (scope, set) in built {
+            st.index.ordered.entry(scope).or_default().extend(set);
+        }
+        st.index.ordered.retain(|scope, _| all.contains(scope));
+        st.ontology = o;
+        Ok(())
     }
 
     /// Why nothing can be written until the store is opened again, if so.
@@ -174,6 +240,8 @@ impl Store {
         w.next_frame += 1;
 
         let mut st = self.write();
+        self.look_out(&mut st.history);
+        st.history.begin();
         if let Some(s) = st.segment_mut(segment) {
             s.extend(number, w.frame.first_seq, w.frame.last_seq, w.frame.buf.len(), offsets.len() as u32);
         }
@@ -275,10 +343,13 @@ impl Store {
             return Err(StoreError::Broken(why));
         }
         let kept = self.compact_and_checkpoint(u, &mut rubbish);
-        // Last: compaction may have made the room for it.
+        // Last: compaction may have made the room for it. On a full disk commits do without.
         let spare = self.prepare_spare();
         let kept = kept?;
-        spare.map(|()| kept)
+        match spare {
+            Err(StoreError::Full) | Ok(()) => Ok(kept),
+            Err(e) => Err(e),
+        }
     }
 
     fn compact_and_checkpoint(&self, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Kept> {
@@ -326,8 +397,12 @@ impl Store {
             done.freed_bytes += x.freed_bytes;
             done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
             let mut st = self.write();
+            self.look_out(&mut st.history);
+            st.history.begin();
             for id in &x.old {
-                st.remove_segment(*id);
+                if let Some(file) = st.remove_segment(*id) {
+                    st.history.put_away(*id, file);
+                }
             }
             let id = x.new.id;
             st.add_segment(x.new);

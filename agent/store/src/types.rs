@@ -25,6 +25,9 @@ pub enum StoreError {
     OtherKernel { found: String, expected: String },
     #[error("commit of {0} bytes; at most {MAX_FRAME} are allowed")]
     TooLarge(usize),
+    /// More was committed since a look began than is kept for it.
+    #[error("the read took too long: too much was changed since it began; read less at once, or again")]
+    Outdated,
     #[error("the store holds what it should not: {0}")]
     Inconsistent(String),
 }

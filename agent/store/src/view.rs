@@ -1,64 +1,146 @@
 //! A look at what is committed.
 
-use crate::index::uniques;
+use crate::history::Old;
+use crate::index::{OrderKey, uniques};
 use crate::log::Loc;
-use crate::state::State;
-use crate::types::{Result, Stored};
+use crate::state::{State, read_from};
+use crate::store::Store;
+use crate::types::{Result, StoreError, Stored};
 use bytes::Bytes;
-use mew_model::{Number, Ontology, ValueRef};
+use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLockReadGuard};
 
-/// A consistent look at what is committed.
-pub struct View<'a>(pub(crate) RwLockReadGuard<'a, State>);
+/// One commit, whole, for as long as it is held. It holds up nobody: commits go on beside it, and what they replace is kept
+/// for it. When that grows beyond a bound, the look ends: everything answers [`StoreError::Outdated`].
+pub struct View<'a> {
+    store: &'a Store,
+    commit: u64,
+    ontology: Arc<Ontology>,
+    last_seq: u64,
+    next_entity: u32,
+}
 
-impl View<'_> {
+impl<'a> View<'a> {
+    pub(crate) fn open(store: &'a Store) -> Self {
+        let st = store.read();
+        // Under the lock: no commit comes between.
+        let commit = st.history.commit();
+        store.look_begins(commit);
+        let (ontology, last_seq, next_entity) = (st.ontology.clone(), st.index.last_seq, st.index.next());
+        View { store, commit, ontology, last_seq, next_entity }
+    }
+
+    fn state(&self) -> Result<RwLockReadGuard<'a, State>> {
+        let st = self.store.read();
+        if st.history.serves(self.commit) { Ok(st) } else { Err(StoreError::Outdated) }
+    }
+
+    /// Nothing was committed since; most looks are short.
+    fn is_newest(&self, st: &State) -> bool {
+        st.history.commit() == self.commit
+    }
+
+    fn old<'s>(&self, st: &'s State, ent: u32) -> Option<&'s Old> {
+        st.history.entity(ent, self.commit)
+    }
+
     pub fn ontology(&self) -> &Arc<Ontology> {
-        &self.0.ontology
+        &self.ontology
     }
 
     pub fn last_seq(&self) -> u64 {
-        self.0.index.last_seq
+        self.last_seq
     }
 
     pub fn next_entity(&self) -> u32 {
-        self.0.index.next()
+        self.next_entity
     }
 
     /// Also finds tombstones.
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
-        self.0.find(sync_id)
+        let candidates = {
+            let st = self.state()?;
+            let mut all = st.index.candidates(sync_id);
+            all.extend(st.history.find(sync_id));
+            all
+        };
+        for ent in candidates {
+            if let Some(s) = self.get(ent)?
+                && EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id)
+            {
+                return Ok(Some(ent));
+            }
+        }
+        Ok(None)
     }
 
     /// The newest version, tombstones included.
     pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
-        self.0.get(ent)
+        let st = self.state()?;
+        let loc = self.old(&st, ent).map_or_else(|| st.index.loc(ent), |old| old.loc);
+        if loc == Loc::NONE {
+            return Ok(None);
+        }
+        let (r, bytes) = read(st, loc)?;
+        Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes }))
     }
 
     /// Living entities of exactly this type.
-    pub fn of_type(&self, ty: Number) -> Option<&RoaringBitmap> {
-        self.0.index.of_type(ty)
+    pub fn of_type(&self, ty: Number) -> Result<RoaringBitmap> {
+        let st = self.state()?;
+        let mut all = st.index.of_type(ty).cloned().unwrap_or_default();
+        for (ent, old) in st.history.all(self.commit) {
+            if old.ty == Some(ty) {
+                all.insert(ent);
+            } else {
+                all.remove(ent);
+            }
+        }
+        Ok(all)
+    }
+
+    /// About how many living entities of exactly this type there are.
+    pub fn size(&self, ty: Number) -> Result<u64> {
+        Ok(self.state()?.index.of_type(ty).map_or(0, RoaringBitmap::len))
     }
 
     /// Types that have ever had a living entity.
-    pub fn types(&self) -> impl Iterator<Item = (Number, &RoaringBitmap)> {
-        self.0.index.types()
+    pub fn types(&self) -> Result<Vec<Number>> {
+        Ok(self.state()?.index.types().map(|(t, _)| t).collect())
     }
 
-    pub fn edges_of(&self, ent: u32) -> impl Iterator<Item = u32> + '_ {
-        self.0.index.edges_of(ent)
+    pub fn edges_of(&self, ent: u32) -> Result<Vec<u32>> {
+        let st = self.state()?;
+        if self.is_newest(&st) {
+            return Ok(st.index.edges_of(ent).collect());
+        }
+        let old = |edge: &u32| self.old(&st, *edge).map(|old| old.ends.is_some_and(|e| e.contains(&ent)));
+        let now = st.index.edges_of(ent).filter(|edge| old(edge).is_none());
+        let then = st.history.edges_of(ent).filter(|edge| old(edge) == Some(true));
+        let all: BTreeSet<u32> = now.chain(then).collect();
+        Ok(all.into_iter().collect())
     }
 
-    pub fn ends(&self, edge: u32) -> Option<[u32; 2]> {
-        self.0.index.ends(edge)
+    pub fn ends(&self, edge: u32) -> Result<Option<[u32; 2]>> {
+        let st = self.state()?;
+        Ok(self.old(&st, edge).map_or_else(|| st.index.ends(edge), |old| old.ends))
     }
 
     /// The living entity that holds a unique value.
     pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
-        for ent in self.0.index.unique_candidates(scope, attr, v) {
+        let candidates: Vec<u32> = {
+            let st = self.state()?;
+            let hash = st.index.unique_hash(scope, attr, v);
+            st.index.unique_with(hash).chain(st.history.unique(hash)).collect()
+        };
+        for ent in candidates {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
-                if uniques(&e, &self.0.ontology).any(|(s, a, x)| s == scope && a == attr && x.query_eq(v)) {
+                let holds = |x: (Number, Number, ValueRef<'_>)| (x.0, x.1) == (scope, attr) && x.2.query_eq(v);
+                if !e.deleted && uniques(&e, &self.ontology).any(holds) {
                     return Ok(Some(ent));
                 }
             }
@@ -66,30 +148,130 @@ impl View<'_> {
         Ok(None)
     }
 
-    pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.0.index.fact(key).map(|l| self.fact_at(l)).transpose()
+    /// Living entities with a value of an indexed attribute whose key (see [`ValueRef::order_key`]) is in the range, by
+    /// ascending key.
+    pub fn ordered(
+        &self,
+        scope: Number,
+        attr: Number,
+        range: RangeInclusive<OrderKey>,
+    ) -> Result<Vec<(OrderKey, u32)>> {
+        let st = self.state()?;
+        let of = (scope, attr);
+        if self.is_newest(&st) {
+            return Ok(st.index.ordered(of, range).collect());
+        }
+        let old = |x: &(OrderKey, u32)| self.old(&st, x.1).map(|old| old.ordered.contains(&(of, x.0)));
+        let now = st.index.ordered(of, range.clone()).filter(|x| old(x).is_none());
+        let then = st.history.ordered(of, range).filter(|x| old(x) == Some(true));
+        let all: BTreeSet<_> = now.chain(then).collect();
+        Ok(all.into_iter().collect())
     }
 
-    fn fact_at(&self, loc: Loc) -> Result<Bytes> {
-        let (r, body) = self.0.read_record(loc)?;
-        Ok(body.slice((r.ent as usize).min(body.len())..))
+    pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let st = self.state()?;
+        match st.history.fact(key, self.commit).or_else(|| st.index.fact(key)) {
+            None | Some(Loc::NONE) => Ok(None),
+            Some(loc) => Ok(Some(fact_at(st, loc)?)),
+        }
     }
 
     /// Facts whose key begins with `prefix`, ascending by key.
     pub fn facts(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>> {
-        self.0.index.facts(prefix).map(|(k, l)| Ok((k.to_vec(), self.fact_at(l)?))).collect()
+        let all = self.places(prefix)?;
+        all.into_iter().map(|(k, loc)| Ok((k, fact_at(self.state()?, loc)?))).collect()
     }
 
-    pub fn has_fact(&self, key: &[u8]) -> bool {
-        self.0.index.fact(key).is_some()
+    fn places(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Loc)>> {
+        let st = self.state()?;
+        let now = st.index.facts(prefix).map(|(k, loc)| (k.to_vec(), loc));
+        if self.is_newest(&st) {
+            return Ok(now.collect());
+        }
+        let mut all: BTreeMap<Vec<u8>, Loc> = now.collect();
+        let replaced = st.history.facts_from(prefix, self.commit);
+        all.extend(replaced.take_while(|(k, _)| k.starts_with(prefix)).map(|(k, loc)| (k.to_vec(), loc)));
+        all.retain(|_, loc| *loc != Loc::NONE);
+        Ok(all.into_iter().collect())
+    }
+
+    pub fn has_fact(&self, key: &[u8]) -> Result<bool> {
+        let st = self.state()?;
+        let loc = st.history.fact(key, self.commit).or_else(|| st.index.fact(key));
+        Ok(loc.is_some_and(|loc| loc != Loc::NONE))
     }
 
     /// Keys that begin with `prefix`, ascending.
-    pub fn fact_keys(&self, prefix: &[u8]) -> impl Iterator<Item = &[u8]> {
-        self.0.index.facts(prefix).map(|(k, _)| k)
+    pub fn fact_keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(self.places(prefix)?.into_iter().map(|(k, _)| k).collect())
     }
 
-    pub fn count_facts(&self, prefix: &[u8]) -> usize {
-        self.0.index.facts(prefix).count()
+    pub fn count_facts(&self, prefix: &[u8]) -> Result<usize> {
+        let st = self.state()?;
+        if self.is_newest(&st) {
+            return Ok(st.index.facts(prefix).count());
+        }
+        drop(st);
+        Ok(self.places(prefix)?.len())
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        self.store.look_ends(self.commit);
+    }
+}
+
+/// Reads a record, from the file without the lock: commits do not wait for the disk.
+fn read(st: RwLockReadGuard<'_, State>, loc: Loc) -> Result<(crate::log::Record, Bytes)> {
+    if let Some(hit) = st.cache.get(loc) {
+        return Ok(hit);
+    }
+    let (file, cache) = (st.file_of(loc)?.clone(), st.cache.clone());
+    drop(st);
+    read_from(&*file, loc, &cache)
+}
+
+fn fact_at(st: RwLockReadGuard<'_, State>, loc: Loc) -> Result<Bytes> {
+    let (r, body) = read(st, loc)?;
+    Ok(body.slice((r.ent as usize).min(body.len())..))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Batch, MemDisk, Options, Store, StoreError};
+    use mew_model::Ontology;
+    use std::sync::Arc;
+
+    fn store() -> Store {
+        let o = Options { kernel_id: "k".into(), new_incarnation: "i".into(), segment_bytes: 1 << 20 };
+        Store::open(Arc::new(MemDisk::new()), Arc::new(Ontology::default()), o).expect("a new store opens").0
+    }
+
+    fn put(store: &Store, value: &str) {
+        let facts = vec![(b"f".to_vec(), value.as_bytes().to_vec())];
+        store.commit(Batch { changes: vec![], facts }).expect("the commit succeeds");
+    }
+
+    /// What is kept is bounded: the look that is too old for it ends and says so, a younger one goes on.
+    #[test]
+    fn a_look_that_is_too_old_ends_with_an_error() {
+        let store = store();
+        store.state.write().expect("nobody panicked").history.bound(3);
+        put(&store, "1");
+        let old = store.view();
+        put(&store, "2");
+        let young = store.view();
+        for n in 3..=4 {
+            put(&store, &n.to_string());
+            assert_eq!(old.fact(b"f").expect("it is kept").as_deref(), Some(&b"1"[..]));
+        }
+        put(&store, "5");
+        assert!(matches!(old.fact(b"f"), Err(StoreError::Outdated)));
+        assert!(matches!(old.get(0), Err(StoreError::Outdated)));
+        assert_eq!(young.fact(b"f").expect("it is kept").as_deref(), Some(&b"2"[..]));
+        drop((old, young));
+        assert!(store.read().history.is_empty(), "nothing is kept for nobody");
+        assert_eq!(store.view().fact(b"f").expect("it is there").as_deref(), Some(&b"5"[..]));
     }
 }

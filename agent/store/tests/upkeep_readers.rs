@@ -129,7 +129,7 @@ fn look(store: &Store, done: &AtomicBool) {
             let Some(s) = v.get(ent).expect("an entity can be read") else { continue };
             let e = s.entity().expect("it is an entity");
             assert_eq!(v.find(e.sync_id).expect("an id can be looked up"), Some(ent));
-            assert!(v.ends(ent).is_none() || !e.deleted, "a dead edge has no ends");
+            assert!(v.ends(ent).expect("ends").is_none() || !e.deleted, "a dead edge has no ends");
         }
         drop(v);
         if is_last {

@@ -80,7 +80,7 @@ fn settle(
         Ok(o) => return Ok(o),
         Err(b) => b,
     };
-    if tx.count_facts(&records::held_prefix(&from.flow)) >= MAX_HELD {
+    if tx.count_facts(&records::held_prefix(&from.flow))? >= MAX_HELD {
         return Err(KernelError::Limit(format!(
             "{MAX_HELD} entities of this flow are held already; resolve some (mew held) first"
         )));
@@ -273,7 +273,7 @@ fn take_dependents(tx: &mut Tx<'_>, from: &Incoming, local: &Stored) -> Result<R
         Ok(s) => s,
         Err(KernelError::Violation(v)) => {
             // Whatever prevents it is one of its edges; the first will do, as each change to one retries.
-            let edge = tx.edges_of(local.ent).first().copied();
+            let edge = tx.edges_of(local.ent)?.first().copied();
             let blocker = match edge.map(|e| tx.get(e)).transpose()?.flatten() {
                 Some(s) => s.entity()?.sync_id.to_owned(),
                 None => String::new(),

@@ -19,15 +19,15 @@ pub fn retry(kernel: &Kernel, now_ms: u64, from: &Incoming, changed: Option<Vec<
             let mut todo = Vec::new();
             match &next {
                 None => {
-                    for k in view.fact_keys(&records::held_prefix(&from.flow)) {
-                        todo.extend(records::parse_held_key(k).map(|(_, id)| id));
+                    for k in view.fact_keys(&records::held_prefix(&from.flow))? {
+                        todo.extend(records::parse_held_key(&k).map(|(_, id)| id));
                     }
                 }
                 Some(changed) => {
                     for c in changed {
-                        for k in view.fact_keys(&records::blocked_prefix(c)) {
+                        for k in view.fact_keys(&records::blocked_prefix(c))? {
                             todo.extend(
-                                records::parse_blocked_key(k).filter(|(f, _)| *f == from.flow).map(|(_, id)| id),
+                                records::parse_blocked_key(&k).filter(|(f, _)| *f == from.flow).map(|(_, id)| id),
                             );
                         }
                     }

@@ -216,17 +216,16 @@ pub fn floor(kernel: &Kernel, now_ms: u64) -> Result<u64, KernelError> {
     let mut floor = u64::MAX;
     let mut abandoned = Vec::new();
     // Only the heads are read: the sets may be large.
-    for key in view.fact_keys(records::MEMBERS).filter(|k| part_of(k) == HEAD) {
+    let mut keys = view.fact_keys(records::MEMBERS)?;
+    for key in keys.iter().filter(|k| part_of(k) == HEAD) {
         let head = records::read::<wire::FlowMembers>(view.fact(key)?).unwrap_or_default();
         if head.saved_at_ms.saturating_add(ABANDONED_MS) < now_ms {
-            abandoned.push(&key[..key.len() - HEAD.len()]);
+            abandoned.push(key[..key.len() - HEAD.len()].to_vec());
         } else {
             floor = floor.min(head.seq);
         }
     }
-    let is_abandoned = |k: &&[u8]| abandoned.iter().any(|a| k.starts_with(a));
-    let keys: Vec<Vec<u8>> = view.fact_keys(records::MEMBERS).filter(is_abandoned).map(<[u8]>::to_vec).collect();
-    drop(view); // a writer waits for it
+    keys.retain(|k| abandoned.iter().any(|a| k.starts_with(a)));
     if !keys.is_empty() {
         kernel.write(now_ms, move |tx| {
             keys.into_iter().for_each(|k| tx.delete_fact(k));

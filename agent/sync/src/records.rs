@@ -94,7 +94,7 @@ pub fn log_conflict(tx: &mut Tx<'_>, c: &wire::Conflict) -> Result<(), KernelErr
     // Several conflicts of one entity may fall into one millisecond.
     let k = format!("conflict/{:020}-{so_far:08}-{}-{}-{}", c.at_ms, c.remote, c.resolution, c.sync_id);
     tx.set_fact(k.into_bytes(), c.encode_to_vec());
-    for old in tx.oldest_facts_beyond(CONFLICT, MAX_CONFLICTS) {
+    for old in tx.oldest_facts_beyond(CONFLICT, MAX_CONFLICTS)? {
         tx.delete_fact(old);
     }
     Ok(())

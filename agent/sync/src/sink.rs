@@ -15,7 +15,7 @@ pub fn state(kernel: &Kernel, flow: &str) -> Option<wire::SinkState> {
 }
 
 pub fn held(kernel: &Kernel, flow: &str) -> u64 {
-    kernel.view().count_facts(&records::held_prefix(flow)) as u64
+    kernel.view().count_facts(&records::held_prefix(flow)).unwrap_or_default() as u64
 }
 
 /// Checks the position against the source's incarnation. A wanted reset, different from the last that was followed,
@@ -132,7 +132,7 @@ fn apply_batch(
         reset: if reset.is_empty() { old.reset } else { reset.to_owned() },
     };
     tx.set_fact(k, state.encode_to_vec());
-    counts.held = tx.count_facts(&records::held_prefix(&from.flow)) as u64;
+    counts.held = tx.count_facts(&records::held_prefix(&from.flow))? as u64;
     Ok(Applied { counts, rejected })
 }
 

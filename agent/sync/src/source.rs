@@ -297,7 +297,7 @@ impl Source {
             }
             if self.members.enter(ent, seq, seq) && self.definition.edges {
                 // The edges that the feed has passed already come with it; the others follow by themselves.
-                let edges = view.edges_of(ent).map(|edge| view.get(edge)).filter_map(Result::transpose);
+                let edges = view.edges_of(ent)?.into_iter().map(|edge| view.get(edge)).filter_map(Result::transpose);
                 let passed = edges.filter(|x| x.as_ref().map_or(true, |x| x.seq < seq));
                 self.brought = (seq, passed.collect::<Result<_, _>>()?);
                 out.upto = seq - u64::from(!self.brought.1.is_empty());

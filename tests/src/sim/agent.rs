@@ -145,7 +145,7 @@ impl Running {
     /// What `watch_held` of agent/net/src/hub.rs does with one signal: the entities that changed, if anything is held.
     pub fn changed(&mut self) -> Option<Arc<Vec<String>>> {
         self.told = false;
-        if self.kernel.view().count_facts(records::HELD) == 0 {
+        if self.kernel.view().count_facts(records::HELD).is_ok_and(|n| n == 0) {
             self.watched = Place::after(self.kernel.head());
             return None;
         }

@@ -6,7 +6,7 @@ mod model;
 use mew_model::name::number;
 use mew_model::ontology::{Attribute, Builder, Declared, Edge, OnKill, Param};
 use mew_model::{EntityRef, Kind, Number, Ontology, Value};
-use mew_store::{Batch, Disk, MemDisk, Opened, Options, Place, Store, StoreError, Stored};
+use mew_store::{Batch, Disk, MemDisk, Opened, Options, Place, Store, StoreError, Stored, View};
 pub use model::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const SEGMENT_HEADER: usize = 48;
 pub const CODES: u8 = 4;
 
-fn attr(name: &str, unique_in: Option<&str>) -> Attribute {
+fn attr(name: &str, unique_in: Option<&str>, indexed_in: Option<&str>) -> Attribute {
     Attribute {
         name: name.to_owned(),
         number: number(name),
@@ -28,6 +28,7 @@ fn attr(name: &str, unique_in: Option<&str>) -> Attribute {
         nullable: true,
         required: false,
         unique_in: unique_in.map(number),
+        indexed_in: indexed_in.map(number),
         default: None,
         one_of: vec![],
         min: None,
@@ -36,7 +37,7 @@ fn attr(name: &str, unique_in: Option<&str>) -> Attribute {
     }
 }
 
-/// Task has a unique value, Person has nothing derived from its attributes, owns is an edge from Person to Task.
+/// Task has a unique and an indexed value, Person has nothing derived from its attributes, owns is an edge from Person to Task.
 pub fn ontology() -> Arc<Ontology> {
     ontology_with(false)
 }
@@ -52,8 +53,8 @@ pub fn ontology_with(unique_titles: bool) -> Arc<Ontology> {
         on_kill_target: OnKill::Unlink,
     };
     let declared = vec![
-        node("Task", vec![attr("title", None), attr("code", Some("Task"))]),
-        node("Person", vec![attr("title", unique_titles.then_some("Person"))]),
+        node("Task", vec![attr("title", None, Some("Task")), attr("code", Some("Task"), None)]),
+        node("Person", vec![attr("title", unique_titles.then_some("Person"), None)]),
         Declared { name: "owns".to_owned(), parents: vec![], attrs: vec![], edge: Some(owns) },
     ];
     Arc::new(Builder { name: "test".to_owned(), declared }.build().expect("the declarations are right"))
@@ -151,6 +152,8 @@ pub struct Dump {
     pub types: BTreeMap<Number, Vec<u32>>,
     /// Who holds each code.
     pub codes: Vec<Option<u32>>,
+    /// The index of tasks' titles.
+    pub titles: Vec<(u64, u32)>,
     pub edges: Vec<Vec<u32>>,
     pub ends: Vec<Option<[u32; 2]>>,
     pub facts: Vec<(Vec<u8>, Vec<u8>)>,
@@ -181,26 +184,36 @@ pub fn history(store: &Store, after: u64) -> Vec<Row> {
 }
 
 pub fn dump(store: &Store) -> Dump {
-    let (feed, history) = (feed(store, 0), history(store, 0));
-    let v = store.view();
+    Dump { feed: feed(store, 0), history: history(store, 0), ..look(&store.view()) }
+}
+
+/// All that one look sees.
+pub fn look(v: &View<'_>) -> Dump {
     let get = |ent: u32| v.get(ent).expect("an entity can be read").map(|s| row(&s));
     let newest: Vec<Row> = (0..v.next_entity()).filter_map(get).collect();
     Dump {
         last_seq: v.last_seq(),
         next_entity: v.next_entity(),
         found: newest.iter().map(|r| v.find(entity(r).sync_id).expect("an entity can be found")).collect(),
-        types: v.types().filter(|(_, b)| !b.is_empty()).map(|(t, b)| (t, b.iter().collect())).collect(),
+        types: v
+            .types()
+            .expect("types")
+            .into_iter()
+            .map(|t| (t, v.of_type(t).expect("a type").iter().collect::<Vec<u32>>()))
+            .filter(|(_, b)| !b.is_empty())
+            .collect(),
+        titles: v.ordered(number("Task"), number("title"), 0..=u64::MAX).expect("an index can be read"),
         codes: (0..CODES)
             .map(|n| {
                 v.unique(number("Task"), number("code"), code(n).borrowed()).expect("a unique value can be looked up")
             })
             .collect(),
-        edges: newest.iter().map(|r| v.edges_of(r.0).collect()).collect(),
-        ends: newest.iter().map(|r| v.ends(r.0)).collect(),
+        edges: newest.iter().map(|r| v.edges_of(r.0).expect("edges")).collect(),
+        ends: newest.iter().map(|r| v.ends(r.0).expect("ends")).collect(),
         facts: v.facts(b"").expect("facts can be read").into_iter().map(|(k, b)| (k, b.to_vec())).collect(),
         newest,
-        feed,
-        history,
+        feed: Vec::new(),
+        history: Vec::new(),
     }
 }
 
@@ -212,7 +225,12 @@ pub fn same(found: &Dump, expected: &Dump, when: &str) {
     assert_eq!(found.facts, expected.facts, "facts {when}");
     assert_eq!(found.feed, expected.feed, "feed {when}");
     assert_eq!(found.history, expected.history, "history {when}");
-    assert_eq!(found, expected, "derived state {when}");
+    assert_eq!(found.found, expected.found, "ids {when}");
+    assert_eq!(found.types, expected.types, "types {when}");
+    assert_eq!(found.codes, expected.codes, "unique values {when}");
+    assert_eq!(found.titles, expected.titles, "indexed values {when}");
+    assert_eq!((&found.edges, &found.ends), (&expected.edges, &expected.ends), "edges {when}");
+    assert_eq!(found, expected, "{when}");
 }
 
 pub fn commit(store: &Store, b: &Batch) -> u64 {

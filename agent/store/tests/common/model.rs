@@ -191,6 +191,20 @@ impl Model {
         self.history.iter().filter(|r| r.1 > after).cloned().collect()
     }
 
+    /// Of living tasks, by key.
+    fn titles(&self) -> Vec<(u64, u32)> {
+        let tasks = self.there().map(|r| (entity(r), r.0)).filter(|(e, _)| !e.deleted && e.ty == number("Task"));
+        let key = |e: &EntityRef<'_>| e.attr_ref(number("title")).order_key();
+        let mut all: Vec<(u64, u32)> = tasks.filter_map(|(e, ent)| Some((key(&e)?, ent))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What a look sees of it.
+    pub fn look(&self) -> Dump {
+        Dump { feed: Vec::new(), history: Vec::new(), ..self.dump() }
+    }
+
     pub fn dump(&self) -> Dump {
         let newest: Vec<Row> = self.there().cloned().collect();
         let mut types: BTreeMap<Number, Vec<u32>> = BTreeMap::new();
@@ -209,6 +223,7 @@ impl Model {
             found: newest.iter().map(|r| Some(r.0)).collect(),
             types,
             codes: (0..CODES).map(|n| holder(n).map(|r| r.0)).collect(),
+            titles: self.titles(),
             edges: newest.iter().map(|r| edges_of(r.0)).collect(),
             ends,
             facts: self.facts.clone().into_iter().collect(),

@@ -1,0 +1,259 @@
+//! What was replaced while somebody looks at an older commit, so that a look sees one commit and holds up no writer.
+//!
+//! A look names the commit that it sees. While one is open, each commit says here what it replaces; a look takes what is
+//! current unless it was replaced after it. Nothing is kept while nobody looks. What is kept is bounded: a look that is too
+//! old for it ends with an error.
+
+use crate::disk::DiskFile;
+use crate::index::{OrderKey, OrderScope};
+use crate::log::Loc;
+use hashbrown::HashMap;
+use mew_model::Number;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Replaced versions that are kept for looks; about 100 bytes each.
+pub const MOST_REPLACED: usize = 1 << 20;
+
+/// An entity as the index had it.
+#[derive(Clone, Debug, Default)]
+pub struct Old {
+    pub loc: Loc,
+    /// Of a living entity.
+    pub ty: Option<Number>,
+    pub ends: Option<[u32; 2]>,
+    pub uniques: Vec<u64>,
+    pub ordered: Vec<(OrderScope, OrderKey)>,
+}
+
+enum Key {
+    Entity(u32),
+    Fact(Box<[u8]>),
+}
+
+/// Versions of one thing, each with the commit that replaced it, ascending.
+type Replaced<T> = VecDeque<(u64, T)>;
+
+pub struct History {
+    /// Number of the newest commit, counted from when the store was opened. Compaction counts as one.
+    commit: u64,
+    /// Looks from before this commit have lost something.
+    floor: u64,
+    is_kept: bool,
+    most: usize,
+    order: VecDeque<(u64, Key)>,
+    entities: HashMap<u32, Replaced<Old>>,
+    facts: BTreeMap<Box<[u8]>, Replaced<Loc>>,
+    /// What of `entities` the index has no more, by what one looks for.
+    by_end: BTreeSet<(u32, u32)>,
+    by_unique: HashMap<u64, BTreeSet<u32>>,
+    by_order: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>>,
+    /// Segments that were put away, each with the commit that did.
+    files: Vec<(u64, u32, Arc<dyn DiskFile>)>,
+    /// Dead entities whose numbers are not known by their ids any more, likewise.
+    forgotten: Vec<(u64, Box<str>, u32)>,
+}
+
+/// The one that was there when `commit` was the newest.
+fn at<T>(versions: Option<&Replaced<T>>, commit: u64) -> Option<&T> {
+    let v = versions?;
+    v.get(v.partition_point(|(replaced, _)| *replaced <= commit)).map(|x| &x.1)
+}
+
+impl History {
+    pub fn new() -> Self {
+        History {
+            commit: 0,
+            floor: 0,
+            is_kept: false,
+            most: MOST_REPLACED,
+            order: VecDeque::new(),
+            entities: HashMap::new(),
+            facts: BTreeMap::new(),
+            by_end: BTreeSet::new(),
+            by_unique: HashMap::new(),
+            by_order: BTreeMap::new(),
+            files: Vec::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// The newest commit.
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    pub fn serves(&self, commit: u64) -> bool {
+        commit >= self.floor
+    }
+
+    #[cfg(test)]
+    pub fn bound(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// What is replaced from here on belongs to a new commit.
+    pub fn begin(&mut self) {
+        self.commit += 1;
+    }
+
+    /// `oldest` is the commit of the oldest look that is open. From now on what is replaced is kept, if there is one; what
+    /// only older ones would ask for goes.
+    pub fn look_out(&mut self, oldest: Option<u64>) {
+        self.is_kept = oldest.is_some();
+        match oldest {
+            Some(oldest) => {
+                while self.order.front().is_some_and(|(replaced, _)| *replaced <= oldest) {
+                    self.drop_first();
+                }
+                self.files.retain(|f| f.0 > oldest);
+                self.forgotten.retain(|f| f.0 > oldest);
+            }
+            None if self.is_empty() => {}
+            None => *self = History { commit: self.commit, floor: self.floor, most: self.most, ..History::new() },
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty() && self.files.is_empty() && self.forgotten.is_empty()
+    }
+
+    /// Whether what is replaced now has to be told.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    pub fn replaced(&mut self, ent: u32, old: Old) {
+        for end in old.ends.into_iter().flatten() {
+            self.by_end.insert((end, ent));
+        }
+        for hash in &old.uniques {
+            self.by_unique.entry(*hash).or_default().insert(ent);
+        }
+        for (scope, key) in &old.ordered {
+            self.by_order.entry(*scope).or_default().insert((*key, ent));
+        }
+        self.entities.entry(ent).or_default().push_back((self.commit, old));
+        self.push(Key::Entity(ent));
+    }
+
+    pub fn fact_replaced(&mut self, key: &[u8], old: Loc) {
+        if self.is_kept {
+            self.facts.entry(key.into()).or_default().push_back((self.commit, old));
+            self.push(Key::Fact(key.into()));
+        }
+    }
+
+    fn push(&mut self, key: Key) {
+        self.order.push_back((self.commit, key));
+        while self.order.len() > self.most
+            && let Some((replaced, _)) = self.order.front()
+        {
+            self.floor = *replaced;
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        match self.order.pop_front() {
+            Some((_, Key::Entity(ent))) => {
+                let Some(versions) = self.entities.get_mut(&ent) else { return };
+                let Some((_, old)) = versions.pop_front() else { return };
+                let has = |v: &(u64, Old), end: &u32| v.1.ends.is_some_and(|e| e.contains(end));
+                for end in old.ends.into_iter().flatten().filter(|end| !versions.iter().any(|v| has(v, end))) {
+                    self.by_end.remove(&(end, ent));
+                }
+                for hash in old.uniques.iter().filter(|h| !versions.iter().any(|v| v.1.uniques.contains(h))) {
+                    if let Some(set) = self.by_unique.get_mut(hash) {
+                        set.remove(&ent);
+                        if set.is_empty() {
+                            self.by_unique.remove(hash);
+                        }
+                    }
+                }
+                for x in old.ordered.iter().filter(|x| !versions.iter().any(|v| v.1.ordered.contains(x))) {
+                    if let Some(set) = self.by_order.get_mut(&x.0) {
+                        set.remove(&(x.1, ent));
+                    }
+                }
+                if versions.is_empty() {
+                    self.entities.remove(&ent);
+                }
+            }
+            Some((_, Key::Fact(key))) => {
+                if let Some(versions) = self.facts.get_mut(&key) {
+                    versions.pop_front();
+                    if versions.is_empty() {
+                        self.facts.remove(&key);
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    pub fn put_away(&mut self, id: u32, file: Arc<dyn DiskFile>) {
+        if self.is_kept {
+            self.files.push((self.commit, id, file));
+        }
+    }
+
+    pub fn forgotten(&mut self, sync_id: &str, ent: u32, loc: Loc) {
+        if self.is_kept {
+            self.forgotten.push((self.commit, sync_id.into(), ent));
+            let old = Old { loc, ..Old::default() };
+            self.replaced(ent, old);
+        }
+    }
+
+    pub fn file(&self, id: u32) -> Option<&Arc<dyn DiskFile>> {
+        self.files.iter().find(|f| f.1 == id).map(|f| &f.2)
+    }
+
+    // ---------------------------------------------------------------- what a look sees
+
+    /// How the entity was, if it was replaced after `commit`.
+    pub fn entity(&self, ent: u32, commit: u64) -> Option<&Old> {
+        at(self.entities.get(&ent), commit)
+    }
+
+    pub fn find(&self, sync_id: &str) -> impl Iterator<Item = u32> {
+        self.forgotten.iter().filter(move |f| &*f.1 == sync_id).map(|f| f.2)
+    }
+
+    /// As [`History::entity`], of all that were replaced.
+    pub fn all(&self, commit: u64) -> impl Iterator<Item = (u32, &Old)> {
+        self.entities.iter().filter_map(move |(ent, v)| Some((*ent, at(Some(v), commit)?)))
+    }
+
+    /// Where the fact was, if it was replaced after `commit`; [`Loc::NONE`] if it was not there.
+    pub fn fact(&self, key: &[u8], commit: u64) -> Option<Loc> {
+        at(self.facts.get(key), commit).copied()
+    }
+
+    /// Facts from this key on, as [`History::fact`], ascending.
+    pub fn facts_from(&self, prefix: &[u8], commit: u64) -> impl Iterator<Item = (&[u8], Loc)> {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        self.facts.range::<[u8], _>(from).filter_map(move |(k, v)| Some((&**k, *at(Some(v), commit)?)))
+    }
+
+    /// Edges that were replaced and had this end; to be verified.
+    pub fn edges_of(&self, ent: u32) -> impl Iterator<Item = u32> + '_ {
+        self.by_end.range((ent, 0)..=(ent, u32::MAX)).map(|e| e.1)
+    }
+
+    /// Entities that were replaced and may have had the unique value; to be verified.
+    pub fn unique(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+        self.by_unique.get(&hash).into_iter().flatten().copied()
+    }
+
+    /// Entities that were replaced and had a value in the range; to be verified.
+    pub fn ordered(
+        &self,
+        scope: OrderScope,
+        range: std::ops::RangeInclusive<OrderKey>,
+    ) -> impl Iterator<Item = (OrderKey, u32)> + '_ {
+        let (low, high) = range.into_inner();
+        self.by_order.get(&scope).into_iter().flat_map(move |s| s.range((low, 0)..=(high, u32::MAX))).copied()
+    }
+}
