@@ -8,6 +8,7 @@ mod crds;
 mod demo;
 mod docs;
 mod get;
+mod inject;
 mod objects;
 mod out;
 mod process;
@@ -49,7 +50,7 @@ enum Command {
     /// The operator on a directory of manifests, without Kubernetes
     Run(RunArgs),
     /// The operator on Kubernetes
-    Operator(OperatorArgs),
+    Operator(Box<OperatorArgs>),
     /// An agent: a kernel and its links to peers
     Agent(Box<AgentArgs>),
     /// Tables of remotes, syncs and policies
@@ -59,6 +60,8 @@ enum Command {
     /// Exchange of trust with another organisation
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Give the pods of manifests their agents, as the operator's webhook does
+    Inject(Box<inject::InjectArgs>),
     /// Check manifests, ontologies and statements without running anything
     Validate(validate::ValidateArgs),
     /// Run a statement and show its rows
@@ -128,6 +131,8 @@ struct OperatorArgs {
     /// How long agents' certificates are valid, from 6s to 8760h; they are renewed after a third of it
     #[arg(long, default_value = "72h", value_parser = lifetime)]
     certificate_lifetime: Duration,
+    #[command(flatten)]
+    webhook: inject::WebhookArgs,
     #[arg(long, hide = true)]
     die_with: Option<u32>,
 }
@@ -140,6 +145,9 @@ struct AgentArgs {
     /// Data directory
     #[arg(long, env = "MEW_DATA")]
     data: PathBuf,
+    /// The data ends with this agent: wait for another one with other data to end, instead of being in its way
+    #[arg(long, env = "MEW_EPHEMERAL")]
+    ephemeral: bool,
     /// The ontology, a file
     #[arg(long, env = "MEW_ONTOLOGY")]
     ontology: PathBuf,
@@ -240,7 +248,9 @@ async fn run(c: Command) -> Result<ExitCode> {
         }
         Command::Operator(a) => {
             process::die_with(a.die_with)?;
+            let a = *a;
             let identity = if a.identity.is_empty() { format!("process-{}", std::process::id()) } else { a.identity };
+            let webhook = a.webhook.options(&a.trust_domain, &a.namespace)?;
             let o = mew_kube::OperatorOptions {
                 kubeconfig: a.kubeconfig,
                 trust_domain: a.trust_domain,
@@ -250,6 +260,7 @@ async fn run(c: Command) -> Result<ExitCode> {
                 identity,
                 dns: a.dns,
                 certificate_lifetime: a.certificate_lifetime,
+                webhook,
             };
             done(mew_kube::run(o, stopped()).await)
         }
@@ -260,6 +271,7 @@ async fn run(c: Command) -> Result<ExitCode> {
         Command::Get(a) => done(get::get(a).await),
         Command::Describe(a) => done(get::describe(a).await),
         Command::Trust(t) => done(trust::run(t).await),
+        Command::Inject(a) => inject::run(*a).await,
         Command::Validate(a) => validate::run(&a),
         Command::Query(a) | Command::Exec(a) => done(statements::run(a).await),
         Command::Load(a) => done(statements::load(a).await),
@@ -292,6 +304,7 @@ fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
     Ok(AgentOptions {
         kernel: a.kernel,
         data: a.data,
+        ephemeral: a.ephemeral,
         ontology: a.ontology,
         operator,
         listen: a.listen,

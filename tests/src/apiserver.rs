@@ -26,6 +26,8 @@ pub struct ApiServer {
     dir: PathBuf,
     port: u16,
     etcd_port: u16,
+    /// The version that it behaves like, if not its own.
+    emulates: Option<String>,
     server: Option<Process>,
     etcd: Process,
 }
@@ -33,6 +35,11 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts an empty one, with a directory of that name.
     pub fn start(name: &str) -> Result<Self> {
+        Self::start_as(name, None)
+    }
+
+    /// Starts one that behaves like an older version, such as `1.33`: it serves and validates what that version did.
+    pub fn start_as(name: &str, version: Option<&str>) -> Result<Self> {
         let assets = kube_assets();
         let dir = scratch(name)?;
         println!("logs of {name}: {}", dir.display());
@@ -46,7 +53,7 @@ impl ApiServer {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .arg(format!("--initial-cluster=default={peer}"));
         let etcd = Process::start("etcd", c, &dir)?.with_grace(GRACE);
-        let mut api = ApiServer { dir, port, etcd_port, server: None, etcd };
+        let mut api = ApiServer { dir, port, etcd_port, emulates: version.map(str::to_owned), server: None, etcd };
         api.write_kubeconfig()?;
         api.start_server()?;
         Ok(api)
@@ -68,7 +75,8 @@ impl ApiServer {
             .arg(format!("--service-account-key-file={}", pki("sa.pub")))
             .arg(format!("--service-account-signing-key-file={}", pki("sa.key")))
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"])
-            .arg("--event-ttl=10m");
+            .arg("--event-ttl=10m")
+            .args(self.emulates.iter().map(|v| format!("--emulated-version={v}")));
         self.server = Some(Process::start("kube-apiserver", c, &self.dir)?.with_grace(GRACE));
         until("the API server is ready", START, || {
             self.etcd.check()?;

@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 ];
 /// A slow machine with an empty module cache.
 const BUILD: Duration = Duration::from_secs(3600);
-const FLAGS: &str = "-trimpath -buildvcs=false -mod=readonly";
+pub(crate) const FLAGS: &str = "-trimpath -buildvcs=false -mod=readonly";
 
 /// Panics if there are none and none can be built: nothing can be tested then.
 pub fn kube_assets() -> &'static Assets {
@@ -50,30 +50,48 @@ fn find() -> Result<Assets> {
 
 /// The directory with all three, each of this go.mod.
 fn built() -> Result<PathBuf> {
-    let bin = cache()?.join("bin");
-    fs::create_dir_all(&bin)?;
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube");
     let gomod = fs::read_to_string(module.join("go.mod"))?;
     let ldflags = ldflags(&gomod)?;
-    // What a binary was made from is beside it, as text: something else there means to build again.
     let recipe = format!("{FLAGS}\n{ldflags}\n{gomod}");
+    built_once("bin", &PROGRAMS, &recipe, |package, part| {
+        let mut c = go_build("build", &ldflags);
+        c.current_dir(&module).arg("-o").arg(part).arg(package);
+        finish(c, package)
+    })
+}
+
+/// A directory of the cache with these programs (name, package, how long it takes), each made by `build` in the file that it
+/// is told, unless it is there already.
+pub(crate) fn built_once(
+    dir: &str,
+    programs: &[(&str, &str, &str)],
+    recipe: &str,
+    build: impl Fn(&str, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let bin = cache()?.join(dir);
+    fs::create_dir_all(&bin)?;
     let lock = File::create(bin.join("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            progress("waiting for the API server that another test builds …");
+            progress("waiting for programs that another test builds …");
             lock.lock()?;
         }
         Err(TryLockError::Error(e)) => return Err(e.into()),
     }
-    for (name, package, time) in PROGRAMS {
+    for (name, package, time) in programs {
+        // What a binary was made from is beside it, as text: something else there means to build again.
         let (exe, stamp) = (bin.join(name), bin.join(format!("{name}.recipe")));
         if exe.exists() && fs::read_to_string(&stamp).is_ok_and(|s| s == recipe) {
             continue;
         }
         progress(&format!("building {name} (once, about {time}) …"));
-        build(&module, package, &ldflags, &exe)?;
-        fs::write(&stamp, &recipe)?;
+        // A process that was killed while it built must leave no half a binary.
+        let part = exe.with_extension("part");
+        build(package, &part)?;
+        fs::rename(&part, &exe)?;
+        fs::write(&stamp, recipe)?;
     }
     Ok(bin)
 }
@@ -101,21 +119,18 @@ fn ldflags(gomod: &str) -> Result<String> {
     Ok(flags)
 }
 
-fn build(module: &Path, package: &str, ldflags: &str, exe: &Path) -> Result<()> {
-    // A process that was killed while it built must leave no half a binary.
-    let part = exe.with_extension("part");
+/// `go build` or `go install`, the rest of its arguments to come.
+pub(crate) fn go_build(verb: &str, ldflags: &str) -> Command {
     let mut c = Command::new("go");
-    c.current_dir(module)
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", FLAGS)
-        .env("GOTOOLCHAIN", "local")
-        .args(["build", "-ldflags", ldflags, "-o"])
-        .arg(&part)
-        .arg(package);
-    let out = run(c, "", BUILD).context("Go is needed (or binaries that KUBEBUILDER_ASSETS names)")?;
+    c.env("CGO_ENABLED", "0").env("GOFLAGS", FLAGS).env("GOTOOLCHAIN", "local").args([verb, "-ldflags", ldflags]);
+    c
+}
+
+pub(crate) fn finish(c: Command, package: &str) -> Result<()> {
+    let out =
+        run(c, "", BUILD).context("Go is needed, or KUBEBUILDER_ASSETS and MEW_HELM must name what it would build")?;
     if !out.status.success() {
         bail!("{package} cannot be built:\n{}", String::from_utf8_lossy(&out.stderr));
     }
-    fs::rename(&part, exe)?;
     Ok(())
 }

@@ -12,5 +12,6 @@ pub mod process;
 pub mod sim;
 pub mod small_disk;
 pub mod standalone;
+pub mod tools;
 pub mod wait;
 pub mod watcher;

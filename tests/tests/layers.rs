@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Crate, folder, and the crates of this workspace that it may use.
-const LAYERS: [(&str, &str, &[&str]); 17] = [
+const LAYERS: [(&str, &str, &[&str]); 18] = [
     ("mew-model", "agent/model", &[]),
     ("mew-contract", "agent/contract", &[]),
     ("mew-wire", "agent/wire", &[]),
@@ -41,14 +41,20 @@ const LAYERS: [(&str, &str, &[&str]); 17] = [
         "operator/files",
         &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls", "mew-lang"],
     ),
-    ("mew-kube", "operator/kube", &["mew-crds", "mew-plan", "mew-control", "mew-contract", "mew-wire", "mew-tls"]),
+    ("mew-inject", "operator/inject", &["mew-crds", "mew-lang"]),
+    (
+        "mew-kube",
+        "operator/kube",
+        &["mew-crds", "mew-plan", "mew-inject", "mew-control", "mew-contract", "mew-wire", "mew-tls"],
+    ),
     ("mew-cli", "cli", &["*"]),
     ("mew-tests", "tests", &["*"]),
 ];
 
 /// Crates that take time and randomness as arguments. The kernel and the store wait for other writers and touch a disk that
 /// is handed to them; they read no clock and open no socket.
-const PURE: [&str; 7] = ["mew-model", "mew-contract", "mew-lang", "mew-store", "mew-kernel", "mew-sync", "mew-plan"];
+const PURE: [&str; 8] =
+    ["mew-model", "mew-contract", "mew-lang", "mew-store", "mew-kernel", "mew-sync", "mew-plan", "mew-inject"];
 
 /// Packages that a pure crate must not even depend on indirectly.
 const IMPURE: [&str; 12] = [

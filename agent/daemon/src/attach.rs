@@ -46,7 +46,7 @@ struct Stream {
 }
 
 async fn open(options: &AgentOptions, dir: &StateDir) -> Result<Stream> {
-    let channel = options.operator.connect().await?;
+    let channel = options.operator.connect_knowing(dir.roots().as_deref()).await?;
     let (tx, rx) = mpsc::channel(QUEUE);
     tx.send(hello(options, dir)).await.ok();
     let rx = ControlClient::new(channel.clone())
@@ -84,7 +84,14 @@ pub async fn first_identity(
             };
             match r.await {
                 Ok(i) => return i,
-                Err(e) => tracing::warn!("{e:#}"),
+                Err(e) => {
+                    // Another pod of the workload is this kernel until it ends, with data that ends with it; it would never
+                    // end if this one were not ready before.
+                    if options.ephemeral && is_refused_claim(&e) {
+                        health.set_standby(Some(format!("{e:#}")));
+                    }
+                    tracing::warn!("{e:#}");
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -94,6 +101,11 @@ pub async fn first_identity(
         () = stop.cancelled() => None,
         i = ask => Some(i),
     }
+}
+
+/// Whether the operator says that another directory holds the kernel.
+fn is_refused_claim(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::FailedPrecondition)
 }
 
 pub struct Attachment {

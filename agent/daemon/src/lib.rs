@@ -48,6 +48,8 @@ pub struct AgentOptions {
     /// Name of the kernel, as the workload's label says it.
     pub kernel: String,
     pub data: PathBuf,
+    /// The data ends with this agent: another one of the kernel begins with nothing, once this one is gone.
+    pub ephemeral: bool,
     pub ontology: PathBuf,
     pub operator: OperatorAddress,
     /// For applications; loopback.

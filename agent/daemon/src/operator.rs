@@ -62,6 +62,11 @@ pub type OperatorChannel = InterceptedService<Channel, Token>;
 
 impl OperatorAddress {
     pub async fn connect(&self) -> Result<OperatorChannel> {
+        self.connect_knowing(None).await
+    }
+
+    /// `learned` are roots that came from the operator later than the file, which may be as old as the pod.
+    pub async fn connect_knowing(&self, learned: Option<&str>) -> Result<OperatorChannel> {
         match self {
             OperatorAddress::Unix(path) => {
                 let path = path.clone();
@@ -80,6 +85,9 @@ impl OperatorAddress {
                     .with_context(|| format!("the operator's roots {} cannot be read", roots.display()))?;
                 let mut trust = Trust::default();
                 trust.add_roots(trust_domain, [pem.as_str()])?;
+                if let Some(Err(e)) = learned.map(|l| trust.add_roots(trust_domain, [l])) {
+                    tracing::warn!("the roots that came with the certificate cannot be used: {e}");
+                }
                 trust.expect(SpiffeId::operator(trust_domain));
                 let tls = client_config(None, trust)?;
                 let (host, port) = (host.clone(), *port);

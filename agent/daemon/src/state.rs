@@ -112,6 +112,11 @@ impl StateDir {
         Some((self.read(CHAIN).ok()??, self.read(KEY).ok()??))
     }
 
+    /// Roots of the own trust domain, as they came with the last certificate.
+    pub fn roots(&self) -> Option<String> {
+        self.read(CA).ok().flatten()
+    }
+
     pub fn save_certificate(&self, chain: &str, key: &str, ca: &str) -> Result<()> {
         self.write(KEY, key, 0o600)?;
         self.write(CHAIN, chain, 0o644)?;

@@ -36,16 +36,27 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// The CA of a trust domain.
     pub fn new(trust_domain: &str) -> Result<Self, CaError> {
+        let domain = SanType::URI(format!("spiffe://{trust_domain}").try_into()?);
+        Self::generate(&format!("{trust_domain} kernel CA"), vec![domain], Duration::days(CA_DAYS))
+    }
+
+    /// A CA of no trust domain: it signs servers that are known by their names, such as webhooks.
+    pub fn of_servers(common_name: &str, seconds: i64) -> Result<Self, CaError> {
+        Self::generate(common_name, Vec::new(), Duration::seconds(seconds))
+    }
+
+    fn generate(common_name: &str, names: Vec<SanType>, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut p = CertificateParams::default();
         p.distinguished_name = DistinguishedName::new();
-        p.distinguished_name.push(DnType::CommonName, format!("{trust_domain} kernel CA"));
+        p.distinguished_name.push(DnType::CommonName, common_name);
         p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         p.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        p.subject_alt_names.push(SanType::URI(format!("spiffe://{trust_domain}").try_into()?));
+        p.subject_alt_names = names;
         let now = OffsetDateTime::now_utc();
-        (p.not_before, p.not_after) = (now - BACKDATE, now + Duration::days(CA_DAYS));
+        (p.not_before, p.not_after) = (now - BACKDATE, now + life);
         Ok(Authority { cert_pem: p.self_signed(&key)?.pem(), key_pem: key.serialize_pem() })
     }
 
@@ -66,12 +77,24 @@ impl Authority {
     /// Signs the key of a request. Everything else in the request is ignored: the identity is `id`, and `dns` are names
     /// under which a server is reached. `seconds` of validity may be negative, for tests.
     pub fn sign(&self, request_pem: &str, id: &SpiffeId, dns: &[String], seconds: i64) -> Result<String, CaError> {
-        let mut csr = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut p = CertificateParams::new(dns.to_vec())?;
-        p.distinguished_name = DistinguishedName::new();
         p.subject_alt_names.push(SanType::URI(id.to_string().try_into()?));
-        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(request_pem, p, seconds)
+    }
+
+    /// Signs the key of a request for a server that clients know by `names`, DNS names and addresses, and that has no
+    /// identity.
+    pub fn sign_server(&self, request_pem: &str, names: &[String], seconds: i64) -> Result<String, CaError> {
+        let mut p = CertificateParams::new(names.to_vec())?;
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(request_pem, p, seconds)
+    }
+
+    fn issue(&self, request_pem: &str, mut p: CertificateParams, seconds: i64) -> Result<String, CaError> {
+        let mut csr = CertificateSigningRequestParams::from_pem(request_pem)?;
+        p.distinguished_name = DistinguishedName::new();
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         p.use_authority_key_identifier_extension = true;
         let now = OffsetDateTime::now_utc();
         let end = now + Duration::seconds(seconds);
@@ -88,11 +111,17 @@ pub fn new_request() -> Result<KeyPairPem, CaError> {
     Ok(KeyPairPem { key_pem: key.serialize_pem(), pem: request.pem()? })
 }
 
-/// End of validity of the first certificate, milliseconds since 1970.
-pub fn not_after_ms(pem: &str) -> Result<u64, CaError> {
+/// Beginning and end of validity of the first certificate, milliseconds since 1970.
+pub fn validity_ms(pem: &str) -> Result<(u64, u64), CaError> {
     let (_, p) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| CaError::Parse(e.to_string()))?;
     let c = p.parse_x509().map_err(|e| CaError::Parse(e.to_string()))?;
-    Ok(u64::try_from(c.validity().not_after.timestamp()).unwrap_or(0) * 1000)
+    let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1000;
+    Ok((ms(c.validity().not_before.timestamp()), ms(c.validity().not_after.timestamp())))
+}
+
+/// End of validity of the first certificate, milliseconds since 1970.
+pub fn not_after_ms(pem: &str) -> Result<u64, CaError> {
+    validity_ms(pem).map(|(_, until)| until)
 }
 
 pub(crate) fn not_after_ms_der(der: &[u8]) -> Option<u64> {

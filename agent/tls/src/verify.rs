@@ -249,6 +249,15 @@ impl ClientCertVerifier for Verifier {
 /// For accepting peers. Without `trust` any client may connect and none is asked for a certificate (agents of the same
 /// domain that come for one).
 pub fn server_config(own: &Material, trust: Option<Trust>) -> Result<Arc<ServerConfig>, TlsError> {
+    serving(own, trust, &[b"h2"])
+}
+
+/// For HTTPS: any client may connect, and judges this side by its names. An API server calls webhooks by HTTP/1.1 only.
+pub fn https_config(own: &Material) -> Result<Arc<ServerConfig>, TlsError> {
+    serving(own, None, &[b"h2", b"http/1.1"])
+}
+
+fn serving(own: &Material, trust: Option<Trust>, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     let p = provider();
     let (chain, key) = own.parts()?;
     let b = ServerConfig::builder_with_provider(p.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
@@ -257,7 +266,7 @@ pub fn server_config(own: &Material, trust: Option<Trust>) -> Result<Arc<ServerC
         None => b.with_no_client_auth(),
     };
     let mut c = b.with_single_cert(chain, key)?;
-    c.alpn_protocols = vec![b"h2".to_vec()];
+    c.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     c.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     c.send_tls13_tickets = 0;
     c.max_early_data_size = 0;

@@ -6,8 +6,8 @@ mod damage;
 
 use damage::Damage;
 use mew_tls::{
-    Authority, Failure, Material, Peer, SpiffeId, TlsError, Trust, certificate_identity, fingerprint, new_request,
-    not_after_ms, server_config,
+    Authority, Failure, Material, Peer, SpiffeId, TlsError, Trust, certificate_identity, fingerprint, https_config,
+    new_request, not_after_ms, server_config, validity_ms,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -188,6 +188,23 @@ fn a_damaged_request_gets_no_other_identity() {
         }
     }
     assert!(refused > 500, "only {refused} were refused");
+}
+
+/// What signs servers by their names makes nobody a kernel.
+#[test]
+fn a_server_that_is_known_by_its_names_has_no_identity() {
+    let ca = Authority::of_servers("webhooks", 2 * HOUR).expect("a CA");
+    let request = new_request().expect("a request");
+    let names = ["mew.example.svc".to_owned(), "127.0.0.1".to_owned()];
+    let chain_pem = ca.sign_server(&request.pem, &names, HOUR).expect("a certificate");
+    let chain = der(&chain_pem);
+    assert_eq!(chain.first().and_then(certificate_identity), None);
+    assert_eq!(trust(&[&ca.cert_pem]).readmits(&shows(chain)), Err(Failure::NoIdentity));
+    let (since, until) = validity_ms(&chain_pem).expect("a certificate");
+    assert!((HOUR..=2 * HOUR).contains(&((until - since) as i64 / 1000)), "{since} to {until}");
+    assert_eq!(not_after_ms(&chain_pem).ok(), Some(until));
+    let config = https_config(&Material { chain_pem, key_pem: request.key_pem }).expect("a configuration");
+    assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use mew_control::Backend;
+use mew_inject::audience;
 use mew_plan::KernelName;
 use mew_tls::Authority;
 use std::sync::Arc;
@@ -23,11 +24,6 @@ impl KubeBackend {
     pub fn new(client: Client, options: OperatorOptions, ca: Arc<Authority>, health: Health) -> Self {
         KubeBackend { client, options, ca, health }
     }
-}
-
-/// The audience of a token that stands for a kernel.
-pub fn audience(trust_domain: &str, kernel: &str) -> String {
-    format!("federation.mew.dev/{trust_domain}/kernel/{kernel}")
 }
 
 #[tonic::async_trait]

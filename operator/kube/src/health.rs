@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use mew_inject::Outcome;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -22,6 +23,9 @@ struct Inner {
     state: Mutex<Leadership>,
     status_writes: AtomicU64,
     plans: AtomicU64,
+    /// Of pods that were created.
+    injected: AtomicU64,
+    refused: AtomicU64,
 }
 
 #[derive(Default)]
@@ -29,6 +33,8 @@ struct Leadership {
     leading: bool,
     leader: Option<String>,
     problem: Option<String>,
+    /// Why the webhook cannot answer yet.
+    webhook: Option<String>,
 }
 
 impl Health {
@@ -52,6 +58,18 @@ impl Health {
         self.lock().problem = p;
     }
 
+    pub fn set_webhook(&self, p: Option<String>) {
+        self.lock().webhook = p;
+    }
+
+    pub fn count_review(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Injected => self.0.injected.fetch_add(1, Ordering::Relaxed),
+            Outcome::Refused => self.0.refused.fetch_add(1, Ordering::Relaxed),
+            Outcome::Unchanged | Outcome::Malformed => 0,
+        };
+    }
+
     pub fn count_write(&self) {
         self.0.status_writes.fetch_add(1, Ordering::Relaxed);
     }
@@ -73,7 +91,7 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
 /// A replica that follows a leader is as ready as the leader: it can take over.
 async fn ready(State(h): State<Health>) -> impl IntoResponse {
     let s = h.lock();
-    match (&s.problem, &s.leader) {
+    match (s.problem.as_ref().or(s.webhook.as_ref()), &s.leader) {
         (Some(p), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{p}\n")),
         (None, None) => (StatusCode::SERVICE_UNAVAILABLE, "no leader yet\n".into()),
         (None, Some(l)) => (StatusCode::OK, if s.leading { "leading\n".into() } else { format!("following {l}\n") }),
@@ -93,6 +111,12 @@ async fn metrics(State(h): State<Health>) -> impl IntoResponse {
         "Times that everything was planned",
         ConstCounter::new(h.0.plans.load(Ordering::Relaxed)),
     );
+    for (name, help, count) in [
+        ("mew_operator_pods_injected", "Pods that were given an agent when they were created", &h.0.injected),
+        ("mew_operator_pods_refused", "Pods that were refused for what they say of their agent", &h.0.refused),
+    ] {
+        r.register(name, help, ConstCounter::new(count.load(Ordering::Relaxed)));
+    }
     let mut out = String::new();
     let _ = encode(&mut out, &r);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out)

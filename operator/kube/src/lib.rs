@@ -1,6 +1,6 @@
 //! The operator on Kubernetes: watches, dereferencing, server-side apply of status, events, leader election.
 //!
-//! Every replica serves its probes; only the leader plans, writes status and serves agents.
+//! Every replica serves its probes and the webhook; only the leader plans, writes status and serves agents.
 
 mod authority;
 mod backend;
@@ -9,8 +9,10 @@ mod lead;
 mod lease;
 mod status;
 mod watches;
+mod webhook;
 
 pub use authority::{Published, published};
+pub use webhook::WebhookOptions;
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
@@ -55,6 +57,8 @@ pub struct OperatorOptions {
     pub dns: Vec<String>,
     /// Of agents' certificates.
     pub certificate_lifetime: Duration,
+    /// Absent: no pod is injected here.
+    pub webhook: Option<WebhookOptions>,
 }
 
 pub(crate) fn now_ms() -> u64 {
@@ -81,7 +85,12 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     let listener =
         TcpListener::bind(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
     let health_listener = TcpListener::bind(o.health).await.with_context(|| format!("health at {}", o.health))?;
+    let hooks = match &o.webhook {
+        Some(w) => Some(TcpListener::bind(w.listen).await.with_context(|| format!("the webhook at {}", w.listen))?),
+        None => None,
+    };
     let health = Health::default();
+    health.set_webhook(hooks.is_some().then(|| "the webhook has no certificate yet".to_owned()));
     let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
     let client = client(&o).await?;
     let ca = tokio::select! {
@@ -102,6 +111,10 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
         .add_service(service.into_server())
         .serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
+    let webhook = o.webhook.clone().zip(hooks).map(|(mut w, listener)| {
+        w.settings.roots.clone_from(&ca.cert_pem);
+        tokio::spawn(webhook::run(client.clone(), o.namespace.clone(), w, listener, health.clone(), stop.clone()))
+    });
 
     let elector = Elector::new(client.clone(), &o.namespace, &o.identity);
     let mut renew = tokio::time::interval(SERVING_RENEW);
@@ -119,6 +132,11 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     stop.cancel();
     if tokio::time::timeout(DRAIN, server).await.is_err() {
         tracing::warn!("attachments were cut off");
+    }
+    if let Some(w) = webhook
+        && tokio::time::timeout(DRAIN, w).await.is_err()
+    {
+        tracing::warn!("reviews were cut off");
     }
     probes.abort();
     Ok(())

@@ -1,0 +1,73 @@
+//! The application of the suite. It needs its kernel from its first moment, as applications do: if nothing answers, it
+//! ends with an error, and the pod's restarts show that it was started before its agent. With `LOAD_EVERY_MS` it then
+//! writes at a steady rate and says what was acknowledged.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+const KERNEL: &str = "127.0.0.1:9000";
+const WRITE: &str = r#"SPAWN Airport {iata = $iata, name = "load", country = "USA", latitude = 1.5, longitude = 2.5}"#;
+const COUNT: &str = r#"MATCH a: Airport WHERE a.name = "load" RETURN COUNT(*)"#;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    // As process 1 it gets no signal that it does not ask for.
+    let mut ended = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = ended.recv() => Ok(()),
+        r = work() => r,
+    }
+}
+
+async fn work() -> Result<()> {
+    let mut written = count().await.context("the kernel did not answer the first statement")?;
+    println!("the kernel answered the first statement");
+    let every: u64 = std::env::var("LOAD_EVERY_MS").map_or(Ok(0), |v| v.parse()).context("LOAD_EVERY_MS")?;
+    if every == 0 {
+        std::future::pending::<()>().await;
+    }
+    let mut tick = interval(Duration::from_millis(every));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // Names have four characters, and nobody else's have.
+        match execute(WRITE, json!({"iata": format!("{written:04X}")})).await {
+            Ok(_) => written += 1,
+            Err(e) => {
+                println!("not acknowledged: {e:#}");
+                // It may be written all the same: only the kernel knows.
+                let Ok(n) = count().await else { continue };
+                written = n;
+            }
+        }
+        println!("acknowledged {written}");
+    }
+}
+
+async fn count() -> Result<u64> {
+    let answer = execute(COUNT, json!({})).await?;
+    answer["rows"][0][0].as_u64().with_context(|| format!("no count: {answer}"))
+}
+
+/// The least HTTP that talks to a kernel.
+async fn execute(text: &str, params: Value) -> Result<Value> {
+    let body = json!({"text": text, "params": params}).to_string();
+    let mut s = TcpStream::connect(KERNEL).await?;
+    let head = format!(
+        "POST /v1/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    s.write_all(head.as_bytes()).await?;
+    s.write_all(body.as_bytes()).await?;
+    let mut answer = String::new();
+    s.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{}", body.trim());
+    Ok(serde_json::from_str(body)?)
+}

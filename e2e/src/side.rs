@@ -1,0 +1,131 @@
+//! One side of a pair: a workload with a kernel beside it, in a namespace of a cluster.
+
+use crate::cluster::{Cluster, is_ready, name_of, stays};
+use crate::wait::{PATIENCE, until};
+use anyhow::{Context, Result, ensure};
+use mew_tests::kstatus::condition;
+use serde_json::Value;
+
+/// The sidecar that is injected.
+pub const AGENT: &str = "mew-agent";
+/// The container of the application.
+pub const APP: &str = "app";
+
+#[derive(Clone)]
+pub struct Side {
+    pub cluster: Cluster,
+    pub namespace: String,
+    /// Also the name of the Deployment.
+    pub kernel: &'static str,
+    /// The peer's kernel, and the Remote that leads to it.
+    pub peer: &'static str,
+    pub syncs: &'static [&'static str],
+}
+
+impl Side {
+    // ----------------------------------------------------------------- pods
+
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        self.cluster.list("pods", &self.namespace, &format!("app={}", self.kernel))
+    }
+
+    /// The pod that has the kernel: of two during an update the older one, as the newer one waits for it.
+    pub fn pod(&self) -> Result<Value> {
+        let mut all: Vec<Value> = self.pods()?.into_iter().filter(|p| stays(p) && is_ready(p)).collect();
+        all.sort_by_key(|p| p["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned());
+        all.into_iter().next().with_context(|| format!("{}: no pod of {} is ready", self.cluster.name, self.kernel))
+    }
+
+    pub fn wait_for_pod(&self) -> Result<Value> {
+        until(&format!("{}: a pod of {} is ready", self.cluster.name, self.kernel), PATIENCE, || self.pod().map(Some))
+    }
+
+    pub fn wait_for_no_pods(&self) -> Result<()> {
+        until(&format!("{}: the pods of {} are gone", self.cluster.name, self.kernel), PATIENCE, || {
+            Ok(self.pods()?.is_empty().then_some(()))
+        })
+    }
+
+    pub fn scale(&self, replicas: u32) -> Result<()> {
+        self.cluster.scale(&self.namespace, self.kernel, replicas)
+    }
+
+    pub fn rolled_out(&self) -> Result<()> {
+        self.cluster.rolled_out(&self.namespace, self.kernel)
+    }
+
+    // ----------------------------------------------------------------- data
+
+    /// Runs a statement beside the agent, as people do.
+    fn mew(&self, command: &[&str]) -> Result<String> {
+        let pod = name_of(&self.pod()?);
+        let mut args = vec!["exec", pod.as_str(), "-n", &self.namespace, "-c", AGENT, "--", "mew"];
+        args.extend(command);
+        self.cluster.kubectl(&args)
+    }
+
+    pub fn execute(&self, statement: &str) -> Result<()> {
+        self.mew(&["exec", statement]).map(drop)
+    }
+
+    pub fn rows(&self, query: &str) -> Result<Vec<Vec<String>>> {
+        let text = self.mew(&["query", "-o", "csv", query])?;
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let mut rows = Vec::new();
+        for r in reader.records() {
+            rows.push(r?.iter().map(str::to_owned).collect());
+        }
+        Ok(rows)
+    }
+
+    pub fn wait_for_rows(&self, what: &str, query: &str, good: impl Fn(&[Vec<String>]) -> bool) -> Result<()> {
+        until(&format!("{}: {what}", self.cluster.name), PATIENCE, || Ok(good(&self.rows(query)?).then_some(())))
+    }
+
+    // -------------------------------------------------------------- objects
+
+    pub fn object(&self, kind: &str, name: &str) -> Result<Value> {
+        self.cluster.get(kind, &self.namespace, name)
+    }
+
+    pub fn wait(&self, kind: &str, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.cluster.wait(kind, &self.namespace, name, what, good, PATIENCE)
+    }
+
+    /// What Ready is, and why.
+    pub fn shows(&self, kind: &str, name: &str, status: &str, reason: &str) -> Result<Value> {
+        let good = |o: &Value| condition(o, "Ready").is_some_and(|c| c["status"] == status && c["reason"] == reason);
+        self.wait(kind, name, &format!("Ready is {status}, {reason}"), good)
+    }
+
+    /// Ready about the spec as it is.
+    pub fn becomes_ready(&self, kind: &str, name: &str) -> Result<Value> {
+        let good = |o: &Value| {
+            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
+            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
+        };
+        self.wait(kind, name, "is ready", good)
+    }
+
+    pub fn all_ready(&self) -> Result<()> {
+        self.syncs.iter().try_for_each(|s| self.becomes_ready("sync", s).map(drop))?;
+        self.becomes_ready("remote", self.peer).map(drop)
+    }
+
+    pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<()> {
+        self.cluster.patch(kind, &self.namespace, name, patch)
+    }
+
+    /// `namespace/name` of its Syncs, as a watch has them.
+    pub fn sync_names(&self) -> Vec<String> {
+        self.syncs.iter().map(|s| format!("{}/{s}", self.namespace)).collect()
+    }
+
+    /// Which data directory the agent has, as it says itself through the Remote's status.
+    pub fn incarnation(&self) -> Result<String> {
+        let r = self.object("remote", self.peer)?;
+        let id = r["status"]["kernel"]["incarnation"].as_str().unwrap_or_default().to_owned();
+        ensure!(!id.is_empty(), "the status of Remote {} names no incarnation", self.peer);
+        Ok(id)
+    }
+}
