@@ -6,7 +6,7 @@ use crate::system::{Records, Take};
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
-use mew_store::{Batch, Change, OrderKey, Stored, View, order_keys};
+use mew_store::{Batch, Change, OrderKey, Stored, View, is_fact, order_keys};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{ControlFlow, RangeInclusive};
@@ -88,6 +88,24 @@ impl<'a> Tx<'a> {
     /// Forgets what this transaction did.
     pub(crate) fn undo(&mut self) {
         self.layers[1] = Layer::default();
+    }
+
+    /// Whether the store takes what this transaction did: what it does not take would fail all that share the commit.
+    pub(crate) fn fits(&self) -> Result<()> {
+        let top = &self.layers[1];
+        if let Some(c) = top.changes.iter().find(|c| c.bytes.len() > entity::MAX_ENTITY) {
+            let n = c.bytes.len();
+            return Err(KernelError::Limit(format!(
+                "an entity of {n} bytes; at most {} are allowed",
+                entity::MAX_ENTITY
+            )));
+        }
+        match top.facts.iter().find(|(k, v)| !is_fact(k, v)) {
+            Some((k, v)) => {
+                Err(KernelError::Limit(format!("a record of {} + {} bytes is too large", k.len(), v.len())))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn into_batch(self) -> Batch {

@@ -12,6 +12,8 @@ pub const MAX_ENTITY: usize = 1 << 20;
 pub const MAX_SYNC_ID: usize = 255;
 /// Most kernels in one entity's version vector; a bound on what a peer can make us store.
 pub const MAX_WRITERS: usize = 64;
+/// Ends of an edge. More would be looked up one by one before the ontology is asked.
+pub const MAX_ENDS: usize = 2;
 
 const FLAG_DELETED: u64 = 1;
 const FLAGS_KNOWN: u64 = FLAG_DELETED;
@@ -100,22 +102,28 @@ impl<'a> EntityRef<'a> {
         }
         let mut r = Reader(e.rest);
         let (mut last, mut writers) = (None, 1);
+        if e.time.0 == 0 {
+            return Err(Malformed::Vector);
+        }
         while r.peek() == Some(TAG_SEEN) {
             let (kernel, time) = r.seen().ok_or(Malformed::Vector)?;
             writers += 1;
+            // The version is the latest in its own vector, or a vector could dominate a later version.
             if last.is_some_and(|l| kernel <= l)
                 || kernel == e.kernel
                 || time.0 == 0
-                || time > e.time
+                || (time, kernel) > (e.time, e.kernel)
                 || writers > MAX_WRITERS
             {
                 return Err(Malformed::Vector);
             }
             last = Some(kernel);
         }
+        let mut ends = 0;
         while r.peek() == Some(TAG_END) {
             let end = r.end().ok_or(Malformed::End)?;
-            if !is_sync_id(end) {
+            ends += 1;
+            if !is_sync_id(end) || ends > MAX_ENDS {
                 return Err(Malformed::End);
             }
         }

@@ -257,6 +257,11 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Levels of inheritance: each is a call on the stack, and is gone through again for each type below it.
+const MAX_LEVELS: usize = 64;
+/// Of inheritance, that are told: each is compared with those before it.
+const MAX_PROBLEMS: usize = 100;
+
 /// Puts declarations together.
 pub struct Builder {
     pub name: String,
@@ -350,12 +355,15 @@ fn collect_lineage<'a>(
 ) {
     let mut problem = |message: String| {
         let p = Problem { about: d.name.clone(), message };
-        if !problems.contains(&p) {
+        if problems.len() < MAX_PROBLEMS && !problems.contains(&p) {
             problems.push(p);
         }
     };
     if path.contains(&d.name.as_str()) {
         return problem(format!("type {} inherits from itself (circular)", d.name));
+    }
+    if path.len() >= MAX_LEVELS {
+        return problem(format!("type {} is inherited through more than {MAX_LEVELS} levels", d.name));
     }
     if out.iter().any(|o| o.name == d.name) {
         return;

@@ -7,6 +7,7 @@
 
 mod backup;
 mod cache;
+mod canonical;
 mod checkpoint;
 mod compact;
 pub mod disk;
@@ -21,6 +22,7 @@ mod recover;
 mod segment;
 mod state;
 mod store;
+mod sync;
 mod types;
 mod view;
 
@@ -32,5 +34,5 @@ pub use log::LogError;
 pub use mem::{Fault, MemDisk};
 pub use readonly::ReadOnlyDir;
 pub use store::Store;
-pub use types::{Batch, Change, Kept, Opened, Options, Place, Result, StoreError, Stored, Upkeep};
+pub use types::{Batch, Change, Kept, Opened, Options, Place, Result, StoreError, Stored, Upkeep, is_fact};
 pub use view::View;

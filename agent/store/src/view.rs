@@ -5,13 +5,14 @@ use crate::index::{OrderKey, uniques};
 use crate::log::Loc;
 use crate::state::{State, read_from};
 use crate::store::Store;
+use crate::sync::RwLockReadGuard;
 use crate::types::{Result, StoreError, Stored};
 use bytes::Bytes;
 use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
 /// One commit, whole, for as long as it is held. It holds up nobody: commits go on beside it, and what they replace is kept
 /// for it. When that grows beyond a bound, the look ends: everything answers [`StoreError::Outdated`].

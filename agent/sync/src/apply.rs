@@ -3,6 +3,7 @@
 use crate::records::{self, MAX_HELD};
 use crate::rules::Rules;
 use bytes::Bytes;
+use mew_contract::problem::shortened;
 use mew_contract::snapshot::Overwrite;
 use mew_kernel::{KernelError, Tx};
 use mew_lang::plan::KillMode;
@@ -87,7 +88,8 @@ fn settle(
     }
     let held = wire::Held {
         reason: b.reason.to_owned(),
-        message: b.message,
+        // It may name a value, and one record must hold it beside the entity.
+        message: shortened(b.message),
         blocker: b.blocker.clone(),
         since_ms: tx.now_ms,
         entity: bytes.clone(),
@@ -170,7 +172,7 @@ fn conflict(
         r#type: tx.ontology().type_name(e.ty),
         local: local.bytes.clone(),
         incoming: bytes.clone(),
-        resolution: if incoming_wins { "remote_applied" } else { "local_kept" }.to_owned(),
+        resolution: if incoming_wins { records::REMOTE_APPLIED } else { records::LOCAL_KEPT }.to_owned(),
         at_ms: tx.now_ms,
         by: if granted { "auto:grant" } else { "auto:lww" }.to_owned(),
         flow: from.flow.clone(),
