@@ -25,6 +25,9 @@ pub struct Type {
     pub lineage: BTreeSet<Number>,
     /// Own and inherited attributes by name.
     pub attrs: BTreeMap<String, Attribute>,
+    /// Of `attrs`: declaring type and number of those that are unique, and of those that are indexed.
+    pub unique: Vec<(Number, Number)>,
+    pub indexed: Vec<(Number, Number)>,
     /// Parameters of an edge type; `None` for a node type.
     pub edge: Option<Edge>,
 }
@@ -309,7 +312,10 @@ impl Builder {
                     _ => {}
                 }
             }
+            let all = || attrs.values();
             let t = Type {
+                unique: all().filter_map(|a| Some((a.unique_in?, a.number))).collect(),
+                indexed: all().filter_map(|a| Some((a.indexed_in?, a.number))).collect(),
                 name: d.name.clone(),
                 number: name::number(&d.name),
                 parents: d.parents.clone(),

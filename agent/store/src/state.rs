@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::disk::DiskFile;
 use crate::history::{History, Old};
-use crate::index::Index;
+use crate::index::{Index, is_alike};
 use crate::log::{Loc, LogError, RECORD, Record, record_at};
 use crate::segment::Segment;
 use crate::types::{Result, StoreError, Stored};
@@ -140,6 +140,13 @@ impl State {
         } else {
             if self.index.needs_old(new.ty, &o) {
                 let old = self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?;
+                // Most writes change what nothing is derived from. A look needs to be told all of what was.
+                // (While the log is replayed, an edge's ends may be found only now.)
+                if replaced.is_none() && self.index.ends(ent) == ends && is_alike(&old.entity()?, new, &o) {
+                    self.dead(old_loc);
+                    self.index.set_loc(ent, loc);
+                    return Ok(());
+                }
                 self.index.remove(ent, &old.entity()?, &o, replaced.as_mut());
             } else if new.deleted {
                 // Without unique values and ends, type membership is all there is; a tombstone carries the type.

@@ -1,7 +1,7 @@
 //! A look at what is committed.
 
 use crate::history::Old;
-use crate::index::{OrderKey, uniques};
+use crate::index::OrderKey;
 use crate::log::Loc;
 use crate::state::{State, read_from};
 use crate::store::Store;
@@ -131,7 +131,7 @@ impl<'a> View<'a> {
     }
 
     /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
+    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<Stored>> {
         let candidates: Vec<u32> = {
             let st = self.state()?;
             let hash = st.index.unique_hash(scope, attr, v);
@@ -140,9 +140,9 @@ impl<'a> View<'a> {
         for ent in candidates {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
-                let holds = |x: (Number, Number, ValueRef<'_>)| (x.0, x.1) == (scope, attr) && x.2.query_eq(v);
-                if !e.deleted && uniques(&e, &self.ontology).any(holds) {
-                    return Ok(Some(ent));
+                let is_of = || self.ontology.by_number(e.ty).is_some_and(|t| t.unique.contains(&(scope, attr)));
+                if !e.deleted && e.attr_ref(attr).query_eq(v) && is_of() {
+                    return Ok(Some(s));
                 }
             }
         }

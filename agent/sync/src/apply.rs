@@ -207,7 +207,7 @@ fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> De
     {
         (d.time, d.kernel) = (t, k);
     }
-    tx.put(Bytes::from(d.encode()), local.origin)?;
+    tx.put(Bytes::from(d.encode()), local.origin, Some(local))?;
     Ok(Ok(Outcome::Applied))
 }
 
@@ -227,13 +227,13 @@ fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, loc
                 return blocked("MissingEnd", format!("end {end:?} of the edge is not here"), end);
             }
         }
-        match tx.check(local.map(|l| l.ent), e) {
+        match tx.check(local, e) {
             Ok(()) => {}
             Err(KernelError::Violation(v)) => return blocked("ConstraintViolation", v.to_string(), &clashing(tx, e)?),
             Err(e) => return Err(e),
         }
     }
-    tx.put(bytes.clone(), local.map_or(from.peer, |l| l.origin))?;
+    tx.put(bytes.clone(), local.map_or(from.peer, |l| l.origin), local)?;
     Ok(Ok(Outcome::Applied))
 }
 
@@ -244,8 +244,7 @@ fn clashing(tx: &Tx<'_>, e: &EntityRef<'_>) -> Result<String, KernelError> {
         let v = e.attr_ref(a.number);
         if let Some(scope) = a.unique_in
             && !v.is_null()
-            && let Some(holder) = tx.unique(scope, a.number, v)?
-            && let Some(s) = tx.get(holder)?
+            && let Some(s) = tx.unique(scope, a.number, v)?
         {
             return Ok(s.entity()?.sync_id.to_owned());
         }
@@ -266,7 +265,7 @@ fn take(tx: &mut Tx<'_>, from: &Incoming, s: &Stored, at: Option<Hlc>) -> Result
         d.time = t;
         d.vector.raise(from.peer, t);
     }
-    tx.put(Bytes::from(d.encode()), s.origin).map(|_| ())
+    tx.put(Bytes::from(d.encode()), s.origin, Some(s)).map(|_| ())
 }
 
 /// Before a node goes: its edges, and what the edge types say goes with it.

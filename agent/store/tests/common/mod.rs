@@ -205,7 +205,9 @@ pub fn look(v: &View<'_>) -> Dump {
         titles: v.ordered(number("Task"), number("title"), 0..=u64::MAX).expect("an index can be read"),
         codes: (0..CODES)
             .map(|n| {
-                v.unique(number("Task"), number("code"), code(n).borrowed()).expect("a unique value can be looked up")
+                v.unique(number("Task"), number("code"), code(n).borrowed())
+                    .expect("a unique value can be looked up")
+                    .map(|s| s.ent)
             })
             .collect(),
         edges: newest.iter().map(|r| v.edges_of(r.0).expect("edges")).collect(),
