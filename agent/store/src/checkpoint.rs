@@ -57,7 +57,7 @@ pub struct Checkpoint {
 }
 
 /// What of an ontology decides about derived state.
-fn fingerprint(o: &Ontology) -> u64 {
+pub fn fingerprint(o: &Ontology) -> u64 {
     let mut h = SipHasher13::new_with_keys(0, 0);
     for t in o.types() {
         (t.number, t.edge.is_some()).hash(&mut h);

@@ -270,7 +270,7 @@ impl Index {
 }
 
 /// The unique values of an entity: (declaring type, attribute, value). Nulls are exempt.
-fn uniques<'e>(e: &EntityRef<'e>, o: &Ontology) -> impl Iterator<Item = (Number, Number, ValueRef<'e>)> {
+pub fn uniques<'e>(e: &EntityRef<'e>, o: &Ontology) -> impl Iterator<Item = (Number, Number, ValueRef<'e>)> {
     let e = *e;
     let all = o.by_number(e.ty).into_iter().flat_map(|t| &t.unique);
     all.map(move |(scope, attr)| (*scope, *attr, e.attr_ref(*attr))).filter(|(_, _, v)| !v.is_null())

@@ -180,7 +180,7 @@ impl Replay<'_> {
                 }
             }
         };
-        self.state.publish(r.ent, &e, ends, loc)?;
+        self.state.publish(r.ent, &e, ends, loc, None)?;
         self.state.index.last_seq = r.seq;
         Ok(())
     }

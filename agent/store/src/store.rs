@@ -11,7 +11,7 @@ use crate::segment::{SEGMENT_HEADER, Segment, segment_name};
 use crate::state::State;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use crate::types::{Batch, Kept, Opened, Options, Result, StoreError, Upkeep, is_fact};
+use crate::types::{Batch, Change, Kept, Opened, Options, Result, StoreError, Stored, Upkeep, is_fact};
 use crate::view::View;
 use bytes::Bytes;
 use mew_model::entity::MAX_ENTITY;
@@ -32,6 +32,14 @@ struct Writer {
     next_frame: u64,
     /// A segment was begun and not finished, and may still be there: nothing may be written before it any more.
     begun: bool,
+}
+
+/// A change with what is needed to make it visible.
+struct Resolved<'b> {
+    entity: EntityRef<'b>,
+    ends: Option<[u32; 2]>,
+    /// What it replaces, where something is derived from that, and where that is.
+    old: Option<(Loc, Stored)>,
 }
 
 pub struct Store {
@@ -160,15 +168,18 @@ impl Store {
             && self.keeps.load(Ordering::Relaxed)
             && let Ok(mut st) = self.state.try_write()
         {
-            self.look_out(&mut st.history);
+            let dropped = self.look_out(&mut st.history);
+            drop(st);
+            drop(dropped);
         }
     }
 
     /// Under the lock of the state, so that no look begins meanwhile.
-    fn look_out(&self, history: &mut History) {
-        let oldest = lock(&self.looks).keys().next().copied();
-        history.look_out(oldest);
+    #[must_use]
+    fn look_out(&self, history: &mut History) -> Option<History> {
+        let oldest = lock(&self.looks).range(history.floor()..).next().map(|x| *x.0);
         self.keeps.store(oldest.is_some(), Ordering::Relaxed);
+        history.look_out(oldest)
     }
 
     /// Takes another ontology. Indexes that it adds are built first; commits wait for it, reads do not.
@@ -193,11 +204,27 @@ impl Store {
         drop(view);
         let all: BTreeSet<OrderScope> =
             o.types().flat_map(|t| t.attrs.values()).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
+        // Dropped when the lock is free again.
+        let (_dropped, mut removed);
         let mut st = self.write();
-        for (scope, set) in built {
-            st.index.ordered.entry(scope).or_default().extend(set);
+        removed = Vec::new();
+        let gone: Vec<OrderScope> = st.index.ordered.keys().filter(|scope| !all.contains(scope)).copied().collect();
+        let changed = !built.is_empty() || !gone.is_empty();
+        for (scope, mut set) in built {
+            st.index.ordered.entry(scope).or_default().append(&mut set);
         }
-        st.index.ordered.retain(|scope, _| all.contains(scope));
+        removed.extend(gone.iter().map(|scope| st.index.ordered.remove(scope)));
+        _dropped = self.look_out(&mut st.history);
+        if changed {
+            st.history.begin();
+            st.history.reindexed();
+        }
+        if checkpoint::fingerprint(&o) != checkpoint::fingerprint(&st.ontology) {
+            // The checkpoint that is there is of no use any more.
+            let active = st.last()?.id;
+            let closed = st.segments.values().filter(|s| s.id != active).map(|s| u64::from(s.end)).sum();
+            self.behind.store(closed, Ordering::Relaxed);
+        }
         st.ontology = o;
         Ok(())
     }
@@ -223,7 +250,7 @@ impl Store {
             return Err(StoreError::Broken(why));
         }
         // Everything that replay would refuse is refused here, before it is on disk.
-        let (entities, ends) = self.resolve(&batch)?;
+        let resolved = self.resolve(&batch)?;
         let mut seq = self.read().index.last_seq;
         w.frame.clear();
         let mut offsets = Vec::with_capacity(batch.changes.len() + batch.facts.len());
@@ -250,15 +277,16 @@ impl Store {
         let number = w.next_frame;
         w.next_frame += 1;
 
+        let _dropped;
         let mut st = self.write();
-        self.look_out(&mut st.history);
+        _dropped = self.look_out(&mut st.history);
         st.history.begin();
         if let Some(s) = st.segment_mut(segment) {
             s.extend(number, w.frame.first_seq, w.frame.last_seq, w.frame.buf.len(), offsets.len() as u32);
         }
-        for (((c, e), off), ends) in batch.changes.iter().zip(&entities).zip(&offsets).zip(ends) {
+        for ((c, x), off) in batch.changes.iter().zip(&resolved).zip(&offsets) {
             // It is on disk, so memory must follow; if it cannot (a read failed), only a replay can tell the truth.
-            let done = st.publish(c.ent, e, ends, Loc::new(segment, at + off));
+            let done = st.publish(c.ent, &x.entity, x.ends, Loc::new(segment, at + off), x.old.as_ref());
             done.map_err(|e| self.breaks(format!("what a commit replaced cannot be read: {e}")))?;
         }
         for ((k, v), off) in batch.facts.iter().zip(&offsets[batch.changes.len()..]) {
@@ -268,8 +296,9 @@ impl Store {
         Ok(seq)
     }
 
-    /// Checks a batch, and finds the entity numbers of its edges' ends, which may be in the batch itself.
-    fn resolve<'b>(&self, batch: &'b Batch) -> Result<(Vec<EntityRef<'b>>, Vec<Option<[u32; 2]>>)> {
+    /// Checks a batch, finds the entity numbers of its edges' ends, which may be in the batch itself, and reads what it
+    /// replaces: memory must be able to follow what is on disk.
+    fn resolve<'b>(&self, batch: &'b Batch) -> Result<Vec<Resolved<'b>>> {
         let wrong = |m: String| StoreError::Inconsistent(m);
         for (k, v) in &batch.facts {
             if !is_fact(k, v) {
@@ -278,7 +307,7 @@ impl Store {
         }
         let st = self.read();
         let mut new = HashMap::new();
-        let (mut entities, mut all_ends) = (Vec::with_capacity(batch.changes.len()), Vec::new());
+        let mut entities = Vec::with_capacity(batch.changes.len());
         for c in &batch.changes {
             if c.bytes.len() > MAX_ENTITY {
                 return Err(wrong(format!("an entity of {} bytes", c.bytes.len())));
@@ -295,19 +324,16 @@ impl Store {
                 .map(|(c, e)| (e.sync_id, c.ent))
                 .collect();
         }
-        for e in &entities {
-            all_ends.push(match e.deleted {
+        let one = |(c, entity): (&Change, EntityRef<'b>)| {
+            let ends = match entity.deleted {
                 true => None,
-                false => st.ends_of(e, |id| new.get(id).copied())?.map_err(wrong)?,
-            });
-        }
-        // Memory must follow what is on disk, so what it needs for that is read before.
-        for (c, e) in batch.changes.iter().zip(&entities) {
-            if st.index.needs_old(e.ty, &st.ontology) {
-                st.get(c.ent).map_err(unreadable)?;
-            }
-        }
-        Ok((entities, all_ends))
+                false => st.ends_of(&entity, |id| new.get(id).copied())?.map_err(wrong)?,
+            };
+            let needed = st.index.needs_old(entity.ty, &st.ontology);
+            let old = if needed { st.get(c.ent).map_err(unreadable)? } else { None };
+            Ok(Resolved { entity, ends, old: old.map(|old| (st.index.loc(c.ent), old)) })
+        };
+        batch.changes.iter().zip(entities).map(one).collect()
     }
 
     /// One write and one sync; returns the segment and where in it the frame lies.
@@ -418,7 +444,11 @@ impl Store {
             rubbish.push(UNFINISHED.to_owned());
             let (index, segments) = (&r.state.index, r.state.segments.values());
             let bytes = checkpoint::write(&*self.disk, &r.state.ontology, index, segments, end, active)?;
-            self.behind.fetch_sub(covered, Ordering::Relaxed);
+            // Under another ontology than it was made for it covers nothing.
+            let o = self.read().ontology.clone();
+            if checkpoint::fingerprint(&o) == checkpoint::fingerprint(&r.state.ontology) {
+                self.behind.fetch_sub(covered, Ordering::Relaxed);
+            }
             Ok((x, bytes))
         });
         let (rewritten, checkpoint_bytes) = written.map_err(|e| {
@@ -434,7 +464,7 @@ impl Store {
             done.freed_bytes += x.freed_bytes;
             done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
             let mut st = self.write();
-            self.look_out(&mut st.history);
+            let dropped = self.look_out(&mut st.history);
             st.history.begin();
             for id in &x.old {
                 if let Some(file) = st.remove_segment(*id) {
@@ -445,6 +475,7 @@ impl Store {
             st.add_segment(x.new);
             compact::apply(&mut st, &x.moves, id);
             drop(st);
+            drop(dropped);
             rubbish.extend(x.old.into_iter().map(segment_name));
         }
         self.sweep(rubbish)?;

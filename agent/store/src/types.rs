@@ -11,10 +11,10 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Nothing was written; it works again once there is space.
-    #[error("the disk is full")]
+    #[error("the disk is full; free some space, then it goes on by itself")]
     Full,
     /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
-    #[error("the store failed to sync its log and must be opened again: {0}")]
+    #[error("nothing can be written until the store is opened again: {0}")]
     Broken(String),
     #[error(transparent)]
     Log(#[from] LogError),

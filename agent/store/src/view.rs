@@ -65,7 +65,9 @@ impl<'a> View<'a> {
         let candidates = {
             let st = self.state()?;
             let mut all = st.index.candidates(sync_id);
-            all.extend(st.history.find(sync_id));
+            if !self.is_newest(&st) {
+                all.extend(st.history.find(sync_id));
+            }
             all
         };
         for ent in candidates {
@@ -158,6 +160,9 @@ impl<'a> View<'a> {
         range: RangeInclusive<OrderKey>,
     ) -> Result<Vec<(OrderKey, u32)>> {
         let st = self.state()?;
+        if !st.history.serves_indexes(self.commit) {
+            return Err(StoreError::Outdated);
+        }
         let of = (scope, attr);
         if self.is_newest(&st) {
             return Ok(st.index.ordered(of, range).collect());

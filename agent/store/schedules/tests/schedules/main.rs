@@ -229,7 +229,6 @@ fn a_new_index_equals_a_scan() {
 }
 
 #[test]
-#[ignore = "fails: the look finds nothing, and is not told why"]
 fn a_look_outlives_an_index_or_says_so() {
     explore(an_index_is_taken_away_beside_a_look);
 }
