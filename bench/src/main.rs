@@ -10,6 +10,7 @@ mod postgres;
 mod race;
 mod report;
 mod rows;
+mod transactions;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -35,6 +36,9 @@ struct Args {
     /// Changes while the sink is away; 0 leaves this out
     #[arg(long, default_value_t = 100_000)]
     catch_up: u64,
+    /// Seconds of each of the twelve transaction phases; 0 leaves them out
+    #[arg(long, default_value_t = 2)]
+    transactions: u64,
     /// Only one part
     #[arg(long, value_enum)]
     only: Option<Part>,
@@ -49,6 +53,10 @@ enum Part {
     Race,
     /// The race, without PostgreSQL
     Ours,
+    /// Durable transactions by 1, 16 and 64 clients, both sides
+    Transactions,
+    /// The same, without PostgreSQL
+    OurTransactions,
     /// Memory of operator and agents, apply to Ready, faults
     Operator,
 }
@@ -61,18 +69,32 @@ fn main() -> Result<()> {
     for run in 1..=a.runs {
         if wants(&[Part::Race, Part::Ours]) {
             let f = racing("mew", run, &plan, |dir| Ok(Box::new(ours::Ours::start(dir)?)))?;
-            r.add("mew", f);
+            r.add(run, "mew", f);
         }
         if wants(&[Part::Race]) {
             let bin = postgres::programs()?;
             r.peer_version = postgres::version(&bin)?;
             let f = racing("postgres", run, &plan, |dir| Ok(Box::new(postgres::Postgres::start(&bin, dir)?)))?;
-            r.add("postgres", f);
+            r.add(run, "postgres", f);
+        }
+        if wants(&[Part::Transactions, Part::OurTransactions]) && a.transactions > 0 {
+            let (dir, who) = (directory(&format!("transactions-{run}"))?, "mew");
+            let f = transactions::ours(&dir, a.entities, a.transactions, &saying(run, who))?;
+            r.add(run, who, f);
+            std::fs::remove_dir_all(&dir)?;
+        }
+        if wants(&[Part::Transactions]) && a.transactions > 0 {
+            let (bin, who) = (postgres::programs()?, "postgres");
+            r.peer_version = postgres::version(&bin)?;
+            let dir = directory(&format!("transactions-postgres-{run}"))?;
+            let f = transactions::theirs(&bin, &dir, a.entities, a.transactions, &saying(run, who))?;
+            r.add(run, who, f);
+            std::fs::remove_dir_all(&dir)?;
         }
         if wants(&[Part::Operator]) {
             let dir = directory(&format!("operator-{run}"))?;
             let f = operator::run(&dir, &|what| progress(&format!("[{run}] operator: {what} …")))?;
-            r.add("operator", f);
+            r.add(run, "operator", f);
         }
     }
     println!("{}", r.table());
@@ -80,6 +102,10 @@ fn main() -> Result<()> {
         std::fs::write(&file, r.json()?).with_context(|| file.display().to_string())?;
     }
     Ok(())
+}
+
+fn saying(run: usize, who: &str) -> impl Fn(&str) {
+    move |what| progress(&format!("[{run}] {who}: {what} …"))
 }
 
 fn racing(who: &str, run: usize, plan: &Plan, start: impl FnOnce(&Path) -> Result<Box<dyn Runner>>) -> Result<Figures> {

@@ -19,7 +19,7 @@ const NAMESPACE: &str = "bench";
 const LOAD: u64 = 2000;
 const MAX_MESSAGE: usize = 256 << 20;
 
-const ONTOLOGY: &str = r#"ontology Bench {
+pub const ONTOLOGY: &str = r#"ontology Bench {
   node Task {
     code: String [required, unique],
     title: String [required],
@@ -201,11 +201,11 @@ impl Runner for Ours {
 }
 
 /// A statement with a parameter for each changing attribute, run for many rows: what a prepared UPDATE over arrays is there.
-const UPDATE: &str = "MATCH t: Task WHERE t.code = $code SET t {title = $title, status = $status, priority = $priority, \
+pub const UPDATE: &str = "MATCH t: Task WHERE t.code = $code SET t {title = $title, status = $status, priority = $priority, \
                       assignee = $assignee, due = $due, estimate = $estimate, version = $version, note = $note}";
-const SPAWN: &str = "SPAWN Task {_sync_id = $id, code = $code, shared = $shared, title = $title, status = $status, \
+pub const SPAWN: &str = "SPAWN Task {_sync_id = $id, code = $code, shared = $shared, title = $title, status = $status, \
                      priority = $priority, assignee = $assignee, due = $due, estimate = $estimate, version = $version, note = $note}";
-const CHANGING: [&str; 8] = ["title", "status", "priority", "assignee", "due", "estimate", "version", "note"];
+pub const CHANGING: [&str; 8] = ["title", "status", "priority", "assignee", "due", "estimate", "version", "note"];
 
 fn names(first: &[&str]) -> Vec<String> {
     first.iter().chain(&CHANGING).map(|n| (*n).to_owned()).collect()

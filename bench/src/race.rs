@@ -148,7 +148,7 @@ fn steady(r: &mut dyn Runner, p: &Plan, size: usize, first: i64, f: &mut Figures
     Ok(last + 1)
 }
 
-fn distinct(rng: &mut Rng, n: usize, of: u64) -> Vec<u64> {
+pub fn distinct(rng: &mut Rng, n: usize, of: u64) -> Vec<u64> {
     let mut all = std::collections::BTreeSet::new();
     while all.len() < n {
         all.insert(1 + rng.below(of - 1));

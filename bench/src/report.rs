@@ -18,8 +18,13 @@ impl Report {
         Report { plan, peer_version: String::new(), runs: BTreeMap::new() }
     }
 
-    pub fn add(&mut self, who: &'static str, f: Figures) {
-        self.runs.entry(who).or_default().push((f, load_average()));
+    /// The figures of a run; those of one run may come in parts.
+    pub fn add(&mut self, run: usize, who: &'static str, f: Figures) {
+        let runs = self.runs.entry(who).or_default();
+        match runs.get_mut(run - 1) {
+            Some((all, _)) => all.extend(f),
+            None => runs.push((f, load_average())),
+        }
     }
 
     fn median(&self, who: &str, what: &str) -> Option<f64> {

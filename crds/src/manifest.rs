@@ -34,6 +34,19 @@ impl std::fmt::Display for ManifestError {
     }
 }
 
+/// Aliases, so that a short text cannot stand for an endless one: so many nodes in all, and each anchor so often.
+const MAX_REPLAYED: usize = 10_000;
+const MAX_REPEATED: usize = 100;
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_REPLAYED,
+            max_alias_expansions_per_anchor: MAX_REPEATED,
+        },
+    }
+}
+
 /// Splits a stream of YAML documents at lines that are `---`.
 fn documents(text: &str) -> Vec<(usize, String)> {
     let (mut out, mut part, mut start) = (Vec::new(), String::new(), 1);
@@ -63,7 +76,7 @@ pub fn read(file: &str, text: &str) -> (Vec<Object>, Vec<ManifestError>) {
             name: None,
             errors: vec![FieldError { field: "document".into(), message }],
         };
-        let v: Value = match serde_saphyr::from_str(&doc) {
+        let v: Value = match serde_saphyr::from_str_with_options(&doc, options()) {
             Ok(v) => v,
             Err(e) => {
                 errors.push(fail(format!("not YAML: {e}")));

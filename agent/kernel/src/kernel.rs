@@ -157,7 +157,7 @@ impl Kernel {
         let to = done.clone();
         let job: Job = Box::new(move |tx| {
             tx.now_ms = now_ms;
-            match f(tx) {
+            match f(tx).and_then(|v| tx.fits().map(|()| v)) {
                 Ok(v) => {
                     tx.keep();
                     Box::new(move |committed| *lock(&to) = Some(committed.map(|seq| (v, seq))))

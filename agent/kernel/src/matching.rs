@@ -209,12 +209,25 @@ impl<'m, 'v> Matcher<'m, 'v> {
     }
 
     fn step(&self, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
+        let go_on = Ok(ControlFlow::Continue(()));
         match &self.steps[at] {
             Step::Node(v) => {
                 if let Some(ty) = self.m.vars[*v].ty.and_then(system::by_number) {
                     return self.records(ty, *v, at, row, found);
                 }
-                for ent in self.candidates(*v)? {
+                let access = access(self.tx, self.params, self.m, *v)?;
+                if let Access::One(scope, attr, value) = access {
+                    let Some(s) = self.tx.unique(scope, attr, value.borrowed())? else { return go_on };
+                    let own = self.tx.ontology().by_number(s.entity()?.ty).zip(self.m.vars[*v].ty);
+                    if !own.is_some_and(|(t, wanted)| t.lineage.contains(&wanted)) {
+                        return go_on;
+                    }
+                    row[*v] = Some(s);
+                    let r = self.descend(at, row, found);
+                    row[*v] = None;
+                    return r;
+                }
+                for ent in self.candidates(access, *v)? {
                     let Some(s) = self.tx.living(ent)? else { continue };
                     row[*v] = Some(s);
                     if self.descend(at, row, found)?.is_break() {
@@ -293,17 +306,8 @@ impl<'m, 'v> Matcher<'m, 'v> {
         r
     }
 
-    fn candidates(&self, v: usize) -> Result<RoaringBitmap> {
-        match access(self.tx, self.params, self.m, v)? {
-            Access::One(scope, attr, value) => {
-                let Some(ent) = self.tx.unique(scope, attr, value.borrowed())? else { return Ok(RoaringBitmap::new()) };
-                let o = self.tx.ontology();
-                let own = match (self.tx.living(ent)?, self.m.vars[v].ty) {
-                    (Some(s), Some(t)) => o.by_number(s.entity()?.ty).is_some_and(|x| x.lineage.contains(&t)),
-                    _ => false,
-                };
-                Ok(own.then_some(ent).into_iter().collect())
-            }
+    fn candidates(&self, access: Access, v: usize) -> Result<RoaringBitmap> {
+        match access {
             Access::Range(scope, attr, range) => {
                 let mut found: RoaringBitmap =
                     self.tx.ordered(scope, attr, range)?.into_iter().map(|(_, ent)| ent).collect();
@@ -314,7 +318,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
                 Ok(found)
             }
             Access::All => self.of_type(v),
-            Access::None => Ok(RoaringBitmap::new()),
+            Access::One(..) | Access::None => Ok(RoaringBitmap::new()),
         }
     }
 

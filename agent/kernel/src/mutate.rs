@@ -115,9 +115,9 @@ impl Run<'_, '_> {
             }
             Action::Set { target, attrs } => {
                 let s = self.target(target, row)?;
-                let mut d = s.entity()?.to_draft();
                 let o = self.tx.ontology().clone();
-                let t = o.by_number(d.ty);
+                let t = o.by_number(s.entity()?.ty);
+                let mut changes: Vec<(Number, Value)> = Vec::with_capacity(attrs.len());
                 for (key, e) in attrs {
                     let a = t.and_then(|t| t.attrs.values().find(|a| a.number == *key));
                     let Some(a) = a else {
@@ -126,9 +126,14 @@ impl Run<'_, '_> {
                         return Err(Violation(format!("{ty} has no attribute {n}")).into());
                     };
                     let v = self.value(e, row)?;
-                    d.set(*key, coerced(&a.name, a.kind, v)?);
+                    let v = coerced(&a.name, a.kind, v)?;
+                    // Of two values for one attribute the later counts.
+                    match changes.binary_search_by_key(key, |c| c.0) {
+                        Ok(i) => changes[i].1 = v,
+                        Err(i) => changes.insert(i, (*key, v)),
+                    }
                 }
-                let ent = self.tx.write_local(d, Some(&s))?;
+                let ent = self.tx.change_local(&s, &changes)?;
                 let new = self.tx.get(ent)?;
                 for slot in row.iter_mut().filter(|r| r.as_ref().is_some_and(|r| r.ent == ent)) {
                     *slot = new.clone();

@@ -4,11 +4,12 @@ use crate::error::KernelError;
 use crate::identity::Identity;
 use crate::system::{Records, Take};
 use bytes::Bytes;
+use hashbrown::HashMap;
 use mew_model::ontology::{Type, Violation};
-use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
-use mew_store::{Batch, Change, OrderKey, Stored, View, order_keys};
+use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, ValueRef, entity};
+use mew_store::{Batch, Change, OrderKey, Stored, View, is_alike, is_fact, order_keys};
 use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 
@@ -88,6 +89,24 @@ impl<'a> Tx<'a> {
     /// Forgets what this transaction did.
     pub(crate) fn undo(&mut self) {
         self.layers[1] = Layer::default();
+    }
+
+    /// Whether the store takes what this transaction did: what it does not take would fail all that share the commit.
+    pub(crate) fn fits(&self) -> Result<()> {
+        let top = &self.layers[1];
+        if let Some(c) = top.changes.iter().find(|c| c.bytes.len() > entity::MAX_ENTITY) {
+            let n = c.bytes.len();
+            return Err(KernelError::Limit(format!(
+                "an entity of {n} bytes; at most {} are allowed",
+                entity::MAX_ENTITY
+            )));
+        }
+        match top.facts.iter().find(|(k, v)| !is_fact(k, v)) {
+            Some((k, v)) => {
+                Err(KernelError::Limit(format!("a record of {} + {} bytes is too large", k.len(), v.len())))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn into_batch(self) -> Batch {
@@ -224,11 +243,19 @@ impl<'a> Tx<'a> {
     }
 
     /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
-        let key = (scope, attr, entity::value_key(v));
-        match self.over().find_map(|l| l.unique.get(&key)) {
-            Some(holder) => Ok(*holder),
-            None => Ok(self.view.unique(scope, attr, v)?),
+    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<Stored>> {
+        if self.over().any(|l| !l.unique.is_empty()) {
+            let key = (scope, attr, entity::value_key(v));
+            match self.over().find_map(|l| l.unique.get(&key)) {
+                Some(Some(holder)) => return self.get(*holder),
+                Some(None) => return Ok(None),
+                None => {}
+            }
+        }
+        match self.view.unique(scope, attr, v)? {
+            // It may have been changed otherwise meanwhile.
+            Some(s) if self.over().any(|l| l.at.contains_key(&s.ent)) => self.get(s.ent),
+            found => Ok(found),
         }
     }
 
@@ -327,24 +354,25 @@ impl<'a> Tx<'a> {
     }
 
     /// Checks everything that the ontology asks of a living entity: attributes, unique values, and that an edge's ends
-    /// are there and of the right types. `ent` is its number if it exists already.
-    pub fn check(&self, ent: Option<u32>, e: &EntityRef<'_>) -> Result<()> {
-        let o = self.ontology().clone();
+    /// are there and of the right types. `old` is what it replaces.
+    pub fn check(&self, old: Option<&Stored>, e: &EntityRef<'_>) -> Result<()> {
+        let o = self.ontology();
+        let was = old.map(Stored::entity).transpose()?.filter(|was| !was.deleted && was.ty == e.ty);
         let attrs: Vec<_> = e.attr_refs().collect();
         o.check_entity(e.ty, &attrs)?;
         let Some(t) = o.by_number(e.ty) else { return Ok(()) };
-        for a in t.attrs.values() {
-            let Some(scope) = a.unique_in else { continue };
-            let v = e.attr_ref(a.number);
-            if v.is_null() {
+        for (scope, attr) in &t.unique {
+            let v = e.attr_ref(*attr);
+            // What it had already nobody else has.
+            if v.is_null() || was.is_some_and(|was| was.attr_ref(*attr).query_eq(v)) {
                 continue;
             }
-            if let Some(holder) = self.unique(scope, a.number, v)?
-                && Some(holder) != ent
+            if let Some(holder) = self.unique(*scope, *attr, v)?
+                && old.is_none_or(|old| old.ent != holder.ent)
             {
-                let id = self.identity.local_id(holder);
+                let (id, name) = (self.identity.local_id(holder.ent), o.attribute_name(*attr).unwrap_or("?"));
                 return Err(
-                    Violation(format!("{}: attribute {} is unique and #{id} already has {v}", t.name, a.name)).into()
+                    Violation(format!("{}: attribute {name} is unique and #{id} already has {v}", t.name)).into()
                 );
             }
         }
@@ -379,23 +407,29 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Stores a version as it is. The caller has checked it, or it is a tombstone. Returns the entity's number.
-    pub fn put(&mut self, bytes: Bytes, origin: KernelKey) -> Result<u32> {
+    /// Stores a version as it is, in place of what the transaction finds under its `sync_id`, if anything. The caller has
+    /// checked it, or it is a tombstone. Returns the entity's number.
+    pub fn put(&mut self, bytes: Bytes, origin: KernelKey, replaces: Option<&Stored>) -> Result<u32> {
         let new = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
         let o = self.ontology().clone();
-        let (ent, old) = match self.find(new.sync_id)? {
-            Some(ent) => (ent, self.get(ent)?),
+        let ent = match replaces {
+            Some(old) => {
+                if is_alike(&old.entity()?, &new, &o) {
+                    let ent = old.ent;
+                    self.layers[1].put(Change { ent, origin, bytes });
+                    return Ok(ent);
+                }
+                self.unindex(old.ent, &old.entity()?, &o)?;
+                old.ent
+            }
             None => {
                 let ent = self.next_entity();
                 let top = &mut self.layers[1];
                 top.new_entities += 1;
                 top.ids.insert(new.sync_id.to_owned(), ent);
-                (ent, None)
+                ent
             }
         };
-        if let Some(old) = &old {
-            self.unindex(ent, &old.entity()?, &o)?;
-        }
         if !new.deleted {
             let ends = new.ends().map(|e| self.find(e)).collect::<Result<Vec<_>>>()?;
             let top = &mut self.layers[1];
@@ -442,7 +476,16 @@ impl<'a> Tx<'a> {
             None => None,
         };
         d.stamp(self.identity.key, self.now_ms, old_time);
-        let bytes = Bytes::from(d.encode());
+        self.write_checked(d.encode().into(), replaces)
+    }
+
+    /// A local write that only changes attributes (ascending by key; null removes).
+    pub fn change_local(&mut self, old: &Stored, changes: &[(Number, Value)]) -> Result<u32> {
+        let bytes = old.entity()?.rewritten(self.identity.key, self.now_ms, changes);
+        self.write_checked(bytes.into(), Some(old))
+    }
+
+    fn write_checked(&mut self, bytes: Bytes, replaces: Option<&Stored>) -> Result<u32> {
         if bytes.len() > entity::MAX_ENTITY {
             return Err(KernelError::Limit(format!(
                 "the entity has {} bytes; at most {} are allowed",
@@ -450,19 +493,19 @@ impl<'a> Tx<'a> {
                 entity::MAX_ENTITY
             )));
         }
-        if !d.deleted {
-            let e = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
-            self.check(replaces.map(|s| s.ent), &e)?;
+        let e = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
+        if !e.deleted {
+            self.check(replaces, &e)?;
         }
-        self.put(bytes, replaces.map_or(KernelKey(0), |s| s.origin))
+        self.put(bytes.clone(), replaces.map_or(KernelKey(0), |s| s.origin), replaces)
     }
 }
 
 fn unique_keys(e: &EntityRef<'_>, o: &Ontology) -> Vec<UniqueKey> {
     let Some(t) = o.by_number(e.ty) else { return Vec::new() };
-    t.attrs
-        .values()
-        .filter_map(|a| Some((a.unique_in?, a.number, e.attr_ref(a.number))))
+    t.unique
+        .iter()
+        .map(|(scope, attr)| (*scope, *attr, e.attr_ref(*attr)))
         .filter(|(_, _, v)| !v.is_null())
         .map(|(s, a, v)| (s, a, entity::value_key(v)))
         .collect()

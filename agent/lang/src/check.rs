@@ -330,7 +330,7 @@ impl Checker<'_> {
         };
         let (mut x, mut ka) = self.expr(a, hint)?;
         let (y, kb) = self.expr(b, if compares { ka } else { hint })?;
-        if compares && ka.is_none() {
+        if compares && ka.is_none() && takes_hint(a) {
             (x, ka) = self.expr(a, kb)?;
         }
         let kind = if compares {
@@ -350,6 +350,17 @@ impl Checker<'_> {
             })?
         };
         Ok((Expr::Binary(Box::new(x), op, Box::new(y)), kind))
+    }
+}
+
+/// Whether a kind that is asked of an expression reaches a parameter in it. Nothing that holds a comparison is among these:
+/// checked again at each level of nesting, it would take twice the time for each.
+fn takes_hint(e: &ast::Expr) -> bool {
+    match &e.kind {
+        ExprKind::Param(..) | ExprKind::Value(_) => true,
+        ExprKind::Negate(x) => takes_hint(x),
+        ExprKind::Binary(a, Op::Coalesce, b) => takes_hint(a) && takes_hint(b),
+        _ => false,
     }
 }
 

@@ -5,6 +5,11 @@ use std::ops::Range;
 
 pub type Span = Range<usize>;
 
+/// More than anybody reads; and each one that is shown goes through the whole text.
+pub const MAX_DIAGNOSTICS: usize = 20;
+/// A longer word is no slip of another, and comparing two takes the product of their lengths.
+const MAX_SLIP: usize = 64;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// Byte range in the source.
@@ -71,9 +76,14 @@ pub fn render(name: &str, source: &str, diagnostics: &[Diagnostic], colour: bool
 
 /// The candidate nearest to `word`, if it is near enough to be a slip.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let limit = 1 + word.chars().count() / 4;
+    let length = word.chars().count();
+    if length > MAX_SLIP {
+        return None;
+    }
+    let limit = 1 + length / 4;
     candidates
         .into_iter()
+        .filter(|c| c.chars().count().abs_diff(length) <= limit)
         .map(|c| (distance(&word.to_lowercase(), &c.to_lowercase()), c))
         .filter(|(d, _)| *d <= limit)
         .min()

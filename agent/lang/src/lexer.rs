@@ -1,7 +1,8 @@
 //! Text → tokens. Keywords are identifiers here; the parser compares them without regard to case.
 
-use crate::diagnostic::{Diagnostic, Span};
+use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Span};
 use mew_model::value::days_from_civil;
+use std::ops::RangeInclusive;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
@@ -35,7 +36,7 @@ pub fn parameters(text: &str) -> impl Iterator<Item = String> {
 
 pub fn lex(src: &str) -> (Vec<(Token, Span)>, Vec<Diagnostic>) {
     let mut l = Lexer { src, at: 0, out: Vec::new(), bad: Vec::new() };
-    while l.at < src.len() {
+    while l.at < src.len() && l.bad.len() < MAX_DIAGNOSTICS {
         l.next();
     }
     (l.out, l.bad)
@@ -57,6 +58,12 @@ impl Lexer<'_> {
         self.out.push((t, from..self.at));
     }
 
+    fn wrong(&mut self, d: Diagnostic) {
+        if self.bad.len() < MAX_DIAGNOSTICS {
+            self.bad.push(d);
+        }
+    }
+
     fn take_while(&mut self, f: impl Fn(char) -> bool) -> String {
         let n = self.rest().find(|c| !f(c)).unwrap_or(self.rest().len());
         let s = self.rest()[..n].to_owned();
@@ -76,7 +83,7 @@ impl Lexer<'_> {
                 Some(n) => self.at += n + 2,
                 None => {
                     self.at = self.src.len();
-                    self.bad.push(Diagnostic::new(from..from + 2, "unterminated block comment").label("opened here"));
+                    self.wrong(Diagnostic::new(from..from + 2, "unterminated block comment").label("opened here"));
                 }
             }
         } else if c.is_ascii_alphabetic() || c == '_' {
@@ -98,7 +105,7 @@ impl Lexer<'_> {
         } else {
             self.at += c.len_utf8();
             let d = Diagnostic::new(from..self.at, format!("unexpected character {c:?}"));
-            self.bad.push(if c == '\'' { d.help("strings are written in double quotes") } else { d });
+            self.wrong(if c == '\'' { d.help("strings are written in double quotes") } else { d });
         }
     }
 
@@ -134,7 +141,7 @@ impl Lexer<'_> {
                 let minus = self.out.pop().map_or(from, |(_, span)| span.start);
                 self.push(minus, Token::Int(i64::MIN));
             }
-            None => self.bad.push(Diagnostic::new(from..self.at, "number does not fit in 64 bits")),
+            None => self.wrong(Diagnostic::new(from..self.at, "number does not fit in 64 bits")),
         }
     }
 
@@ -160,7 +167,7 @@ impl Lexer<'_> {
         let word = self.take_while(|c| c.is_alphanumeric() || c == '_');
         if word.is_empty() {
             let what = if c == '#' { "an id, as in #task_1 or #\"any id\"" } else { "a parameter name, as in $name" };
-            self.bad.push(Diagnostic::new(from..self.at, format!("expected {what}")));
+            self.wrong(Diagnostic::new(from..self.at, format!("expected {what}")));
         } else if c == '#' {
             self.push(from, Token::Reference(word));
         } else {
@@ -176,7 +183,7 @@ impl Lexer<'_> {
         let mut out = String::new();
         loop {
             let Some(c) = self.rest().chars().next().filter(|c| *c != '\n') else {
-                self.bad.push(Diagnostic::new(from..self.at, "unterminated string").help("write a line break as \\n"));
+                self.wrong(Diagnostic::new(from..self.at, "unterminated string").help("write a line break as \\n"));
                 return None;
             };
             let here = self.at;
@@ -195,11 +202,11 @@ impl Lexer<'_> {
                         't' => out.push('\t'),
                         'u' => match self.unicode() {
                             Some(c) => out.push(c),
-                            None => self
-                                .bad
-                                .push(Diagnostic::new(here..self.at, "\\u takes four hex digits of a character")),
+                            None => {
+                                self.wrong(Diagnostic::new(here..self.at, "\\u takes four hex digits of a character"))
+                            }
                         },
-                        _ => self.bad.push(
+                        _ => self.wrong(
                             Diagnostic::new(here..self.at, "unknown escape")
                                 .help("known: \\\" \\\\ \\/ \\b \\f \\n \\r \\t \\uXXXX"),
                         ),
@@ -235,7 +242,7 @@ impl Lexer<'_> {
         let text = self.take_while(|c| c.is_ascii_digit() || "-:.TZ+".contains(c));
         match parse_timestamp(&text) {
             Some(ms) => self.push(from, Token::Timestamp(ms)),
-            None => self.bad.push(
+            None => self.wrong(
                 Diagnostic::new(from..self.at, "not a timestamp")
                     .help("write @2026-11-21 or @2026-11-21T09:30:00.000Z"),
             ),
@@ -249,8 +256,15 @@ fn hex4(s: &str) -> Option<u32> {
     u32::from_str_radix(four, 16).ok()
 }
 
+/// The years 0 to 9999: a time that a zone moves out of these could not be written again.
+const WRITABLE: RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+
 /// `YYYY-MM-DD[THH:MM[:SS[.mmm]][Z|±hh:mm]]` to milliseconds since 1970; without a zone it is UTC.
 pub fn parse_timestamp(text: &str) -> Option<i64> {
+    timestamp(text).filter(|ms| WRITABLE.contains(ms))
+}
+
+fn timestamp(text: &str) -> Option<i64> {
     fn num(s: &str, digits: usize) -> Option<(i64, &str)> {
         let part = s.get(..digits).filter(|p| p.bytes().all(|b| b.is_ascii_digit()))?;
         Some((part.parse().ok()?, &s[digits..]))

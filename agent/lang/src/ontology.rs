@@ -1,7 +1,7 @@
 //! The ontology language: node and edge types with attributes and modifiers.
 
 use crate::ast::{Expr, ExprKind, Name, Op};
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, nearest};
 use crate::lexer::Token;
 use crate::parser::{Parsed, Parser};
 use crate::system;
@@ -21,7 +21,7 @@ pub fn parse_ontology(src: &str) -> Result<Ontology, Vec<Diagnostic>> {
             let hit = places.iter().find(|(n, _)| n == about).or_else(|| places.iter().rev().find(|(n, _)| n == ty));
             hit.map_or(0..0, |(_, s)| s.clone())
         };
-        problems.into_iter().map(|p| Diagnostic::new(span_of(&p.about), p.message)).collect()
+        problems.into_iter().take(MAX_DIAGNOSTICS).map(|p| Diagnostic::new(span_of(&p.about), p.message)).collect()
     })
 }
 
@@ -163,6 +163,7 @@ fn attributes(p: &mut Parser<'_>, ty: &str, places: &mut Places) -> Parsed<Vec<A
 }
 
 fn attribute(p: &mut Parser<'_>, n: Name, ty: &str) -> Parsed<Attribute> {
+    p.begin_tree();
     p.expect_sym(":")?;
     let k = p.word("a scalar type")?;
     let kind = Kind::parse(&k.text).ok_or_else(|| {

@@ -3,7 +3,7 @@
 mod expressions;
 
 use crate::ast::*;
-use crate::diagnostic::{Diagnostic, Span, nearest};
+use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Span, nearest};
 use crate::keywords::{KEYWORDS, STATEMENTS, is_keyword};
 use crate::lexer::{Token, lex};
 
@@ -12,8 +12,8 @@ type Column = (Expr, Option<Name>);
 
 /// Nesting beyond this is refused: a hostile text must not exhaust the stack.
 const MAX_DEPTH: usize = 64;
-/// Operators of one statement: a chain of them is a tree as deep as the chain is long.
-const MAX_OPERATORS: usize = 400;
+/// Operators and arguments of one statement: a chain of them is a tree as deep as the chain is long. A list after IN is not.
+const MAX_OPERATORS: usize = 200;
 
 pub type Parsed<T> = Result<T, Diagnostic>;
 
@@ -22,7 +22,7 @@ pub fn parse_script(src: &str) -> Result<Vec<Statement>, Vec<Diagnostic>> {
     let mut p = Parser::new(src)?;
     let mut out = Vec::new();
     let mut bad = Vec::new();
-    while p.peek().is_some() {
+    while p.peek().is_some() && bad.len() < MAX_DIAGNOSTICS {
         if p.sym(";") {
             continue;
         }
@@ -140,8 +140,13 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn statement(&mut self) -> Parsed<Statement> {
+    /// What follows is no longer part of the same tree.
+    pub(crate) fn begin_tree(&mut self) {
         self.operators = 0;
+    }
+
+    fn statement(&mut self) -> Parsed<Statement> {
+        self.begin_tree();
         let from = self.span().start;
         let kind = if self.keyword("BEGIN") {
             StatementKind::Begin

@@ -12,6 +12,8 @@ pub const MAX_ENTITY: usize = 1 << 20;
 pub const MAX_SYNC_ID: usize = 255;
 /// Most kernels in one entity's version vector; a bound on what a peer can make us store.
 pub const MAX_WRITERS: usize = 64;
+/// Ends of an edge. More would be looked up one by one before the ontology is asked.
+pub const MAX_ENDS: usize = 2;
 
 const FLAG_DELETED: u64 = 1;
 const FLAGS_KNOWN: u64 = FLAG_DELETED;
@@ -100,22 +102,28 @@ impl<'a> EntityRef<'a> {
         }
         let mut r = Reader(e.rest);
         let (mut last, mut writers) = (None, 1);
+        if e.time.0 == 0 {
+            return Err(Malformed::Vector);
+        }
         while r.peek() == Some(TAG_SEEN) {
             let (kernel, time) = r.seen().ok_or(Malformed::Vector)?;
             writers += 1;
+            // The version is the latest in its own vector, or a vector could dominate a later version.
             if last.is_some_and(|l| kernel <= l)
                 || kernel == e.kernel
                 || time.0 == 0
-                || time > e.time
+                || (time, kernel) > (e.time, e.kernel)
                 || writers > MAX_WRITERS
             {
                 return Err(Malformed::Vector);
             }
             last = Some(kernel);
         }
+        let mut ends = 0;
         while r.peek() == Some(TAG_END) {
             let end = r.end().ok_or(Malformed::End)?;
-            if !is_sync_id(end) {
+            ends += 1;
+            if !is_sync_id(end) || ends > MAX_ENDS {
                 return Err(Malformed::End);
             }
         }
@@ -199,6 +207,34 @@ impl<'a> EntityRef<'a> {
         }
     }
 
+    /// The bytes of a local write by `kernel` at `now_ms` that only changes attributes (ascending by key; null removes).
+    /// What is not changed is copied as it is.
+    pub fn rewritten(&self, kernel: KernelKey, now_ms: u64, changes: &[(Number, Value)]) -> Vec<u8> {
+        let time = Hlc::next(now_ms, Some(self.time));
+        let mut vector = self.vector();
+        vector.raise(kernel, time);
+        vector.keep_newest(MAX_WRITERS);
+        let mut out = Vec::with_capacity(self.bytes.len() + 64);
+        put_head(&mut out, Version { time, kernel }, self.deleted, self.ty, self.sync_id, &vector);
+        for e in self.ends() {
+            put_bytes(&mut out, TAG_END, e.as_bytes());
+        }
+        let (mut old, mut new) = (self.attr_bytes(), changes.iter().peekable());
+        let mut copy_from = old.0;
+        while let Some((key, _)) = old.attr_raw() {
+            while let Some((k, v)) = new.next_if(|c| c.0 < key) {
+                put_attr(&mut out, *k, v.borrowed());
+            }
+            match new.next_if(|c| c.0 == key) {
+                Some((k, v)) => put_attr(&mut out, *k, v.borrowed()),
+                None => out.extend_from_slice(&copy_from[..copy_from.len() - old.0.len()]),
+            }
+            copy_from = old.0;
+        }
+        new.for_each(|(k, v)| put_attr(&mut out, *k, v.borrowed()));
+        out
+    }
+
     /// Whether two versions say the same: type, deletion, ends and attributes, whatever their history.
     pub fn same_content(&self, other: &EntityRef<'_>) -> bool {
         self.ty == other.ty
@@ -268,35 +304,66 @@ impl Draft {
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.sync_id.len() + 24 * self.attrs.len());
-        out.push(TAG_TIME);
-        out.extend_from_slice(&self.time.0.to_le_bytes());
-        out.push(TAG_KERNEL);
-        out.extend_from_slice(&self.kernel.0.to_le_bytes());
-        if self.deleted {
-            out.extend_from_slice(&[TAG_FLAGS, FLAG_DELETED as u8]);
-        }
-        out.push(TAG_TYPE);
-        out.extend_from_slice(&self.ty.to_le_bytes());
-        put_bytes(&mut out, TAG_SYNC_ID, self.sync_id.as_bytes());
-        for (k, t) in self.vector.iter().filter(|(k, _)| *k != self.kernel) {
-            out.extend_from_slice(&[TAG_SEEN, SEEN_LEN as u8, TAG_TIME]);
-            out.extend_from_slice(&k.0.to_le_bytes());
-            out.push(TAG_KERNEL);
-            out.extend_from_slice(&t.0.to_le_bytes());
-        }
+        let version = Version { time: self.time, kernel: self.kernel };
+        put_head(&mut out, version, self.deleted, self.ty, &self.sync_id, &self.vector);
         for e in &self.ends {
             put_bytes(&mut out, TAG_END, e.as_bytes());
         }
-        let mut body = Vec::new();
         for (key, v) in &self.attrs {
-            body.clear();
-            body.push(0x0d);
-            body.extend_from_slice(&key.to_le_bytes());
-            put_value(&mut body, v.borrowed());
-            put_bytes(&mut out, TAG_ATTR, &body);
+            put_attr(&mut out, *key, v.borrowed());
         }
         out
     }
+}
+
+fn put_head(out: &mut Vec<u8>, version: Version, deleted: bool, ty: Number, sync_id: &str, vector: &Vector) {
+    out.push(TAG_TIME);
+    out.extend_from_slice(&version.time.0.to_le_bytes());
+    out.push(TAG_KERNEL);
+    out.extend_from_slice(&version.kernel.0.to_le_bytes());
+    if deleted {
+        out.extend_from_slice(&[TAG_FLAGS, FLAG_DELETED as u8]);
+    }
+    out.push(TAG_TYPE);
+    out.extend_from_slice(&ty.to_le_bytes());
+    put_bytes(out, TAG_SYNC_ID, sync_id.as_bytes());
+    for (k, t) in vector.iter().filter(|(k, _)| *k != version.kernel) {
+        out.extend_from_slice(&[TAG_SEEN, SEEN_LEN as u8, TAG_TIME]);
+        out.extend_from_slice(&k.0.to_le_bytes());
+        out.push(TAG_KERNEL);
+        out.extend_from_slice(&t.0.to_le_bytes());
+    }
+}
+
+/// Nothing for null.
+fn put_attr(out: &mut Vec<u8>, key: Number, v: ValueRef<'_>) {
+    if v.is_null() {
+        return;
+    }
+    out.push(TAG_ATTR);
+    put_varint(out, (5 + value_len(v)) as u64);
+    out.push(0x0d);
+    out.extend_from_slice(&key.to_le_bytes());
+    put_value(out, v);
+}
+
+fn varint_len(v: u64) -> usize {
+    (64 - (v | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Bytes that [`put_value`] writes.
+fn value_len(v: ValueRef<'_>) -> usize {
+    match v {
+        ValueRef::Null => 0,
+        ValueRef::String(s) | ValueRef::Id(s) => 1 + varint_len(s.len() as u64) + s.len(),
+        ValueRef::Int(i) | ValueRef::Timestamp(i) | ValueRef::Duration(i) => 1 + varint_len(zigzag(i)),
+        ValueRef::Float(_) => 9,
+        ValueRef::Bool(_) => 2,
+    }
+}
+
+fn zigzag(v: i64) -> u64 {
+    ((v << 1) ^ (v >> 63)) as u64
 }
 
 fn put_varint(out: &mut Vec<u8>, mut v: u64) {
@@ -315,7 +382,7 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, b: &[u8]) {
 
 fn put_signed(out: &mut Vec<u8>, tag: u8, v: i64) {
     out.push(tag);
-    put_varint(out, ((v << 1) ^ (v >> 63)) as u64);
+    put_varint(out, zigzag(v));
 }
 
 fn put_value(out: &mut Vec<u8>, v: ValueRef<'_>) {

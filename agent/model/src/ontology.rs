@@ -25,6 +25,9 @@ pub struct Type {
     pub lineage: BTreeSet<Number>,
     /// Own and inherited attributes by name.
     pub attrs: BTreeMap<String, Attribute>,
+    /// Of `attrs`: declaring type and number of those that are unique, and of those that are indexed.
+    pub unique: Vec<(Number, Number)>,
+    pub indexed: Vec<(Number, Number)>,
     /// Parameters of an edge type; `None` for a node type.
     pub edge: Option<Edge>,
 }
@@ -257,6 +260,11 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Levels of inheritance: each is a call on the stack, and is gone through again for each type below it.
+const MAX_LEVELS: usize = 64;
+/// Of inheritance, that are told: each is compared with those before it.
+const MAX_PROBLEMS: usize = 100;
+
 /// Puts declarations together.
 pub struct Builder {
     pub name: String,
@@ -304,7 +312,10 @@ impl Builder {
                     _ => {}
                 }
             }
+            let all = || attrs.values();
             let t = Type {
+                unique: all().filter_map(|a| Some((a.unique_in?, a.number))).collect(),
+                indexed: all().filter_map(|a| Some((a.indexed_in?, a.number))).collect(),
                 name: d.name.clone(),
                 number: name::number(&d.name),
                 parents: d.parents.clone(),
@@ -350,12 +361,15 @@ fn collect_lineage<'a>(
 ) {
     let mut problem = |message: String| {
         let p = Problem { about: d.name.clone(), message };
-        if !problems.contains(&p) {
+        if problems.len() < MAX_PROBLEMS && !problems.contains(&p) {
             problems.push(p);
         }
     };
     if path.contains(&d.name.as_str()) {
         return problem(format!("type {} inherits from itself (circular)", d.name));
+    }
+    if path.len() >= MAX_LEVELS {
+        return problem(format!("type {} is inherited through more than {MAX_LEVELS} levels", d.name));
     }
     if out.iter().any(|o| o.name == d.name) {
         return;

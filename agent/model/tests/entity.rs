@@ -73,8 +73,10 @@ fn drafts() -> impl Strategy<Value = Draft> {
     )
         .prop_map(|((time, kernel, deleted, ty, sync_id), seen, ends, attrs)| {
             let mut vector = Vector::default();
-            for (k, t) in seen.into_iter().filter(|(k, _)| *k != kernel) {
-                vector.raise(KernelKey(k), Hlc(1 + t % time));
+            for (k, t) in seen.into_iter().map(|(k, t)| (k, 1 + t % time)).filter(|(k, _)| *k != kernel) {
+                if (t, k) < (time, kernel) {
+                    vector.raise(KernelKey(k), Hlc(t));
+                }
             }
             vector.raise(KernelKey(kernel), Hlc(time));
             Draft {
@@ -365,6 +367,7 @@ fn the_vector_is_checked() {
     assert_eq!(seen(&[(writer - 1, time), (writer + 1, 1)]), None);
     assert_eq!(seen(&[(writer, 1)]), Some(Malformed::Vector), "the writer itself");
     assert_eq!(seen(&[(1, time + 1)]), Some(Malformed::Vector), "later than the version");
+    assert_eq!(seen(&[(writer + 1, time)]), Some(Malformed::Vector), "of the same time, and of a later kernel");
     assert_eq!(seen(&[(2, 1), (1, 1)]), Some(Malformed::Vector), "out of order");
     assert_eq!(seen(&[(1, 1), (1, 2)]), Some(Malformed::Vector), "one kernel twice");
     let mut short = seen_bytes(1, 1);
@@ -380,6 +383,15 @@ fn a_sync_id_with_nul_is_refused() {
         d.stamp(KernelKey(1), 1, None);
         assert_eq!(EntityRef::validate(&d.encode()).err(), Some(Malformed::SyncId), "{id:?}");
     }
+}
+
+#[test]
+fn an_edge_has_two_ends_and_a_version_a_time() {
+    let with_ends = |n: usize| refusal(&with_tail(&bare(), &vec![vec![0x3a, 1, b'e']; n]));
+    assert_eq!((with_ends(2), with_ends(3)), (None, Some(Malformed::End)));
+    let mut d = bare();
+    d.time = Hlc(0);
+    assert_eq!(refusal(&d.encode()), Some(Malformed::Vector));
 }
 
 /// What is stamped here must be acceptable to every peer, however many kernels wrote it before.

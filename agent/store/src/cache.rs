@@ -1,8 +1,8 @@
 //! Records that were read a moment ago: a statement looks at the same entity several times, and so does its commit.
 
 use crate::log::{Loc, Record};
+use crate::sync::{Mutex, PoisonError};
 use bytes::Bytes;
-use std::sync::{Mutex, PoisonError};
 
 /// Records that are kept; each holds on to about 600 bytes.
 const SLOTS: usize = 4096;

@@ -10,7 +10,7 @@
 
 use crate::disk::Disk;
 use crate::index::{Index, Keys, SHARDS};
-use crate::log::{Loc, u32_at};
+use crate::log::{Loc, RECORD, u32_at};
 use crate::segment::Segment;
 use mew_model::Ontology;
 use roaring::RoaringBitmap;
@@ -57,7 +57,7 @@ pub struct Checkpoint {
 }
 
 /// What of an ontology decides about derived state.
-fn fingerprint(o: &Ontology) -> u64 {
+pub fn fingerprint(o: &Ontology) -> u64 {
     let mut h = SipHasher13::new_with_keys(0, 0);
     for t in o.types() {
         (t.number, t.edge.is_some()).hash(&mut h);
@@ -258,6 +258,11 @@ fn head_of(r: &mut In<'_>) -> Option<Head> {
     }
     for k in &mut segments {
         (k.buried, k.buried_ms) = (r.u32()?, r.u64()?);
+        // What no segment of that size can have.
+        let most = k.end / (RECORD as u32 + 1);
+        if [k.records, k.dead, k.stuck, k.buried].iter().any(|n| *n > most) || k.marks.iter().any(|m| m.1 >= k.end) {
+            return None;
+        }
     }
     Some(Head { fingerprint, keys, next_frame, active, last_seq, segments })
 }

@@ -9,7 +9,7 @@ use crate::index::{OrderKey, OrderScope};
 use crate::log::Loc;
 use hashbrown::HashMap;
 use mew_model::Number;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Replaced versions that are kept for looks; about 100 bytes each.
@@ -29,6 +29,23 @@ pub struct Old {
 enum Key {
     Entity(u32),
     Fact(Box<[u8]>),
+    Id(Box<str>),
+}
+
+/// What is looked for, and by how many versions it is kept.
+type Counted<K> = BTreeMap<K, u32>;
+
+fn keep<K: Ord>(in_: &mut Counted<K>, k: K) {
+    *in_.entry(k).or_default() += 1;
+}
+
+fn let_go<K: Ord>(in_: &mut Counted<K>, k: &K) {
+    if let Some(n) = in_.get_mut(k) {
+        *n -= 1;
+        if *n == 0 {
+            in_.remove(k);
+        }
+    }
 }
 
 /// Versions of one thing, each with the commit that replaced it, ascending.
@@ -39,19 +56,21 @@ pub struct History {
     commit: u64,
     /// Looks from before this commit have lost something.
     floor: u64,
+    /// Indexes are not what they were before this commit.
+    reindexed: u64,
     is_kept: bool,
     most: usize,
     order: VecDeque<(u64, Key)>,
     entities: HashMap<u32, Replaced<Old>>,
     facts: BTreeMap<Box<[u8]>, Replaced<Loc>>,
     /// What of `entities` the index has no more, by what one looks for.
-    by_end: BTreeSet<(u32, u32)>,
-    by_unique: HashMap<u64, BTreeSet<u32>>,
-    by_order: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>>,
+    by_end: Counted<(u32, u32)>,
+    by_unique: Counted<(u64, u32)>,
+    by_order: Counted<(OrderScope, OrderKey, u32)>,
+    /// Dead entities whose numbers are not known by their ids any more.
+    by_id: HashMap<Box<str>, VecDeque<u32>>,
     /// Segments that were put away, each with the commit that did.
     files: Vec<(u64, u32, Arc<dyn DiskFile>)>,
-    /// Dead entities whose numbers are not known by their ids any more, likewise.
-    forgotten: Vec<(u64, Box<str>, u32)>,
 }
 
 /// The one that was there when `commit` was the newest.
@@ -65,16 +84,17 @@ impl History {
         History {
             commit: 0,
             floor: 0,
+            reindexed: 0,
             is_kept: false,
             most: MOST_REPLACED,
             order: VecDeque::new(),
             entities: HashMap::new(),
             facts: BTreeMap::new(),
-            by_end: BTreeSet::new(),
-            by_unique: HashMap::new(),
+            by_end: BTreeMap::new(),
+            by_unique: BTreeMap::new(),
             by_order: BTreeMap::new(),
+            by_id: HashMap::new(),
             files: Vec::new(),
-            forgotten: Vec::new(),
         }
     }
 
@@ -85,6 +105,20 @@ impl History {
 
     pub fn serves(&self, commit: u64) -> bool {
         commit >= self.floor
+    }
+
+    /// Looks from before it cannot be served.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    pub fn serves_indexes(&self, commit: u64) -> bool {
+        commit >= self.reindexed
+    }
+
+    /// The newest commit has indexes that were not there before it, or lacks some.
+    pub fn reindexed(&mut self) {
+        self.reindexed = self.commit;
     }
 
     #[cfg(test)]
@@ -98,8 +132,9 @@ impl History {
     }
 
     /// `oldest` is the commit of the oldest look that is open. From now on what is replaced is kept, if there is one; what
-    /// only older ones would ask for goes.
-    pub fn look_out(&mut self, oldest: Option<u64>) {
+    /// only older ones would ask for goes; what is returned may be much, and is better dropped without the state's lock.
+    #[must_use]
+    pub fn look_out(&mut self, oldest: Option<u64>) -> Option<History> {
         self.is_kept = oldest.is_some();
         match oldest {
             Some(oldest) => {
@@ -107,15 +142,18 @@ impl History {
                     self.drop_first();
                 }
                 self.files.retain(|f| f.0 > oldest);
-                self.forgotten.retain(|f| f.0 > oldest);
+                None
             }
-            None if self.is_empty() => {}
-            None => *self = History { commit: self.commit, floor: self.floor, most: self.most, ..History::new() },
+            None if self.is_empty() => None,
+            None => {
+                let (commit, floor, reindexed, most) = (self.commit, self.floor, self.reindexed, self.most);
+                Some(std::mem::replace(self, History { commit, floor, reindexed, most, ..History::new() }))
+            }
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty() && self.files.is_empty() && self.forgotten.is_empty()
+        self.order.is_empty() && self.files.is_empty()
     }
 
     /// Whether what is replaced now has to be told.
@@ -125,13 +163,13 @@ impl History {
 
     pub fn replaced(&mut self, ent: u32, old: Old) {
         for end in old.ends.into_iter().flatten() {
-            self.by_end.insert((end, ent));
+            keep(&mut self.by_end, (end, ent));
         }
         for hash in &old.uniques {
-            self.by_unique.entry(*hash).or_default().insert(ent);
+            keep(&mut self.by_unique, (*hash, ent));
         }
         for (scope, key) in &old.ordered {
-            self.by_order.entry(*scope).or_default().insert((*key, ent));
+            keep(&mut self.by_order, (*scope, *key, ent));
         }
         self.entities.entry(ent).or_default().push_back((self.commit, old));
         self.push(Key::Entity(ent));
@@ -159,25 +197,25 @@ impl History {
             Some((_, Key::Entity(ent))) => {
                 let Some(versions) = self.entities.get_mut(&ent) else { return };
                 let Some((_, old)) = versions.pop_front() else { return };
-                let has = |v: &(u64, Old), end: &u32| v.1.ends.is_some_and(|e| e.contains(end));
-                for end in old.ends.into_iter().flatten().filter(|end| !versions.iter().any(|v| has(v, end))) {
-                    self.by_end.remove(&(end, ent));
+                for end in old.ends.into_iter().flatten() {
+                    let_go(&mut self.by_end, &(end, ent));
                 }
-                for hash in old.uniques.iter().filter(|h| !versions.iter().any(|v| v.1.uniques.contains(h))) {
-                    if let Some(set) = self.by_unique.get_mut(hash) {
-                        set.remove(&ent);
-                        if set.is_empty() {
-                            self.by_unique.remove(hash);
-                        }
-                    }
+                for hash in old.uniques {
+                    let_go(&mut self.by_unique, &(hash, ent));
                 }
-                for x in old.ordered.iter().filter(|x| !versions.iter().any(|v| v.1.ordered.contains(x))) {
-                    if let Some(set) = self.by_order.get_mut(&x.0) {
-                        set.remove(&(x.1, ent));
-                    }
+                for (scope, key) in old.ordered {
+                    let_go(&mut self.by_order, &(scope, key, ent));
                 }
                 if versions.is_empty() {
                     self.entities.remove(&ent);
+                }
+            }
+            Some((_, Key::Id(id))) => {
+                if let Some(all) = self.by_id.get_mut(&id) {
+                    all.pop_front();
+                    if all.is_empty() {
+                        self.by_id.remove(&id);
+                    }
                 }
             }
             Some((_, Key::Fact(key))) => {
@@ -200,7 +238,8 @@ impl History {
 
     pub fn forgotten(&mut self, sync_id: &str, ent: u32, loc: Loc) {
         if self.is_kept {
-            self.forgotten.push((self.commit, sync_id.into(), ent));
+            self.by_id.entry(sync_id.into()).or_default().push_back(ent);
+            self.push(Key::Id(sync_id.into()));
             let old = Old { loc, ..Old::default() };
             self.replaced(ent, old);
         }
@@ -218,7 +257,7 @@ impl History {
     }
 
     pub fn find(&self, sync_id: &str) -> impl Iterator<Item = u32> {
-        self.forgotten.iter().filter(move |f| &*f.1 == sync_id).map(|f| f.2)
+        self.by_id.get(sync_id).into_iter().flatten().copied()
     }
 
     /// As [`History::entity`], of all that were replaced.
@@ -239,12 +278,12 @@ impl History {
 
     /// Edges that were replaced and had this end; to be verified.
     pub fn edges_of(&self, ent: u32) -> impl Iterator<Item = u32> + '_ {
-        self.by_end.range((ent, 0)..=(ent, u32::MAX)).map(|e| e.1)
+        self.by_end.range((ent, 0)..=(ent, u32::MAX)).map(|e| e.0.1)
     }
 
     /// Entities that were replaced and may have had the unique value; to be verified.
     pub fn unique(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
-        self.by_unique.get(&hash).into_iter().flatten().copied()
+        self.by_unique.range((hash, 0)..=(hash, u32::MAX)).map(|e| e.0.1)
     }
 
     /// Entities that were replaced and had a value in the range; to be verified.
@@ -254,6 +293,6 @@ impl History {
         range: std::ops::RangeInclusive<OrderKey>,
     ) -> impl Iterator<Item = (OrderKey, u32)> + '_ {
         let (low, high) = range.into_inner();
-        self.by_order.get(&scope).into_iter().flat_map(move |s| s.range((low, 0)..=(high, u32::MAX))).copied()
+        self.by_order.range((scope, low, 0)..=(scope, high, u32::MAX)).map(|e| (e.0.1, e.0.2))
     }
 }

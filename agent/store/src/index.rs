@@ -181,8 +181,7 @@ impl Index {
 
     /// Whether anything is derived from the entity's attributes or ends, so that its old form matters on update.
     pub fn needs_old(&self, ty: Number, o: &Ontology) -> bool {
-        o.by_number(ty)
-            .is_none_or(|t| t.edge.is_some() || t.attrs.values().any(|a| a.unique_in.or(a.indexed_in).is_some()))
+        o.by_number(ty).is_none_or(|t| t.edge.is_some() || !t.unique.is_empty() || !t.indexed.is_empty())
     }
 
     /// `old` is told what was there.
@@ -272,14 +271,21 @@ impl Index {
 
 /// The unique values of an entity: (declaring type, attribute, value). Nulls are exempt.
 pub fn uniques<'e>(e: &EntityRef<'e>, o: &Ontology) -> impl Iterator<Item = (Number, Number, ValueRef<'e>)> {
-    let attrs = o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values());
     let e = *e;
-    attrs.filter_map(move |a| Some((a.unique_in?, a.number, e.attr_ref(a.number)))).filter(|(_, _, v)| !v.is_null())
+    let all = o.by_number(e.ty).into_iter().flat_map(|t| &t.unique);
+    all.map(move |(scope, attr)| (*scope, *attr, e.attr_ref(*attr))).filter(|(_, _, v)| !v.is_null())
 }
 
 /// The indexed values of an entity.
 pub fn order_keys(e: &EntityRef<'_>, o: &Ontology) -> impl Iterator<Item = (OrderScope, OrderKey)> {
-    let attrs = o.by_number(e.ty).into_iter().flat_map(|t| t.attrs.values());
     let e = *e;
-    attrs.filter_map(move |a| Some(((a.indexed_in?, a.number), e.attr_ref(a.number).order_key()?)))
+    let all = o.by_number(e.ty).into_iter().flat_map(|t| &t.indexed);
+    all.filter_map(move |of| Some((*of, e.attr_ref(of.1).order_key()?)))
+}
+
+/// Whether two living versions of an entity have the same place in all that is derived from attributes and ends.
+pub fn is_alike(a: &EntityRef<'_>, b: &EntityRef<'_>, o: &Ontology) -> bool {
+    let Some(t) = o.by_number(a.ty) else { return false };
+    let same = |(_, attr): &(Number, Number)| a.attr_ref(*attr).query_eq(b.attr_ref(*attr));
+    a.ty == b.ty && !a.deleted && !b.deleted && t.unique.iter().chain(&t.indexed).all(same) && a.ends().eq(b.ends())
 }

@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, CHECKPOINT, CheckpointError, MAGIC as CHECKPOINT_MAGIC};
 use crate::disk::{Disk, DiskFile};
 use crate::log::{
-    Kind, LogError, RECORD, Record, check_frame, for_each_record, frame_number, next_whole_frame, u32_at,
+    Kind, LogError, RECORD, Record, check_frame, for_each_record, frame_number, next_whole_frame, u32_at, written,
 };
 use crate::recover::NEW;
 use crate::segment::{SEGMENT_HEADER, SEGMENT_MAGIC, Segment, id_of, segment_name};
@@ -262,9 +262,10 @@ impl Inspection<'_> {
         let known = self.report.damages.len();
         let b = self.read(&name, &*file);
         self.report.damages.truncate(known);
-        let first = next_whole_frame(&b, SEGMENT_HEADER as usize - 1, 0);
+        let first = next_whole_frame(&b, SEGMENT_HEADER as usize - 1, written(&b), 0);
         let Some(first_frame) = first.map(|at| frame_number(&b[at..])) else {
-            self.damage(&name, SEGMENT_HEADER.into(), "no whole commit is in it".to_owned());
+            let offset = u64::from(SEGMENT_HEADER).min(b.len() as u64);
+            self.damage(&name, offset, "no whole commit is in it".to_owned());
             return Ok(None);
         };
         Ok(Some(Found { id, name, file, head: None, first_frame, role: Role::Closed }))
@@ -308,7 +309,7 @@ impl Inspection<'_> {
             }
             _ => self.read(&s.name, &*s.file),
         };
-        let mut at = SEGMENT_HEADER as usize;
+        let (mut at, end) = (SEGMENT_HEADER as usize, written(&b));
         loop {
             let rest = b.get(at..).unwrap_or_default();
             let why = match check_frame(rest) {
@@ -325,7 +326,7 @@ impl Inspection<'_> {
                 break;
             }
             n.sure = false;
-            match next_whole_frame(&b, at, n.least) {
+            match next_whole_frame(&b, at, end, n.least) {
                 Some(to) => {
                     self.wrong(s, at, format!("{why}; whole commits follow at offset {to}"));
                     at = to;

@@ -7,6 +7,7 @@
 
 mod backup;
 mod cache;
+mod canonical;
 mod checkpoint;
 mod compact;
 pub mod disk;
@@ -21,16 +22,17 @@ mod recover;
 mod segment;
 mod state;
 mod store;
+mod sync;
 mod types;
 mod view;
 
 pub use backup::{Backup, Entry};
 pub use checkpoint::CheckpointError;
 pub use disk::{DirDisk, Disk, DiskFile};
-pub use index::{OrderKey, order_keys};
+pub use index::{OrderKey, is_alike, order_keys};
 pub use log::LogError;
 pub use mem::{Fault, MemDisk};
 pub use readonly::ReadOnlyDir;
 pub use store::Store;
-pub use types::{Batch, Change, Kept, Opened, Options, Place, Result, StoreError, Stored, Upkeep};
+pub use types::{Batch, Change, Kept, Opened, Options, Place, Result, StoreError, Stored, Upkeep, is_fact};
 pub use view::View;

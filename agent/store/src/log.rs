@@ -239,9 +239,15 @@ pub fn for_each_record(b: &[u8], mut f: impl FnMut(usize, Record)) -> usize {
     at
 }
 
-/// The next whole commit behind a damage at `from`, of this number or a later one. What lies in a record is the application's and may look like a commit,
-/// so a damaged commit is stepped over as a whole where its length leads to the next, and whole records are in any case.
-pub fn next_whole_frame(b: &[u8], from: usize, least: u64) -> Option<usize> {
+/// The end of what is written; a spare file's zeroes may follow.
+pub fn written(b: &[u8]) -> usize {
+    b.iter().rposition(|x| *x != 0).map_or(0, |last| last + 1)
+}
+
+/// The next whole commit behind a damage at `from` that begins before `end` (see [`written`]) and has this number or a later
+/// one. What lies in a record is the application's and may look like a commit, so a damaged commit is stepped over as a
+/// whole where its length leads to the next, and whole records are in any case.
+pub fn next_whole_frame(b: &[u8], from: usize, end: usize, least: u64) -> Option<usize> {
     let magic = FRAME_MAGIC.to_le_bytes();
     let whole = |at: usize| {
         let rest = b.get(at..).unwrap_or_default();
@@ -253,7 +259,6 @@ pub fn next_whole_frame(b: &[u8], from: usize, least: u64) -> Option<usize> {
             return Some(next);
         }
     }
-    let end = b.iter().rposition(|x| *x != 0).map_or(0, |last| last + 1);
     let mut at = from + 1;
     while at < end {
         if whole(at) {

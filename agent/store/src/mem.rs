@@ -1,19 +1,44 @@
 //! A disk in memory that loses what was not synced, for tests and simulation.
 
 use crate::disk::{Disk, DiskFile};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// What the next operations of a disk do wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
     /// Bytes that may still be written before the disk is full.
     pub room: Option<u64>,
-    /// Syncs fail.
+    /// Syncs fail. What they were to make durable can still be read, and no later sync makes it durable: systems take it for
+    /// written.
     pub sync_fails: bool,
     /// The machine stops after so many more writes or syncs: everything later is an error until [`MemDisk::crash`].
     pub stops_after: Option<u64>,
+    /// Writes fail when so many bytes of theirs have arrived.
+    pub writes_fail: Option<usize>,
+    pub reads_fail: bool,
+    /// Nothing can be written, made, renamed or removed.
+    pub read_only: bool,
+    /// The directory is lost: nothing is found by its name. Files that are open can still be read and written.
+    pub lost: bool,
+    /// Files are made, renamed and removed, and then it fails: their directory cannot be synced.
+    pub names_fail: bool,
+    /// All but `stops_after` begins after so many operations that change something; where reads fail, they count as well.
+    pub begins_after: u64,
+}
+
+impl Fault {
+    /// What is said when a name has been given or taken.
+    fn of_name(self) -> io::Result<()> {
+        if self.names_fail { Err(failed()) } else { Ok(()) }
+    }
+}
+
+/// EIO.
+fn failed() -> io::Error {
+    io::Error::from_raw_os_error(5)
 }
 
 #[derive(Default)]
@@ -22,6 +47,25 @@ struct Inner {
     fault: Fault,
     stopped: bool,
     locked: bool,
+}
+
+impl Inner {
+    /// Counts an operation; whether the fault is there already.
+    fn has_begun(&mut self) -> bool {
+        match self.fault.begins_after.checked_sub(1) {
+            Some(left) => {
+                self.fault.begins_after = left;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Before something is looked up by its name.
+    fn find(&self) -> io::Result<()> {
+        let is_lost = self.fault.lost && self.fault.begins_after == 0;
+        if is_lost { Err(ErrorKind::NotFound.into()) } else { Ok(()) }
+    }
 }
 
 #[derive(Default, Clone)]
@@ -36,6 +80,15 @@ struct Contents {
 enum Unsynced {
     Write(usize, Vec<u8>),
     Length(usize),
+}
+
+impl Unsynced {
+    fn arrive(&self, on: &mut Vec<u8>) {
+        match self {
+            Unsynced::Write(at, bytes) => put(on, *at, bytes),
+            Unsynced::Length(len) => on.resize(*len, 0),
+        }
+    }
 }
 
 /// What a power loss leaves of a write: each sector of it is there or not. Smaller than real ones, as tests are.
@@ -69,9 +122,7 @@ impl Contents {
             let fate = random(seed) % 3;
             match u {
                 _ if fate == 0 => {}
-                Unsynced::Length(len) => left.resize(*len, 0),
-                Unsynced::Write(at, bytes) if fate == 1 => put(&mut left, *at, bytes),
-                Unsynced::Write(at, bytes) => {
+                Unsynced::Write(at, bytes) if fate == 2 => {
                     let mut from = 0;
                     while from < bytes.len() {
                         let to = bytes.len().min(((at + from) / SECTOR + 1) * SECTOR - at);
@@ -81,6 +132,7 @@ impl Contents {
                         from = to;
                     }
                 }
+                _ => u.arrive(&mut left),
             }
         }
         left
@@ -158,7 +210,8 @@ impl MemDisk {
         *lock(&self.0) = Inner::default();
     }
 
-    fn step(&self) -> io::Result<()> {
+    /// Before an operation that changes something; returns what it does wrong.
+    fn step(&self) -> io::Result<Fault> {
         let mut d = lock(&self.0);
         if let Some(n) = &mut d.fault.stops_after {
             match n.checked_sub(1) {
@@ -166,7 +219,22 @@ impl MemDisk {
                 None => d.stopped = true,
             }
         }
-        if d.stopped { Err(io::Error::other("the machine has stopped")) } else { Ok(()) }
+        if d.stopped {
+            return Err(io::Error::other("the machine has stopped"));
+        }
+        Ok(if d.has_begun() { d.fault } else { Fault::default() })
+    }
+
+    /// Of those that a read-only disk refuses.
+    fn change(&self) -> io::Result<Fault> {
+        let fault = self.step()?;
+        if fault.read_only { Err(ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(fault) }
+    }
+
+    /// Of those that go by a file's name.
+    fn change_name(&self) -> io::Result<Fault> {
+        let fault = self.change()?;
+        if fault.lost { Err(ErrorKind::NotFound.into()) } else { Ok(fault) }
     }
 }
 
@@ -177,36 +245,43 @@ struct MemFile {
 
 impl Disk for MemDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(lock(&self.0).files.keys().cloned().collect())
+        let d = lock(&self.0);
+        d.find()?;
+        Ok(d.files.keys().cloned().collect())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let contents = lock(&self.0).files.get(name).cloned().ok_or(ErrorKind::NotFound)?;
+        let d = lock(&self.0);
+        d.find()?;
+        let contents = d.files.get(name).cloned().ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(MemFile { disk: self.clone(), contents }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.step()?;
+        let fault = self.change_name()?;
         let contents = Arc::new(Mutex::new(Contents::default()));
         lock(&self.0).files.insert(name.to_owned(), contents.clone());
+        fault.of_name()?;
         Ok(Arc::new(MemFile { disk: self.clone(), contents }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.step()?;
+        let fault = self.change_name()?;
         let mut d = lock(&self.0);
         let f = d.files.remove(from).ok_or(ErrorKind::NotFound)?;
         d.files.insert(to.to_owned(), f);
-        Ok(())
+        fault.of_name()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.step()?;
-        lock(&self.0).files.remove(name).map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
+        let fault = self.change_name()?;
+        lock(&self.0).files.remove(name).ok_or(ErrorKind::NotFound)?;
+        fault.of_name()
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let mut d = lock(&self.0);
+        d.find()?;
         if d.locked {
             return Err(ErrorKind::ResourceBusy.into());
         }
@@ -225,6 +300,13 @@ impl Drop for Held {
 
 impl DiskFile for MemFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let fails = {
+            let mut d = lock(&self.disk.0);
+            d.fault.reads_fail && d.has_begun()
+        };
+        if fails {
+            return Err(failed());
+        }
         let c = lock(&self.contents);
         let from = (offset as usize).min(c.now.len());
         let n = buf.len().min(c.now.len() - from);
@@ -233,19 +315,22 @@ impl DiskFile for MemFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.step()?;
-        let room = {
-            let mut d = lock(&self.disk.0);
-            let room = d.fault.room.unwrap_or(u64::MAX).min(bytes.len() as u64);
-            if let Some(r) = &mut d.fault.room {
-                *r -= room;
-            }
-            room as usize
-        };
+        let fault = self.disk.change()?;
+        let mut arrived = bytes.len().min(fault.writes_fail.unwrap_or(usize::MAX));
+        if fault.room.is_some()
+            && let Some(room) = &mut lock(&self.disk.0).fault.room
+        {
+            arrived = (arrived as u64).min(*room) as usize;
+            *room -= arrived as u64;
+        }
         let mut c = lock(&self.contents);
-        put(&mut c.now, offset as usize, &bytes[..room]);
-        c.unsynced.push(Unsynced::Write(offset as usize, bytes[..room].to_vec()));
-        if room < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        put(&mut c.now, offset as usize, &bytes[..arrived]);
+        c.unsynced.push(Unsynced::Write(offset as usize, bytes[..arrived].to_vec()));
+        match fault.writes_fail {
+            Some(_) => Err(failed()),
+            None if arrived < bytes.len() => Err(ErrorKind::StorageFull.into()),
+            None => Ok(()),
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -253,7 +338,7 @@ impl DiskFile for MemFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.step()?;
+        self.disk.change()?;
         let mut c = lock(&self.contents);
         c.now.resize(len as usize, 0);
         c.unsynced.push(Unsynced::Length(len as usize));
@@ -261,13 +346,13 @@ impl DiskFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.step()?;
-        if lock(&self.disk.0).fault.sync_fails {
+        let fault = self.disk.step()?;
+        let mut c = lock(&self.contents);
+        let unsynced = std::mem::take(&mut c.unsynced);
+        if fault.sync_fails {
             return Err(io::Error::other("sync failed"));
         }
-        let mut c = lock(&self.contents);
-        c.durable = c.now.clone();
-        c.unsynced.clear();
+        unsynced.iter().for_each(|u| u.arrive(&mut c.durable));
         Ok(())
     }
 }

@@ -127,16 +127,17 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn segment(&mut self, mut s: Segment, is_last: bool) -> Result<Segment> {
-        let id = s.id;
+        let (id, entities) = (s.id, s.entities);
         self.state.add_segment(s.clone());
         let mut failed = None;
         self.how.cut_bytes += s
             .replay(is_last, |off, frame| {
                 let mut todo = Vec::new();
                 for_each_record(frame, |at, r| todo.push((at, r)));
+                let known = self.state.index.next().max(entities) as usize + todo.len();
                 for (at, r) in todo {
                     let body = &frame[at + RECORD..at + RECORD + r.len as usize];
-                    if let Err(e) = self.record(Loc::new(id, off + at as u32), r, body) {
+                    if let Err(e) = self.record(Loc::new(id, off + at as u32), r, body, known) {
                         failed = Some(e);
                         return Err(LogError::Damaged { segment: id, offset: off.into(), why: "replay".into() });
                     }
@@ -155,8 +156,13 @@ impl Replay<'_> {
         Ok(s)
     }
 
-    fn record(&mut self, loc: Loc, r: Record, body: &[u8]) -> Result<()> {
+    /// Entities are numbered without a gap, so in what is known there are at most `known` of them: a number costs memory.
+    fn record(&mut self, loc: Loc, r: Record, body: &[u8], known: usize) -> Result<()> {
         self.how.records += 1;
+        if (r.kind == Kind::Fact) != (r.seq == 0) || r.kind == Kind::Entity && r.ent as usize >= known {
+            let why = format!("a {:?} with number {} and seq {}, after {known} entities", r.kind, r.ent, r.seq);
+            return Err(StoreError::Inconsistent(why));
+        }
         if r.kind == Kind::Fact {
             let key = body.get(..r.ent as usize).ok_or_else(|| StoreError::Inconsistent("key of a fact".into()))?;
             self.state.publish_fact(key, body.len() > key.len(), loc);
@@ -174,7 +180,7 @@ impl Replay<'_> {
                 }
             }
         };
-        self.state.publish(r.ent, &e, ends, loc)?;
+        self.state.publish(r.ent, &e, ends, loc, None)?;
         self.state.index.last_seq = r.seq;
         Ok(())
     }

@@ -10,7 +10,8 @@
 //! a higher id than those it replaces, and segments are in the order of their first frames.
 
 use crate::disk::{Disk, DiskFile};
-use crate::log::{FRAME, LogError, check_frame, for_each_record, frame_number, next_whole_frame, u32_at, u64_at};
+use crate::log::{FRAME, LogError, check_frame, for_each_record, frame_number};
+use crate::log::{next_whole_frame, u32_at, u64_at, written};
 use std::io;
 use std::sync::Arc;
 
@@ -26,9 +27,10 @@ pub fn segment_name(id: u32) -> String {
     format!("{id:010}.seg")
 }
 
-/// The id in a segment's file name.
+/// The id in a segment's file name. Only as it is written: another spelling would name a file that is not there. The
+/// highest one is no segment's, see [`Loc`](crate::log::Loc).
 pub fn id_of(name: &str) -> Option<u32> {
-    name.strip_suffix(".seg")?.parse().ok()
+    name.strip_suffix(".seg")?.parse().ok().filter(|id| *id < u32::MAX && segment_name(*id) == name)
 }
 
 #[derive(Clone)]
@@ -155,10 +157,15 @@ impl Segment {
         if u32_at(&h, 8) != id {
             return Err(damaged("it carries another segment's id"));
         }
-        s.compacted = kind == COMPACTED;
-        (s.last_seq, s.entities) = (u64_at(&h, 32), u32_at(&h, 40));
-        if s.compacted {
-            s.end_frame = end;
+        let (last_seq, entities) = (u64_at(&h, 32), u32_at(&h, 40));
+        match kind {
+            COMPACTED => {
+                s.compacted = true;
+                (s.end_frame, s.last_seq, s.entities) = (end, last_seq, entities);
+            }
+            // Only compaction knows these.
+            0 if (end, last_seq, entities) == (0, 0, 0) => {}
+            _ => return Err(damaged("it is of an unknown kind")),
         }
         Ok(Some(s))
     }
@@ -189,6 +196,9 @@ impl Segment {
         mut f: impl FnMut(u32, &[u8]) -> Result<(), LogError>,
     ) -> Result<u64, LogError> {
         let size = self.file.len()?;
+        if size > u64::from(u32::MAX) {
+            return Err(self.damaged(format!("{size} bytes; a segment is smaller than 4 GiB")));
+        }
         let promised = self.end_frame;
         let mut next = if self.compacted { self.first_frame } else { self.end_frame };
         let mut buf = vec![0; REPLAY_CHUNK.min(size as usize + FRAME)];
@@ -198,11 +208,12 @@ impl Segment {
                 Ok(Some(len)) => {
                     let b = &buf[at..at + len];
                     let number = frame_number(b);
-                    if if self.compacted { number < next } else { number != next } {
+                    let wrong = if self.compacted { number < next } else { number != next };
+                    let Some(after) = number.checked_add(1).filter(|_| !wrong) else {
                         let why = format!("commit {next} is missing; {number} is here");
                         return Err(self.damaged(why));
-                    }
-                    next = number + 1;
+                    };
+                    next = after;
                     let (mut first, mut last) = (0, 0);
                     for_each_record(b, |_, r| {
                         if r.seq > 0 {
@@ -219,8 +230,11 @@ impl Segment {
                     buf.copy_within(at..have, 0);
                     (have, at) = (have - at, 0);
                     let want = if have >= FRAME { FRAME + u32_at(&buf, 4) as usize } else { FRAME };
-                    if want.max(have + 1) > buf.len() {
-                        buf.resize(want.max(have + 1), 0);
+                    // A torn frame may say any length: no more is made room for than the file has.
+                    let left = size.saturating_sub(self.end.into()) as usize;
+                    let want = want.min(left).max(have + 1);
+                    if want > buf.len() {
+                        buf.resize(want, 0);
                     }
                     let n = self.file.read_at(&mut buf[have..], u64::from(self.end) + have as u64)?;
                     have += n;
@@ -236,7 +250,8 @@ impl Segment {
             }
         }
         if self.compacted && next != promised {
-            return Err(self.damaged(format!("its last commit is {}, not {}", next.saturating_sub(1), promised - 1)));
+            let (last, end) = (next.saturating_sub(1), promised.saturating_sub(1));
+            return Err(self.damaged(format!("its last commit is {last}, not {end}")));
         }
         let cut = self.written_behind(size)?;
         if cut > 0 && !is_last {
@@ -255,8 +270,7 @@ impl Segment {
 
     /// Bytes behind the end up to the last that is not zero: a spare file's zeroes are no damage.
     fn written_behind(&self, size: u64) -> Result<u64, LogError> {
-        let rest = self.rest(size)?;
-        Ok(rest.iter().rposition(|b| *b != 0).map_or(0, |i| i as u64 + 1))
+        Ok(written(&self.rest(size)?) as u64)
     }
 
     fn rest(&self, size: u64) -> Result<Vec<u8>, LogError> {
@@ -273,7 +287,7 @@ impl Segment {
         if !is_last {
             return Err(self.damaged(why.to_owned()));
         }
-        match next_whole_frame(&rest, 0, self.end_frame) {
+        match next_whole_frame(&rest, 0, written(&rest), self.end_frame) {
             Some(at) => {
                 let place = self.end as usize + at;
                 Err(self.damaged(format!("{why}; whole commits follow at offset {place}")))

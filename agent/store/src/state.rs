@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::disk::DiskFile;
 use crate::history::{History, Old};
-use crate::index::Index;
+use crate::index::{Index, is_alike};
 use crate::log::{Loc, LogError, RECORD, Record, record_at};
 use crate::segment::Segment;
 use crate::types::{Result, StoreError, Stored};
@@ -126,7 +126,15 @@ impl State {
     }
 
     /// Makes a written version visible. `ends` are those of a living edge.
-    pub fn publish(&mut self, ent: u32, new: &EntityRef<'_>, ends: Option<[u32; 2]>, loc: Loc) -> Result<()> {
+    /// `old` is what was found before and where, if somebody looked.
+    pub fn publish(
+        &mut self,
+        ent: u32,
+        new: &EntityRef<'_>,
+        ends: Option<[u32; 2]>,
+        loc: Loc,
+        old: Option<&(Loc, Stored)>,
+    ) -> Result<()> {
         let o = self.ontology.clone();
         let old_loc = self.index.loc(ent);
         // It has its type for ever, and only a living one is among those of its type.
@@ -139,7 +147,18 @@ impl State {
             self.index.insert_id(new.sync_id, ent);
         } else {
             if self.index.needs_old(new.ty, &o) {
-                let old = self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?;
+                // A change of the same batch may have come between, or compaction.
+                let old = match old.filter(|old| old.0 == old_loc) {
+                    Some((_, old)) => old.clone(),
+                    None => self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?,
+                };
+                // Most writes change what nothing is derived from. A look needs to be told all of what was.
+                // (While the log is replayed, an edge's ends may be found only now.)
+                if replaced.is_none() && self.index.ends(ent) == ends && is_alike(&old.entity()?, new, &o) {
+                    self.dead(old_loc);
+                    self.index.set_loc(ent, loc);
+                    return Ok(());
+                }
                 self.index.remove(ent, &old.entity()?, &o, replaced.as_mut());
             } else if new.deleted {
                 // Without unique values and ends, type membership is all there is; a tombstone carries the type.

@@ -5,11 +5,13 @@ use crate::compact::{self, Rewritten};
 use crate::disk::Disk;
 use crate::history::History;
 use crate::index::{OrderKey, OrderScope, order_keys};
-use crate::log::{Frame, Kind, Loc, MAX_FACT_KEY, MAX_FRAME, Record};
+use crate::log::{Frame, Kind, Loc, MAX_FRAME, Record};
 use crate::recover::{Extent, NEW, Recovered, SPARE, recover};
 use crate::segment::{SEGMENT_HEADER, Segment, segment_name};
 use crate::state::State;
-use crate::types::{Batch, Kept, Opened, Options, Result, StoreError, Upkeep};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::types::{Batch, Change, Kept, Opened, Options, Result, StoreError, Stored, Upkeep, is_fact};
 use crate::view::View;
 use bytes::Bytes;
 use mew_model::entity::MAX_ENTITY;
@@ -17,8 +19,7 @@ use mew_model::ontology::Attribute;
 use mew_model::{EntityRef, Ontology};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
 /// later write the whole.
@@ -29,6 +30,16 @@ struct Writer {
     frame: Frame,
     /// Number of the next frame.
     next_frame: u64,
+    /// A segment was begun and not finished, and may still be there: nothing may be written before it any more.
+    begun: bool,
+}
+
+/// A change with what is needed to make it visible.
+struct Resolved<'b> {
+    entity: EntityRef<'b>,
+    ends: Option<[u32; 2]>,
+    /// What it replaces, where something is derived from that, and where that is.
+    old: Option<(Loc, Stored)>,
 }
 
 pub struct Store {
@@ -68,7 +79,13 @@ impl Store {
             disk.remove(name)?;
         }
         // Commits go to a segment that commits made; after a compacted one a new one begins.
-        let active = state.segments.values().next_back().filter(|s| !s.compacted).map_or(0, |s| s.end);
+        let active = match state.segments.values().next_back().filter(|s| !s.compacted) {
+            Some(s) => {
+                write_end_again(s).map_err(full_or_io)?;
+                s.end
+            }
+            None => 0,
+        };
         if active == 0 {
             state.add_segment(Segment::create(&*disk, next_id, next_frame, None)?);
             next_id += 1;
@@ -151,15 +168,18 @@ impl Store {
             && self.keeps.load(Ordering::Relaxed)
             && let Ok(mut st) = self.state.try_write()
         {
-            self.look_out(&mut st.history);
+            let dropped = self.look_out(&mut st.history);
+            drop(st);
+            drop(dropped);
         }
     }
 
     /// Under the lock of the state, so that no look begins meanwhile.
-    fn look_out(&self, history: &mut History) {
-        let oldest = lock(&self.looks).keys().next().copied();
-        history.look_out(oldest);
+    #[must_use]
+    fn look_out(&self, history: &mut History) -> Option<History> {
+        let oldest = lock(&self.looks).range(history.floor()..).next().map(|x| *x.0);
         self.keeps.store(oldest.is_some(), Ordering::Relaxed);
+        history.look_out(oldest)
     }
 
     /// Takes another ontology. Indexes that it adds are built first; commits wait for it, reads do not.
@@ -184,11 +204,27 @@ impl Store {
         drop(view);
         let all: BTreeSet<OrderScope> =
             o.types().flat_map(|t| t.attrs.values()).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
+        // Dropped when the lock is free again.
+        let (_dropped, mut removed);
         let mut st = self.write();
-        for (scope, set) in built {
-            st.index.ordered.entry(scope).or_default().extend(set);
+        removed = Vec::new();
+        let gone: Vec<OrderScope> = st.index.ordered.keys().filter(|scope| !all.contains(scope)).copied().collect();
+        let changed = !built.is_empty() || !gone.is_empty();
+        for (scope, mut set) in built {
+            st.index.ordered.entry(scope).or_default().append(&mut set);
         }
-        st.index.ordered.retain(|scope, _| all.contains(scope));
+        removed.extend(gone.iter().map(|scope| st.index.ordered.remove(scope)));
+        _dropped = self.look_out(&mut st.history);
+        if changed {
+            st.history.begin();
+            st.history.reindexed();
+        }
+        if checkpoint::fingerprint(&o) != checkpoint::fingerprint(&st.ontology) {
+            // The checkpoint that is there is of no use any more.
+            let active = st.last()?.id;
+            let closed = st.segments.values().filter(|s| s.id != active).map(|s| u64::from(s.end)).sum();
+            self.behind.store(closed, Ordering::Relaxed);
+        }
         st.ontology = o;
         Ok(())
     }
@@ -198,13 +234,15 @@ impl Store {
         lock(&self.broken).clone()
     }
 
-    fn set_broken(&self, why: String) {
-        *lock(&self.broken) = Some(why);
+    fn breaks(&self, why: String) -> StoreError {
+        *lock(&self.broken) = Some(why.clone());
+        StoreError::Broken(why)
     }
 
     /// Writes everything in one frame and one sync; returns the newest seq. Durable and visible when it returns. On
-    /// [`StoreError::Full`] nothing has changed; a failed sync leaves it unknown what is on disk, so the store refuses
-    /// everything after it.
+    /// [`StoreError::Full`] and [`StoreError::Io`] nothing has changed, and the next commit tries again; if the process ends
+    /// before that, what was refused may be there after all. A failed sync leaves it unknown what is on disk, so the store
+    /// refuses everything after it.
     pub fn commit(&self, batch: Batch) -> Result<u64> {
         let mut guard = lock(&self.writer);
         let w = &mut *guard;
@@ -212,7 +250,7 @@ impl Store {
             return Err(StoreError::Broken(why));
         }
         // Everything that replay would refuse is refused here, before it is on disk.
-        let (entities, ends) = self.resolve(&batch)?;
+        let resolved = self.resolve(&batch)?;
         let mut seq = self.read().index.last_seq;
         w.frame.clear();
         let mut offsets = Vec::with_capacity(batch.changes.len() + batch.facts.len());
@@ -239,15 +277,17 @@ impl Store {
         let number = w.next_frame;
         w.next_frame += 1;
 
+        let _dropped;
         let mut st = self.write();
-        self.look_out(&mut st.history);
+        _dropped = self.look_out(&mut st.history);
         st.history.begin();
         if let Some(s) = st.segment_mut(segment) {
             s.extend(number, w.frame.first_seq, w.frame.last_seq, w.frame.buf.len(), offsets.len() as u32);
         }
-        for (((c, e), off), ends) in batch.changes.iter().zip(&entities).zip(&offsets).zip(ends) {
+        for ((c, x), off) in batch.changes.iter().zip(&resolved).zip(&offsets) {
             // It is on disk, so memory must follow; if it cannot (a read failed), only a replay can tell the truth.
-            st.publish(c.ent, e, ends, Loc::new(segment, at + off)).inspect_err(|e| self.set_broken(e.to_string()))?;
+            let done = st.publish(c.ent, &x.entity, x.ends, Loc::new(segment, at + off), x.old.as_ref());
+            done.map_err(|e| self.breaks(format!("what a commit replaced cannot be read: {e}")))?;
         }
         for ((k, v), off) in batch.facts.iter().zip(&offsets[batch.changes.len()..]) {
             st.publish_fact(k, !v.is_empty(), Loc::new(segment, at + off));
@@ -256,17 +296,18 @@ impl Store {
         Ok(seq)
     }
 
-    /// Checks a batch, and finds the entity numbers of its edges' ends, which may be in the batch itself.
-    fn resolve<'b>(&self, batch: &'b Batch) -> Result<(Vec<EntityRef<'b>>, Vec<Option<[u32; 2]>>)> {
+    /// Checks a batch, finds the entity numbers of its edges' ends, which may be in the batch itself, and reads what it
+    /// replaces: memory must be able to follow what is on disk.
+    fn resolve<'b>(&self, batch: &'b Batch) -> Result<Vec<Resolved<'b>>> {
         let wrong = |m: String| StoreError::Inconsistent(m);
         for (k, v) in &batch.facts {
-            if k.is_empty() || k.len() > MAX_FACT_KEY || k.len() + v.len() > MAX_ENTITY + MAX_FACT_KEY {
+            if !is_fact(k, v) {
                 return Err(wrong(format!("a fact of {} + {} bytes", k.len(), v.len())));
             }
         }
         let st = self.read();
         let mut new = HashMap::new();
-        let (mut entities, mut all_ends) = (Vec::with_capacity(batch.changes.len()), Vec::new());
+        let mut entities = Vec::with_capacity(batch.changes.len());
         for c in &batch.changes {
             if c.bytes.len() > MAX_ENTITY {
                 return Err(wrong(format!("an entity of {} bytes", c.bytes.len())));
@@ -283,42 +324,64 @@ impl Store {
                 .map(|(c, e)| (e.sync_id, c.ent))
                 .collect();
         }
-        for e in &entities {
-            all_ends.push(match e.deleted {
+        let one = |(c, entity): (&Change, EntityRef<'b>)| {
+            let ends = match entity.deleted {
                 true => None,
-                false => st.ends_of(e, |id| new.get(id).copied())?.map_err(wrong)?,
-            });
-        }
-        Ok((entities, all_ends))
+                false => st.ends_of(&entity, |id| new.get(id).copied())?.map_err(wrong)?,
+            };
+            let needed = st.index.needs_old(entity.ty, &st.ontology);
+            let old = if needed { st.get(c.ent).map_err(unreadable)? } else { None };
+            Ok(Resolved { entity, ends, old: old.map(|old| (st.index.loc(c.ent), old)) })
+        };
+        batch.changes.iter().zip(entities).map(one).collect()
     }
 
     /// One write and one sync; returns the segment and where in it the frame lies.
-    fn append(&self, w: &Writer) -> Result<(u32, u32)> {
+    fn append(&self, w: &mut Writer) -> Result<(u32, u32)> {
         let len = w.frame.buf.len() as u32;
         let (mut id, mut at, mut file) = {
             let st = self.read();
             let s = st.last()?;
             (s.id, s.end, s.file.clone())
         };
-        if at > SEGMENT_HEADER && at.checked_add(len).is_none_or(|e| e > self.options.segment_bytes) {
+        // Who removes the directory leaves us files that are open and gone when we are.
+        if let Err(e) = self.disk.open(&segment_name(id))
+            && is_lost(&e)
+        {
+            return Err(unwritten(e));
+        }
+        let is_over = at.checked_add(len).is_none_or(|e| e > self.options.segment_bytes);
+        if at > SEGMENT_HEADER && (is_over || w.begun) {
             // What a failed write left behind the end must not look like damage in the middle of the log.
-            file.set_len(at.into()).map_err(full_or_io)?;
-            file.sync().map_err(full_or_io)?;
-            id = self.new_id();
-            let spare = self.disk.list()?.into_iter().find(|n| n == SPARE);
-            let s = Segment::create(&*self.disk, id, w.next_frame, spare.as_deref()).map_err(full_or_io)?;
+            file.set_len(at.into()).map_err(unwritten)?;
+            file.sync().map_err(|e| self.breaks(e.to_string()))?;
+            let s = self.begin_segment(w)?;
             let closed = at;
-            (at, file) = (s.end, s.file.clone());
+            (id, at, file) = (s.id, s.end, s.file.clone());
             self.write().add_segment(s);
             self.behind.fetch_add(closed.into(), Ordering::Relaxed);
         }
         // Bytes behind the durable end are never read, so a write that failed half-way is simply written over.
-        file.write_at(&w.frame.buf, at.into()).map_err(full_or_io)?;
-        file.sync().map_err(|e| {
-            self.set_broken(e.to_string());
-            StoreError::Broken(e.to_string())
-        })?;
+        file.write_at(&w.frame.buf, at.into()).map_err(unwritten)?;
+        file.sync().map_err(|e| self.breaks(e.to_string()))?;
         Ok((id, at))
+    }
+
+    fn begin_segment(&self, w: &mut Writer) -> Result<Segment> {
+        let spare = self.disk.list().map_err(unwritten)?.into_iter().find(|n| n == SPARE);
+        let id = self.new_id();
+        match Segment::create(&*self.disk, id, w.next_frame, spare.as_deref()) {
+            Ok(s) => {
+                w.begun = false;
+                Ok(s)
+            }
+            Err(e) => {
+                let name = segment_name(id);
+                let _ = self.disk.remove(&name); // what it took is better free
+                w.begun |= !self.disk.list().is_ok_and(|names| !names.contains(&name));
+                Err(unwritten(e))
+            }
+        }
     }
 
     fn new_id(&self) -> u32 {
@@ -381,7 +444,11 @@ impl Store {
             rubbish.push(UNFINISHED.to_owned());
             let (index, segments) = (&r.state.index, r.state.segments.values());
             let bytes = checkpoint::write(&*self.disk, &r.state.ontology, index, segments, end, active)?;
-            self.behind.fetch_sub(covered, Ordering::Relaxed);
+            // Under another ontology than it was made for it covers nothing.
+            let o = self.read().ontology.clone();
+            if checkpoint::fingerprint(&o) == checkpoint::fingerprint(&r.state.ontology) {
+                self.behind.fetch_sub(covered, Ordering::Relaxed);
+            }
             Ok((x, bytes))
         });
         let (rewritten, checkpoint_bytes) = written.map_err(|e| {
@@ -397,7 +464,7 @@ impl Store {
             done.freed_bytes += x.freed_bytes;
             done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
             let mut st = self.write();
-            self.look_out(&mut st.history);
+            let dropped = self.look_out(&mut st.history);
             st.history.begin();
             for id in &x.old {
                 if let Some(file) = st.remove_segment(*id) {
@@ -408,6 +475,7 @@ impl Store {
             st.add_segment(x.new);
             compact::apply(&mut st, &x.moves, id);
             drop(st);
+            drop(dropped);
             rubbish.extend(x.old.into_iter().map(segment_name));
         }
         self.sweep(rubbish)?;
@@ -428,10 +496,13 @@ impl Store {
 
     fn sweep(&self, rubbish: &mut Vec<String>) -> Result<()> {
         while let Some(name) = rubbish.last() {
-            match self.disk.remove(name) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
-                _ => drop(rubbish.pop()),
+            if let Err(e) = self.disk.remove(name) {
+                // Where the directory is lost nothing is found, and it may come back with everything.
+                if e.kind() != ErrorKind::NotFound || self.disk.list().is_err() {
+                    return Err(e.into());
+                }
             }
+            rubbish.pop();
         }
         Ok(())
     }
@@ -459,11 +530,51 @@ impl Store {
     }
 }
 
-fn full_or_io(e: io::Error) -> StoreError {
-    match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => StoreError::Full,
-        _ => StoreError::Io(e),
+/// The last commit may be in the system's memory alone, if the process was killed before its sync or the sync failed: it is
+/// read as if it were on disk. Nobody may see it, and nothing may follow it, before it is there.
+fn write_end_again(s: &Segment) -> io::Result<()> {
+    let from = s.marks.last().map_or(SEGMENT_HEADER, |m| m.1);
+    let mut bytes = vec![0; s.end.saturating_sub(from) as usize];
+    let n = s.file.read_at(&mut bytes, from.into())?;
+    match s.file.write_at(&bytes[..n], from.into()) {
+        // What is there needs no room, but where nothing is written in place. Then the sync has to do.
+        Err(e) if is_full(&e) => {}
+        written => written?,
     }
+    s.file.sync()
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+fn is_lost(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Why nothing was written, and what there is to do.
+fn unwritten(e: io::Error) -> StoreError {
+    let what = match e.kind() {
+        ErrorKind::ReadOnlyFilesystem => "the disk is read-only: writes go on when it can be written to again",
+        _ if is_lost(&e) => "the data directory is gone: writes go on when it is back",
+        _ => "the log cannot be written: look at the disk, each write tries again",
+    };
+    full_or(because(e, what))
+}
+
+fn unreadable(e: StoreError) -> StoreError {
+    match e {
+        StoreError::Io(e) => because(e, "what is to be replaced cannot be read, so it stays: look at the disk"),
+        e => e,
+    }
+}
+
+fn because(e: io::Error, what: &str) -> StoreError {
+    StoreError::Io(io::Error::new(e.kind(), format!("{what} ({e})")))
+}
+
+fn full_or_io(e: io::Error) -> StoreError {
+    if is_full(&e) { StoreError::Full } else { StoreError::Io(e) }
 }
 
 fn full_or(e: StoreError) -> StoreError {

@@ -1,8 +1,9 @@
 //! What goes in and comes out of a store, and what can go wrong.
 
 use crate::checkpoint::CheckpointError;
-use crate::log::{LogError, MAX_FRAME};
+use crate::log::{LogError, MAX_FACT_KEY, MAX_FRAME};
 use bytes::Bytes;
+use mew_model::entity::MAX_ENTITY;
 use mew_model::{EntityRef, KernelKey};
 use std::io;
 use thiserror::Error;
@@ -10,10 +11,10 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Nothing was written; it works again once there is space.
-    #[error("the disk is full")]
+    #[error("the disk is full; free some space, then it goes on by itself")]
     Full,
     /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
-    #[error("the store failed to sync its log and must be opened again: {0}")]
+    #[error("nothing can be written until the store is opened again: {0}")]
     Broken(String),
     #[error(transparent)]
     Log(#[from] LogError),
@@ -57,6 +58,11 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// (key, value); an empty value deletes the fact.
     pub facts: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Whether a fact can be kept: a commit with one that cannot is refused as a whole.
+pub fn is_fact(key: &[u8], value: &[u8]) -> bool {
+    !key.is_empty() && key.len() <= MAX_FACT_KEY && key.len() + value.len() <= MAX_ENTITY + MAX_FACT_KEY
 }
 
 #[derive(Clone, Debug)]

@@ -1,17 +1,18 @@
 //! A look at what is committed.
 
 use crate::history::Old;
-use crate::index::{OrderKey, uniques};
+use crate::index::OrderKey;
 use crate::log::Loc;
 use crate::state::{State, read_from};
 use crate::store::Store;
+use crate::sync::RwLockReadGuard;
 use crate::types::{Result, StoreError, Stored};
 use bytes::Bytes;
 use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
 
 /// One commit, whole, for as long as it is held. It holds up nobody: commits go on beside it, and what they replace is kept
 /// for it. When that grows beyond a bound, the look ends: everything answers [`StoreError::Outdated`].
@@ -64,7 +65,9 @@ impl<'a> View<'a> {
         let candidates = {
             let st = self.state()?;
             let mut all = st.index.candidates(sync_id);
-            all.extend(st.history.find(sync_id));
+            if !self.is_newest(&st) {
+                all.extend(st.history.find(sync_id));
+            }
             all
         };
         for ent in candidates {
@@ -130,7 +133,7 @@ impl<'a> View<'a> {
     }
 
     /// The living entity that holds a unique value.
-    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<u32>> {
+    pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<Stored>> {
         let candidates: Vec<u32> = {
             let st = self.state()?;
             let hash = st.index.unique_hash(scope, attr, v);
@@ -139,9 +142,9 @@ impl<'a> View<'a> {
         for ent in candidates {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
-                let holds = |x: (Number, Number, ValueRef<'_>)| (x.0, x.1) == (scope, attr) && x.2.query_eq(v);
-                if !e.deleted && uniques(&e, &self.ontology).any(holds) {
-                    return Ok(Some(ent));
+                let is_of = || self.ontology.by_number(e.ty).is_some_and(|t| t.unique.contains(&(scope, attr)));
+                if !e.deleted && e.attr_ref(attr).query_eq(v) && is_of() {
+                    return Ok(Some(s));
                 }
             }
         }
@@ -157,6 +160,9 @@ impl<'a> View<'a> {
         range: RangeInclusive<OrderKey>,
     ) -> Result<Vec<(OrderKey, u32)>> {
         let st = self.state()?;
+        if !st.history.serves_indexes(self.commit) {
+            return Err(StoreError::Outdated);
+        }
         let of = (scope, attr);
         if self.is_newest(&st) {
             return Ok(st.index.ordered(of, range).collect());

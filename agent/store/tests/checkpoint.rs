@@ -106,7 +106,7 @@ fn a_checkpoint_from_other_unique_attributes_is_ignored() {
     let person = m.newest.iter().flatten().find(|r| entity(r).sync_id == "p1").expect("a person is there");
     let title = entity(person).attr(number("title"));
     let holder = store.view().unique(number("Person"), number("title"), title.borrowed());
-    assert_eq!(holder.expect("a unique value can be looked up"), Some(person.0));
+    assert_eq!(holder.expect("a unique value can be looked up").map(|s| s.ent), Some(person.0));
     drop(store);
     same(&dump(&open(&disk, SEGMENT)), &right, "with the first ontology again");
 }
@@ -146,7 +146,10 @@ fn errors(store: &Store, right: &Dump, place: &str, when: &str) -> usize {
         check(v.fact(key).map(|f| f.as_deref() == Some(&value[..])), "a fact");
     }
     for (n, holder) in (0..CODES).zip(&right.codes) {
-        check(v.unique(number("Task"), number("code"), code(n).borrowed()).map(|h| h == *holder), "a code");
+        check(
+            v.unique(number("Task"), number("code"), code(n).borrowed()).map(|h| h.map(|s| s.ent) == *holder),
+            "a code",
+        );
     }
     drop(v);
     for (superseded, all) in [(false, &right.feed), (true, &right.history)] {

@@ -236,6 +236,33 @@ fn a_fact_that_was_taken_away_stays_away() {
     assert!(!left.is_empty() && left.iter().all(|b| !b.windows(3).any(|w| w == b"f/1")));
 }
 
+/// The same of an entity: its tombstone has to stay while an older segment holds what it was.
+#[test]
+fn an_entity_that_was_deleted_stays_deleted() {
+    let segment_bytes = 2000;
+    let disk = MemDisk::new();
+    let store = open(&disk, segment_bytes);
+    let mut m = Model::new();
+    let first: Vec<Op> = (0..8).map(|n| put_task(n, 100, None)).collect();
+    commit(&store, &m.batch(&first));
+    for _ in 0..10 {
+        commit(&store, &m.batch(&[fact(2, &[7; 100])]));
+    }
+    commit(&store, &m.batch(&[Op::Delete { which: 0 }, fact(2, b"")]));
+    for n in 20..22 {
+        commit(&store, &m.batch(&[put_task(n, 1800, None)]));
+    }
+    let u = Upkeep::routine(m.seq, m.clock + 1);
+    let kept = maintain(&store, &mut m, &u);
+    assert!(kept.rewritten > 0 && kept.forgotten == 0, "{kept:?}");
+    assert!(!compacted(&disk).contains(&FIRST.to_owned()) && files(&disk).contains(&FIRST.to_owned()));
+    rebuilds_alike(&disk, segment_bytes, "with its older version");
+    let u = Upkeep::thorough(m.seq, m.clock + 1);
+    assert_eq!(maintain(&store, &mut m, &u).forgotten, 1);
+    assert_eq!(m.forgotten.len(), 1);
+    rebuilds_alike(&disk, segment_bytes, "with nothing left of it");
+}
+
 #[test]
 fn heavy_overwriting_takes_little_room() {
     let segment_bytes = 4096;

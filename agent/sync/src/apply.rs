@@ -3,6 +3,7 @@
 use crate::records::{self, MAX_HELD};
 use crate::rules::Rules;
 use bytes::Bytes;
+use mew_contract::problem::shortened;
 use mew_contract::snapshot::Overwrite;
 use mew_kernel::{KernelError, Tx};
 use mew_lang::plan::KillMode;
@@ -87,7 +88,8 @@ fn settle(
     }
     let held = wire::Held {
         reason: b.reason.to_owned(),
-        message: b.message,
+        // It may name a value, and one record must hold it beside the entity.
+        message: shortened(b.message),
         blocker: b.blocker.clone(),
         since_ms: tx.now_ms,
         entity: bytes.clone(),
@@ -170,7 +172,7 @@ fn conflict(
         r#type: tx.ontology().type_name(e.ty),
         local: local.bytes.clone(),
         incoming: bytes.clone(),
-        resolution: if incoming_wins { "remote_applied" } else { "local_kept" }.to_owned(),
+        resolution: if incoming_wins { records::REMOTE_APPLIED } else { records::LOCAL_KEPT }.to_owned(),
         at_ms: tx.now_ms,
         by: if granted { "auto:grant" } else { "auto:lww" }.to_owned(),
         flow: from.flow.clone(),
@@ -205,7 +207,7 @@ fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> De
     {
         (d.time, d.kernel) = (t, k);
     }
-    tx.put(Bytes::from(d.encode()), local.origin)?;
+    tx.put(Bytes::from(d.encode()), local.origin, Some(local))?;
     Ok(Ok(Outcome::Applied))
 }
 
@@ -225,13 +227,13 @@ fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, loc
                 return blocked("MissingEnd", format!("end {end:?} of the edge is not here"), end);
             }
         }
-        match tx.check(local.map(|l| l.ent), e) {
+        match tx.check(local, e) {
             Ok(()) => {}
             Err(KernelError::Violation(v)) => return blocked("ConstraintViolation", v.to_string(), &clashing(tx, e)?),
             Err(e) => return Err(e),
         }
     }
-    tx.put(bytes.clone(), local.map_or(from.peer, |l| l.origin))?;
+    tx.put(bytes.clone(), local.map_or(from.peer, |l| l.origin), local)?;
     Ok(Ok(Outcome::Applied))
 }
 
@@ -242,8 +244,7 @@ fn clashing(tx: &Tx<'_>, e: &EntityRef<'_>) -> Result<String, KernelError> {
         let v = e.attr_ref(a.number);
         if let Some(scope) = a.unique_in
             && !v.is_null()
-            && let Some(holder) = tx.unique(scope, a.number, v)?
-            && let Some(s) = tx.get(holder)?
+            && let Some(s) = tx.unique(scope, a.number, v)?
         {
             return Ok(s.entity()?.sync_id.to_owned());
         }
@@ -264,7 +265,7 @@ fn take(tx: &mut Tx<'_>, from: &Incoming, s: &Stored, at: Option<Hlc>) -> Result
         d.time = t;
         d.vector.raise(from.peer, t);
     }
-    tx.put(Bytes::from(d.encode()), s.origin).map(|_| ())
+    tx.put(Bytes::from(d.encode()), s.origin, Some(s)).map(|_| ())
 }
 
 /// Before a node goes: its edges, and what the edge types say goes with it.

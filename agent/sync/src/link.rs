@@ -21,6 +21,8 @@ use wire::frame::Body;
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
 const MAX_PEER_FLOWS: usize = 256;
+/// Bytes of a peer's incarnation and version, which are kept and reported.
+const MAX_WORD: usize = 128;
 
 /// When to dial anew: after nine tenths of what is left, and not more often than once a second.
 fn renewal(now_ms: u64, end_ms: u64) -> u64 {
@@ -404,6 +406,9 @@ impl Link {
                     h.protocol_min, h.protocol_max
                 ),
             ))
+        } else if h.incarnation.len() > MAX_WORD || h.agent_version.len() > MAX_WORD {
+            let why = "the peer's incarnation or version is too long";
+            Some(Problem::new(Reason::ProtocolMismatch, why))
         } else {
             None
         };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mew_kernel::{KernelError, Tx};
-use mew_store::{StoreError, View};
+use mew_store::{StoreError, View, is_fact};
 use mew_wire as wire;
 use prost::Message;
 
@@ -13,6 +13,9 @@ pub const MAX_HELD: usize = 100_000;
 
 pub const HELD: &[u8] = b"held/";
 pub const CONFLICT: &[u8] = b"conflict/";
+/// Resolutions of a conflict.
+pub const LOCAL_KEPT: &str = "local_kept";
+pub const REMOTE_APPLIED: &str = "remote_applied";
 /// How many conflicts there ever were; unlike the conflicts themselves, this is never forgotten.
 const TOTALS: &[u8] = b"conflicts/";
 
@@ -90,10 +93,17 @@ pub fn read<T: Message + Default>(b: Option<Bytes>) -> Option<T> {
 pub fn log_conflict(tx: &mut Tx<'_>, c: &wire::Conflict) -> Result<(), KernelError> {
     let total = key(&["conflicts/", &c.remote, &c.resolution]);
     let so_far = tx.fact(&total)?.map_or(0, |b| number(&b));
-    tx.set_fact(total, (so_far + 1).to_le_bytes().to_vec());
+    tx.set_fact(total, so_far.saturating_add(1).to_le_bytes().to_vec());
     // Several conflicts of one entity may fall into one millisecond.
-    let k = format!("conflict/{:020}-{so_far:08}-{}-{}-{}", c.at_ms, c.remote, c.resolution, c.sync_id);
-    tx.set_fact(k.into_bytes(), c.encode_to_vec());
+    let k = format!("conflict/{:020}-{so_far:08}-{}-{}-{}", c.at_ms, c.remote, c.resolution, c.sync_id).into_bytes();
+    let mut value = c.encode_to_vec();
+    if !is_fact(&k, &value) {
+        // Two large versions are more than one record holds. The one that stays is in the store anyway.
+        let mut c = c.clone();
+        *(if c.resolution == LOCAL_KEPT { &mut c.local } else { &mut c.incoming }) = Bytes::new();
+        value = c.encode_to_vec();
+    }
+    tx.set_fact(k, value);
     for old in tx.oldest_facts_beyond(CONFLICT, MAX_CONFLICTS)? {
         tx.delete_fact(old);
     }
@@ -102,7 +112,7 @@ pub fn log_conflict(tx: &mut Tx<'_>, c: &wire::Conflict) -> Result<(), KernelErr
 
 /// How many conflicts there ever were with a Remote.
 pub fn conflicts_with(tx: &Tx<'_>, remote: &str) -> Result<u64, KernelError> {
-    Ok(tx.facts(&key(&["conflicts/", remote, ""]))?.iter().map(|(_, b)| number(b)).sum())
+    Ok(tx.facts(&key(&["conflicts/", remote, ""]))?.iter().fold(0, |sum: u64, (_, b)| sum.saturating_add(number(b))))
 }
 
 /// Remote, resolution, and how many conflicts there ever were.

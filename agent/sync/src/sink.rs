@@ -8,6 +8,11 @@ use mew_model::EntityRef;
 use mew_wire as wire;
 use prost::Message;
 
+/// Entities and leaves of one batch, ten times what a source sends: each is work in one transaction.
+const MAX_BATCH: usize = 10_000;
+/// Bytes of a revision, four times what a source sends: it is kept with the position.
+const MAX_REVISION: usize = 64;
+
 /// Where the sink stands, as its store says.
 pub fn state(kernel: &Kernel, flow: &str) -> Option<wire::SinkState> {
     let b = kernel.view().fact(&records::sink_key(flow)).ok().flatten();
@@ -65,6 +70,11 @@ pub fn apply_push(
         let m = format!("a batch of {} entities arrived with {} checksums", push.entities.len(), push.crcs.len());
         return Err(Problem::new(Reason::SourceError, m));
     }
+    let n = push.entities.len() + push.leaves.len();
+    if n > MAX_BATCH || push.revision.len() > MAX_REVISION {
+        let m = format!("a batch of {n} changes under a revision of {} bytes is too large", push.revision.len());
+        return Err(Problem::new(Reason::SourceError, m));
+    }
     for (i, b) in push.entities.iter().enumerate() {
         if push.crcs.get(i) != Some(&crc32c::crc32c(b)) {
             return Err(Problem::new(
@@ -111,10 +121,10 @@ fn apply_batch(
     let mut rejected = None;
     let conflicts = records::conflicts_with(tx, &from.remote)?;
     let mut count = |o: Outcome, counts: &mut wire::Counts| match o {
-        Outcome::Applied => counts.applied += 1,
+        Outcome::Applied => counts.applied = counts.applied.saturating_add(1),
         Outcome::Known | Outcome::Held => {}
         Outcome::Rejected(why) => {
-            counts.rejected += 1;
+            counts.rejected = counts.rejected.saturating_add(1);
             rejected = Some(why);
         }
     };
@@ -124,7 +134,8 @@ fn apply_batch(
     for l in &push.leaves {
         count(leave(tx, from, l)?, &mut counts);
     }
-    counts.conflicts += records::conflicts_with(tx, &from.remote)? - conflicts;
+    let new = records::conflicts_with(tx, &from.remote)?.saturating_sub(conflicts);
+    counts.conflicts = counts.conflicts.saturating_add(new);
     let position = advance(old.position.as_ref(), incarnation, push);
     let state = wire::SinkState {
         position: Some(position),

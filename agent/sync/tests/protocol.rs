@@ -387,6 +387,8 @@ fn a_batch_that_is_wrong_ends_its_flow_and_no_other() {
     let mut flipped = good();
     flipped.crcs[1] ^= 1;
     let unchecked = wire::SyncPush { crcs: Vec::new(), ..good() };
+    let too_many = wire::SyncPush { leaves: vec![wire::Leave::default(); 10_001], ..good() };
+    let long = wire::SyncPush { revision: "r".repeat(1 << 20), ..good() };
     let mut early = draft("Task", &format!("{THERE}/4"));
     early.stamp(KernelKey::of(THERE), NOW_MS + 600_000, None);
     let wrong = [
@@ -397,6 +399,8 @@ fn a_batch_that_is_wrong_ends_its_flow_and_no_other() {
         ("one again", batch(1, 1, 2, vec![task(2)]), Reason::SourceError, "already"),
         ("one that goes back", batch(1, 0, 4, vec![task(4)]), Reason::SourceError, "already"),
         ("its end is before its beginning", batch(1, 2, 1, vec![task(4)]), Reason::SourceError, "ends at 1"),
+        ("more than anybody sends", too_many, Reason::SourceError, "too large"),
+        ("a revision that is a novel", long, Reason::SourceError, "too large"),
     ];
     for (what, p, why, word) in wrong {
         let mut s = Side::new(Vec::new());
@@ -473,6 +477,63 @@ fn a_version_that_may_not_come_is_rejected_and_the_flow_goes_on() {
         assert_eq!(ids(&s.kernel), [format!("{THERE}/1")], "{what}");
         s.takes(1, 2, 2);
     }
+}
+
+/// Two versions of it, or it and what is said of it, are more than one record holds.
+#[test]
+fn a_conflict_of_large_versions_is_logged_as_far_as_there_is_room() {
+    let mut s = Side::new(Vec::new());
+    s.greet();
+    s.open(open(1, TASKS));
+    s.takes(1, 0, 1);
+    let large = |letter: &str| Value::String(letter.repeat(700_000));
+    let params = Params::from([("n".to_owned(), large("x"))]);
+    let script = format!(r#"MATCH t: Task WHERE t._sync_id = "{THERE}/1" SET t.name = $n"#);
+    s.kernel.execute(NOW_MS, &script, &params).expect("a statement of this ontology");
+    let mut theirs = draft("Task", &format!("{THERE}/1"));
+    theirs.set(number("name"), large("y"));
+    theirs.stamp(KernelKey::of(THERE), NOW_MS - 500, None);
+    let did = s.push(batch(1, 1, 2, vec![bytes(&theirs)]));
+    let counts = did.acked().and_then(|a| a.counts).unwrap_or_else(|| panic!("{did:?}"));
+    assert_eq!((counts.conflicts, counts.rejected), (1, 0));
+    let all = s.kernel.view().facts(records::CONFLICT).expect("a disk in memory");
+    let logged = wire::Conflict::decode(all[0].1.clone()).expect("a conflict");
+    assert!(logged.resolution == records::LOCAL_KEPT && logged.local.is_empty() && logged.incoming == bytes(&theirs));
+    s.takes(1, 2, 2);
+}
+
+/// What a peer says is reported, and with it what all others do.
+#[test]
+fn what_a_peer_says_of_itself_and_of_us_is_bounded() {
+    let long = || "x".repeat(1 << 20);
+    let mut s = Side::with_own_flow();
+    s.greet();
+    s.hear(Body::FlowRefuse(wire::FlowRefuse {
+        flow: 2,
+        code: "SinkError".into(),
+        message: long(),
+        ..wire::FlowRefuse::default()
+    }));
+    let problem = s.report().1.remove(0).problem.expect("it is refused");
+    assert!(problem.reason == Reason::SinkError && problem.message.len() < 4096, "{} bytes", problem.message.len());
+    s.hear(Body::Disconnect(wire::Disconnect { reason: long() }));
+    assert!(s.report().0.problem.is_some_and(|p| p.message.len() < 4096));
+    for h in [
+        wire::Handshake { incarnation: long(), ..handshake() },
+        wire::Handshake { agent_version: long(), ..handshake() },
+    ] {
+        s.connect();
+        assert!(s.hear(Body::Handshake(h)).hung_up(Reason::ProtocolMismatch));
+    }
+    s.greet();
+    let many = wire::FlowOpen { types: vec![wire::TypeShape::default(); 10_001], ..open(1, TASKS) };
+    let reset = wire::FlowOpen { reset: long(), ..open(1, TASKS) };
+    for o in [many, reset] {
+        let did = s.hear(Body::FlowOpen(o));
+        assert!(did.refused().is_some_and(|r| r.message.contains("too")), "it was not refused");
+    }
+    s.open(open(1, TASKS));
+    s.takes(1, 0, 1);
 }
 
 // ---------------------------------------------------------------- flows

@@ -213,9 +213,9 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
         lag: Some(buckets::lag(report.and_then(|r| r.lag_ms), old.lag.as_deref())),
         pending: report.and_then(|r| r.pending).map(buckets::count).or(old.pending),
         initial: report.and_then(|r| r.initial_percent).map(buckets::percent).or(old.initial),
-        failed: Some(report.map_or(old.failed.unwrap_or(0), |r| (r.rejected + r.held) as i64)),
-        held: Some(report.map_or(old.held.unwrap_or(0), |r| r.held as i64)),
-        conflicts: report.map(|r| Conflicts { total: r.conflicts as i64 }).or(old.conflicts),
+        failed: Some(report.map_or(old.failed.unwrap_or(0), |r| total(r.rejected.saturating_add(r.held)))),
+        held: Some(report.map_or(old.held.unwrap_or(0), |r| total(r.held))),
+        conflicts: report.map(|r| Conflicts { total: total(r.conflicts) }).or(old.conflicts),
         effective: crate::some(Effective {
             policies,
             revision: report.map_or_else(String::new, |r| r.revision.clone()),
@@ -280,7 +280,7 @@ fn in_sync(s: &Sync, f: &FlowReport) -> GateStatus {
                     s.spec.max_lag.as_deref().unwrap_or("60s")
                 ),
             )),
-            _ if f.held + f.rejected > 0 => {
+            _ if f.held > 0 || f.rejected > 0 => {
                 let mut g = GateStatus::yes(Reason::InSyncWithFailures);
                 g.message = format!(
                     "{} entities are held at the sink and {} were refused; see mew held there",
@@ -291,6 +291,11 @@ fn in_sync(s: &Sync, f: &FlowReport) -> GateStatus {
             _ => GateStatus::yes(Reason::InSync),
         },
     }
+}
+
+/// A count as a status has it. It may come from the peer, and be any.
+fn total(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 fn phase(s: &Sync, f: Option<&FlowReport>, problem: Option<&Problem>) -> &'static str {

@@ -76,7 +76,7 @@ impl World {
         };
         if let Some(kernel) = self.agents[a].kernel() {
             // If the machine stops here, that is no concern of the bug's.
-            let _ = kernel.write(now.wall_ms, move |tx| tx.put(s.bytes, key));
+            let _ = kernel.write(now.wall_ms, move |tx| tx.put(s.bytes.clone(), key, Some(&s)));
             self.say(|| format!("PLANTED: k{a} applies its own entity"));
         }
         self.after(a).map(|_| ())
@@ -91,7 +91,7 @@ impl World {
         d.kernel = KernelKey(7);
         d.vector.raise(d.kernel, d.time);
         if let Some(kernel) = self.agents[a].kernel() {
-            let _ = kernel.write(0, move |tx| tx.put(d.encode().into(), origin));
+            let _ = kernel.write(0, move |tx| tx.put(d.encode().into(), origin, Some(&s)));
         }
         self.say(|| format!("PLANTED: k{a} writes with an earlier time"));
         self.after(a).map(|_| ())

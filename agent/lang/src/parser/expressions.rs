@@ -53,23 +53,27 @@ impl Parser<'_> {
         })
     }
 
+    /// One more of what makes a tree deeper.
+    fn deepen(&mut self) -> Parsed<()> {
+        self.operators += 1;
+        if self.operators <= MAX_OPERATORS {
+            return Ok(());
+        }
+        let why = format!("more than {MAX_OPERATORS} operators in one statement");
+        Err(Diagnostic::new(self.span(), why).help("use IN [..] for many values"))
+    }
+
     fn binary(&mut self, min: u8) -> Parsed<Expr> {
         let from = self.span().start;
         let mut left = self.unary()?;
         loop {
-            self.operators += 1;
-            if self.operators > MAX_OPERATORS {
-                return Err(Diagnostic::new(
-                    self.span(),
-                    format!("more than {MAX_OPERATORS} operators in one statement"),
-                )
-                .help("use IN [..] for many values"));
-            }
             if min <= 5 && (self.is_keyword("IS") || self.is_keyword("IN") || self.is_keyword("NOT")) {
+                self.deepen()?;
                 left = self.postfix(left, from)?;
                 continue;
             }
             let Some((op, power, tokens)) = self.operator().filter(|o| o.1 >= min) else { return Ok(left) };
+            self.deepen()?;
             self.at += tokens;
             // `??` groups to the right, everything else to the left.
             let right = self.nested(|p| p.binary(if op == Op::Coalesce { power } else { power + 1 }))?;
@@ -183,6 +187,7 @@ impl Parser<'_> {
         }
         let mut args = Vec::new();
         while !self.sym(")") {
+            self.deepen()?;
             args.push(self.expr()?);
             if !self.sym(",") && !matches!(self.peek(), Some(Token::Sym(")"))) {
                 return Err(self.expected("`,` or `)`"));

@@ -202,10 +202,15 @@ pub fn look(v: &View<'_>) -> Dump {
             .map(|t| (t, v.of_type(t).expect("a type").iter().collect::<Vec<u32>>()))
             .filter(|(_, b)| !b.is_empty())
             .collect(),
-        titles: v.ordered(number("Task"), number("title"), 0..=u64::MAX).expect("an index can be read"),
+        titles: match v.ontology().get("Task").is_some_and(|t| !t.indexed.is_empty()) {
+            true => v.ordered(number("Task"), number("title"), 0..=u64::MAX).expect("an index can be read"),
+            false => vec![],
+        },
         codes: (0..CODES)
             .map(|n| {
-                v.unique(number("Task"), number("code"), code(n).borrowed()).expect("a unique value can be looked up")
+                v.unique(number("Task"), number("code"), code(n).borrowed())
+                    .expect("a unique value can be looked up")
+                    .map(|s| s.ent)
             })
             .collect(),
         edges: newest.iter().map(|r| v.edges_of(r.0).expect("edges")).collect(),

@@ -16,6 +16,10 @@ use wire::frame::Body;
 /// `namespace/name`, and a pattern: what a peer may make us remember.
 const MAX_NAME: usize = 317;
 const MAX_PATTERN: usize = 16_384;
+/// Of a request to begin anew, which is kept; it is an annotation, a time most often.
+const MAX_RESET: usize = 4096;
+/// Each is compared with this side's.
+const MAX_TYPES: usize = 10_000;
 
 impl Link {
     /// The peer wants to open a flow.
@@ -30,6 +34,8 @@ impl Link {
             Some("too many flows")
         } else if f.name.len() > MAX_NAME || f.r#match.len() > MAX_PATTERN {
             Some("a name or pattern that is too long")
+        } else if f.reset.len() > MAX_RESET || f.types.len() > MAX_TYPES {
+            Some("a reset that is too long, or too many types")
         } else {
             None
         };
