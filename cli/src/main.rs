@@ -116,6 +116,9 @@ struct OperatorArgs {
     /// Namespace of the operator: CA, roots and Lease are kept there
     #[arg(long, env = "POD_NAMESPACE", default_value = "mew-system")]
     namespace: String,
+    /// A namespace whose objects count; may be given several times. All namespaces if absent
+    #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
+    watched: Vec<String>,
     /// Where agents attach
     #[arg(long, default_value = "0.0.0.0:9443")]
     listen: SocketAddr,
@@ -166,6 +169,9 @@ struct AgentArgs {
     /// Address for applications
     #[arg(long, env = "MEW_LISTEN", default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
+    /// A name besides loopback by which applications may call it over HTTP; may be given several times
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
     /// Address for peers
     #[arg(long, env = "MEW_FEDERATION", default_value = "0.0.0.0:9001")]
     federation: SocketAddr,
@@ -255,6 +261,7 @@ async fn run(c: Command) -> Result<ExitCode> {
                 kubeconfig: a.kubeconfig,
                 trust_domain: a.trust_domain,
                 namespace: a.namespace,
+                watched: a.watched,
                 listen: a.listen,
                 health: a.health,
                 identity,
@@ -308,6 +315,7 @@ fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
         ontology: a.ontology,
         operator,
         listen: a.listen,
+        hosts: a.hosts,
         federation: a.federation,
         health: a.health,
         instance,

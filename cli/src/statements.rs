@@ -30,6 +30,40 @@ pub struct StatementArgs {
     address: String,
     #[arg(short, long, default_value = "table")]
     output: Output,
+    /// Run it again until it returns a row, for so long: 30s, 2m
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    wait: Option<Duration>,
+}
+
+/// Between two tries of a statement that returned nothing.
+const AGAIN: Duration = Duration::from_millis(500);
+
+fn time(text: &str) -> Result<Duration, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let n: u64 = text[..end].parse().map_err(|_| format!("{text:?} is no time such as 30s or 2m"))?;
+    match &text[end..] {
+        "s" => Ok(Duration::from_secs(n)),
+        "m" => Ok(Duration::from_secs(n.saturating_mul(60))),
+        _ => Err(format!("{text:?} is no time such as 30s or 2m")),
+    }
+}
+
+/// Runs the statement, with `wait` until it returns a row. A kernel that is not there yet is waited for, too.
+async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>) -> Result<mew_wire::ExecuteResponse> {
+    let once = async || Kernel::connect(&a.address).await?.execute(text, params).await;
+    let Some(wait) = a.wait else { return once().await };
+    let end = Instant::now() + wait;
+    loop {
+        let late = match once().await {
+            Ok(done) if !done.rows.is_empty() => return Ok(done),
+            Ok(_) => anyhow::anyhow!("no row after {} s", wait.as_secs()),
+            Err(e) => e,
+        };
+        if Instant::now() >= end {
+            return Err(late);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,7 +110,7 @@ pub async fn run(a: StatementArgs) -> Result<()> {
         let (k, v) = p.split_once('=').with_context(|| format!("--param {p:?} is not name=value"))?;
         params.insert(k.to_owned(), literal(v));
     }
-    let done = Kernel::connect(&a.address).await?.execute(&text, &params).await?;
+    let done = execute(&a, &text, &params).await?;
     let cell = |v: &mew_wire::Value| match value_from_wire(v) {
         Value::String(s) => s,
         Value::Null => String::new(),

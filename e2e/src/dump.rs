@@ -50,7 +50,7 @@ fn logs(c: &Cluster, dir: &Path) -> Result<()> {
         let args = ["logs", &name, "-n", &namespace, "--all-containers", "--prefix", "--timestamps"];
         let mut all = c.kubectl(&args).unwrap_or_else(|e| format!("{e:#}\n"));
         // What went before a restart says why there was one.
-        if namespace == SYSTEM || text("/metadata/labels/app") != "" {
+        if namespace == SYSTEM || !text("/metadata/labels/app").is_empty() {
             all.push_str(&c.kubectl(&[&args[..], &["--previous"]].concat()).unwrap_or_default());
         }
         fs::write(dir.join(format!("{namespace}.{name}.log")), all)?;

@@ -54,6 +54,8 @@ pub struct AgentOptions {
     pub operator: OperatorAddress,
     /// For applications; loopback.
     pub listen: SocketAddr,
+    /// Names besides loopback by which applications may call it.
+    pub hosts: Vec<String>,
     /// For peers.
     pub federation: SocketAddr,
     /// `/live`, `/ready`, `/metrics`.
@@ -108,7 +110,11 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
-    let api = serve_api(Api { kernel: kernel.clone(), hub: hub.clone() }, api, stop.clone());
+    let api = serve_api(
+        Api { kernel: kernel.clone(), hub: hub.clone(), hosts: options.hosts.clone().into() },
+        api,
+        stop.clone(),
+    );
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, stop.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });

@@ -31,6 +31,8 @@ const MAX_RECORDS: usize = 1000;
 pub struct Api {
     pub kernel: Arc<Kernel>,
     pub hub: Arc<Hub>,
+    /// Names besides loopback by which applications may call it.
+    pub hosts: Arc<[String]>,
 }
 
 /// Serves until `stop`.
@@ -50,7 +52,7 @@ pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken)
         .route("/v1/records/{kind}", get(http_records))
         .route("/v1/status", get(http_status))
         .merge(crate::backup::router(api.clone()))
-        .layer(middleware::from_fn(only_local))
+        .layer(middleware::from_fn_with_state(api.hosts.clone(), only_local))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_MESSAGE))
         .with_state(api);
     axum::serve(listener, http.merge(grpc)).with_graceful_shutdown(stop.cancelled_owned()).await
@@ -58,12 +60,18 @@ pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken)
 
 /// A browser on this machine reaches loopback too. A page of another site can neither name this host as `localhost`
 /// (rebinding) nor send JSON without being asked for permission first, which nobody grants.
-async fn only_local(headers: HeaderMap, req: HttpRequest, next: Next) -> HttpResponse {
+async fn only_local(
+    State(hosts): State<Arc<[String]>>,
+    headers: HeaderMap,
+    req: HttpRequest,
+    next: Next,
+) -> HttpResponse {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
     let name =
         host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
-    if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
-        return refuse(StatusCode::FORBIDDEN, "the Host header must name loopback (localhost, 127.0.0.1 or [::1])");
+    if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") && !hosts.iter().any(|h| h == name) {
+        let why = "the Host header must name loopback (localhost, 127.0.0.1 or [::1]) or a name that --host gives";
+        return refuse(StatusCode::FORBIDDEN, why);
     }
     let json = headers
         .get(header::CONTENT_TYPE)

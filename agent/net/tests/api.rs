@@ -21,7 +21,11 @@ async fn start() -> (Arc<Kernel>, SocketAddr, CancellationToken) {
     let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
     let kernel = Arc::new(Kernel::new(store));
     let config = HubConfig { agent_version: "0.1.0".into(), observer: None, clock_offset_ms: 0 };
-    let api = Api { kernel: kernel.clone(), hub: Hub::new(kernel.clone(), config) };
+    let api = Api {
+        kernel: kernel.clone(),
+        hub: Hub::new(kernel.clone(), config),
+        hosts: vec!["kernel.example".to_owned()].into(),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     let stop = CancellationToken::new();
@@ -94,6 +98,7 @@ async fn requests_that_are_wrong_are_refused_and_do_nothing() {
         ("GET /v1/backup HTTP/1.1\r\nHost: evil.example", 403),
         ("POST /v1/backup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json", 405),
         ("GET /v1/records/held?limit=-1 HTTP/1.1\r\nHost: localhost", 400),
+        ("GET /v1/status HTTP/1.1\r\nHost: kernel.example:9000", 200),
     ];
     for (head, want) in heads {
         let (code, said) = send(address, head, spawn.as_bytes()).await;

@@ -26,11 +26,18 @@ pub async fn ensure(client: &Client, o: &OperatorOptions) -> Result<Authority> {
     let ca = match found {
         Some(s) => from_secret(&s)?,
         None => {
-            let remotes: Api<Remote> = Api::all(client.clone());
-            let list = timeout(CALL, remotes.list_metadata(&ListParams::default().limit(1)))
-                .await?
-                .context("Remotes cannot be listed; are the CRDs installed?")?;
-            if !list.items.is_empty() {
+            let all: Vec<Api<Remote>> = match o.watched.as_slice() {
+                [] => vec![Api::all(client.clone())],
+                some => some.iter().map(|ns| Api::namespaced(client.clone(), ns)).collect(),
+            };
+            let mut exist = false;
+            for remotes in all {
+                let list = timeout(CALL, remotes.list_metadata(&ListParams::default().limit(1)))
+                    .await?
+                    .context("Remotes cannot be listed; are the CRDs installed?")?;
+                exist |= !list.items.is_empty();
+            }
+            if exist {
                 bail!(
                     "the Secret {SECRET} in {} is gone and Remotes exist: restore it from a backup; or, to begin with a new CA, delete all Remotes first",
                     o.namespace

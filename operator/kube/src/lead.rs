@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use mew_control::Registry;
 use mew_plan::{Inputs, Objects, plan};
 use mew_tls::Authority;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -100,8 +100,8 @@ async fn lead(
     health: Health,
     stop: CancellationToken,
 ) {
-    let declared = Arc::new(Declared::default());
-    let watching = tokio::spawn(watch(client.clone(), declared.clone()));
+    let declared = Arc::new(Declared::new(&o.watched));
+    let watching = tokio::spawn(watch(client.clone(), o.watched.clone(), declared.clone()));
     let mut writer = StatusWriter::new(client.clone(), health.clone(), &o.identity);
     let mut bundles = Bundles { client: client.clone(), known: BTreeMap::new(), read: None };
     let own_roots = vec![ca.cert_pem.clone()];
@@ -114,11 +114,17 @@ async fn lead(
             () = declared.changed.notified() => tokio::time::sleep(GATHER).await,
             () = registry.changed.notified() => tokio::time::sleep(GATHER).await,
         }
+        declared.expire();
+        let mut without_status = BTreeSet::new();
         let mut objects = {
             let s = declared.lock();
-            if !(s.remotes.ready && s.syncs.ready && s.policies.ready) {
+            if !(s.remotes.ready() && s.syncs.ready() && s.policies.ready()) {
                 continue; // half a list would look like deletions
             }
+            let orphans = |kind, all: &BTreeMap<String, _>| all.keys().map(|n| (kind, n.clone())).collect::<Vec<_>>();
+            without_status.extend(orphans("Remote", &s.remotes.orphans));
+            without_status.extend(orphans("Sync", &s.syncs.orphans));
+            without_status.extend(orphans("FederationPolicy", &s.policies.orphans));
             Objects {
                 remotes: s.remotes.objects.clone(),
                 syncs: s.syncs.objects.clone(),
@@ -147,7 +153,7 @@ async fn lead(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = writer.write(&p, &objects.remotes, &objects.syncs, &objects.policies) => {}
+            () = writer.write(&p, &objects, &without_status) => {}
         }
         health.count_plan();
     }
@@ -163,7 +169,7 @@ struct Bundles {
 
 impl Bundles {
     async fn of(&mut self, objects: &Objects) -> BTreeMap<String, BTreeMap<String, String>> {
-        let wanted: std::collections::BTreeSet<String> = objects
+        let wanted: BTreeSet<String> = objects
             .remotes
             .iter()
             .flat_map(|(n, r)| {

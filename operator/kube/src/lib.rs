@@ -48,6 +48,8 @@ pub struct OperatorOptions {
     pub trust_domain: String,
     /// The operator's own: CA, roots and Lease are there.
     pub namespace: String,
+    /// Namespaces whose objects count; all if there are none.
+    pub watched: Vec<String>,
     /// Where agents attach.
     pub listen: SocketAddr,
     pub health: SocketAddr,

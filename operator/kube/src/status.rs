@@ -9,11 +9,11 @@ use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use mew_crds::{Condition, FederationPolicy, Remote, Sync};
-use mew_plan::Plan;
+use mew_plan::{Objects, Plan};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use tokio::time::timeout;
 
@@ -41,14 +41,9 @@ impl StatusWriter {
         StatusWriter { recorder: Recorder::new(client.clone(), reporter), client, health, written: BTreeMap::new() }
     }
 
-    /// Writes what differs from what is there.
-    pub async fn write(
-        &mut self,
-        plan: &Plan,
-        remotes: &BTreeMap<String, Remote>,
-        syncs: &BTreeMap<String, Sync>,
-        policies: &BTreeMap<String, FederationPolicy>,
-    ) {
+    /// Writes what differs from what is there, but for objects (kind and name) that are in force and gone.
+    pub async fn write(&mut self, plan: &Plan, objects: &Objects, gone: &BTreeSet<(&'static str, String)>) {
+        let Objects { remotes, syncs, policies, .. } = objects;
         let mut todo = Vec::new();
         self.differences("Remote", remotes, &plan.remotes, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
         self.differences("Sync", syncs, &plan.syncs, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
@@ -60,7 +55,9 @@ impl StatusWriter {
             |s| &s.conditions,
             &mut todo,
         );
+        todo.retain(|w| !gone.contains(&(w.kind, w.name.clone())));
         self.written.retain(|(k, n), _| match *k {
+            k if gone.contains(&(k, n.clone())) => false,
             "Remote" => remotes.contains_key(n),
             "Sync" => syncs.contains_key(n),
             _ => policies.contains_key(n),

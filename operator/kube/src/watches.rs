@@ -1,25 +1,31 @@
 //! What is declared, as the watches see it. *Empty is not deleted*: a set shrinks only by a delete event or after a
-//! complete list, and an object that cannot be decoded keeps its last good version.
+//! complete list, an object that cannot be decoded keeps its last good version, and objects that go because their
+//! CustomResourceDefinition does stay in force.
 
+use crate::CALL;
 use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use mew_crds::{FederationPolicy, GROUP, Remote, Sync, VERSION};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// What is kept of objects that went with their CustomResourceDefinition, from when that is back.
+const GRACE: Duration = Duration::from_secs(600);
 
 /// All kinds, and a bell that rings when something changed.
-#[derive(Default)]
 pub struct Declared {
     sets: Mutex<Sets>,
     pub changed: Notify,
 }
 
-#[derive(Default)]
 pub struct Sets {
     pub remotes: Set<Remote>,
     pub syncs: Set<Sync>,
@@ -30,14 +36,37 @@ pub struct Set<K> {
     pub objects: BTreeMap<String, K>,
     /// Objects that do not decode: name → why.
     pub broken: BTreeMap<String, String>,
-    /// The first list is complete.
-    pub ready: bool,
-    listing: Vec<String>,
+    /// Those of `objects` that went with their CustomResourceDefinition, and since when that is back. Nobody has withdrawn
+    /// what they say, so it stays in force; there is no object to write a status to.
+    pub orphans: BTreeMap<String, Option<Instant>>,
+    /// First lists that are not complete: one of each namespace that is watched.
+    due: usize,
 }
 
-impl<K> Default for Set<K> {
-    fn default() -> Self {
-        Set { objects: BTreeMap::new(), broken: BTreeMap::new(), ready: false, listing: Vec::new() }
+impl<K> Set<K> {
+    fn new(due: usize) -> Self {
+        Set { objects: BTreeMap::new(), broken: BTreeMap::new(), orphans: BTreeMap::new(), due }
+    }
+
+    /// The first lists are complete.
+    pub fn ready(&self) -> bool {
+        self.due == 0
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.objects.remove(name);
+        self.broken.remove(name);
+        self.orphans.remove(name);
+    }
+
+    /// Those whose time is over.
+    fn expire(&mut self, now: Instant) {
+        let is_over = |back: &Option<Instant>| back.is_some_and(|t| now.duration_since(t) >= GRACE);
+        let over: Vec<String> = self.orphans.iter().filter(|(_, b)| is_over(b)).map(|(n, _)| n.clone()).collect();
+        for name in over {
+            tracing::warn!(%name, "it went with its CustomResourceDefinition and was not applied again");
+            self.remove(&name);
+        }
     }
 }
 
@@ -57,68 +86,153 @@ impl<K: DeserializeOwned> Set<K> {
                 self.broken.insert(name.clone(), e);
             }
         }
+        self.orphans.remove(&name);
         name
     }
 
-    fn event(&mut self, e: Event<DynamicObject>) {
-        match e {
-            Event::Apply(o) => drop(self.put(&o)),
-            Event::Delete(o) => {
-                let name = format!("{}/{}", o.namespace().unwrap_or_default(), o.name_any());
-                self.objects.remove(&name);
-                self.broken.remove(&name);
-            }
-            Event::Init => self.listing.clear(),
-            Event::InitApply(o) => {
-                let name = self.put(&o);
-                self.listing.push(name);
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listing);
-                self.objects.retain(|n, _| listed.contains(n));
-                self.broken.retain(|n, _| listed.contains(n));
-                self.ready = true;
+    /// Of the watch's namespace, or of all, as its key begins.
+    fn listed(&mut self, prefix: &str, listed: &BTreeSet<String>, is_first: bool, crd_is_new: bool, now: Instant) {
+        let here = |n: &String| n.starts_with(prefix) && !listed.contains(n);
+        let missing: Vec<String> = self.objects.keys().chain(self.broken.keys()).filter(|n| here(n)).cloned().collect();
+        for name in missing {
+            if crd_is_new || self.orphans.contains_key(&name) {
+                self.orphans.entry(name).or_default().get_or_insert(now);
+            } else {
+                self.remove(&name);
             }
         }
+        self.due -= usize::from(is_first && self.due > 0);
     }
 }
 
 impl Declared {
+    /// Of these namespaces; of all if there are none.
+    pub fn new(namespaces: &[String]) -> Self {
+        let due = namespaces.len().max(1);
+        let sets = Sets { remotes: Set::new(due), syncs: Set::new(due), policies: Set::new(due) };
+        Declared { sets: Mutex::new(sets), changed: Notify::new() }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn expire(&self) {
+        let (mut s, now) = (self.lock(), Instant::now());
+        s.remotes.expire(now);
+        s.syncs.expire(now);
+        s.policies.expire(now);
     }
 }
 
 /// Watches all kinds; ends with the task that polls it.
-pub async fn watch(client: Client, declared: Arc<Declared>) {
-    tokio::join!(
-        one(client.clone(), "Remote", "remotes", declared.clone(), |s| &mut s.remotes),
-        one(client.clone(), "Sync", "syncs", declared.clone(), |s| &mut s.syncs),
-        one(client, "FederationPolicy", "federationpolicies", declared, |s| &mut s.policies),
-    );
+pub async fn watch(client: Client, namespaces: Vec<String>, declared: Arc<Declared>) {
+    let all = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    let watches = all.into_iter().map(|ns| {
+        let (client, declared) = (client.clone(), declared.clone());
+        async move {
+            tokio::join!(
+                one(&client, ns.as_deref(), "Remote", "remotes", &declared, |s| &mut s.remotes),
+                one(&client, ns.as_deref(), "Sync", "syncs", &declared, |s| &mut s.syncs),
+                one(&client, ns.as_deref(), "FederationPolicy", "federationpolicies", &declared, |s| &mut s.policies),
+            );
+        }
+    });
+    futures::future::join_all(watches).await;
+}
+
+/// What has become of a CustomResourceDefinition: when it goes, the API server deletes all its objects one by one.
+#[derive(PartialEq, Eq)]
+enum Crd {
+    /// With its uid.
+    Here(String),
+    Gone,
+    Unknown,
+}
+
+async fn crd(client: &Client, name: &str) -> Crd {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    match timeout(CALL, api.get_metadata_opt(name)).await {
+        Ok(Ok(Some(c))) if c.metadata.deletion_timestamp.is_none() => Crd::Here(c.metadata.uid.unwrap_or_default()),
+        Ok(Ok(_)) => Crd::Gone,
+        Ok(Err(e)) => {
+            tracing::warn!(name, error = %e, "the CustomResourceDefinition cannot be read");
+            Crd::Unknown
+        }
+        Err(_) => Crd::Unknown,
+    }
 }
 
 async fn one<K: DeserializeOwned>(
-    client: Client,
+    client: &Client,
+    namespace: Option<&str>,
     kind: &str,
     plural: &str,
-    declared: Arc<Declared>,
+    declared: &Declared,
     set: impl Fn(&mut Sets) -> &mut Set<K>,
 ) {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural);
-    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let api: Api<DynamicObject> = match namespace {
+        Some(ns) => Api::namespaced_with(client.clone(), ns, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let prefix = namespace.map_or_else(String::new, |ns| format!("{ns}/"));
+    let definition = format!("{plural}.{GROUP}");
+    let mut listed = BTreeSet::new();
+    // The definition under which the last list was complete.
+    let mut under: Option<String> = None;
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     while let Some(e) = events.next().await {
-        match e {
-            Ok(e) => {
-                let whole = matches!(e, Event::InitDone | Event::Apply(_) | Event::Delete(_));
-                set(&mut declared.lock()).event(e);
-                if whole {
-                    declared.changed.notify_one();
+        let whole = match e {
+            Ok(Event::Apply(o)) => {
+                set(&mut declared.lock()).put(&o);
+                true
+            }
+            Ok(Event::Delete(o)) => {
+                let name = format!("{}/{}", o.namespace().unwrap_or_default(), o.name_any());
+                let now = crd(client, &definition).await;
+                let withdrawn = match (&now, &under) {
+                    (Crd::Here(uid), Some(under)) => uid == under,
+                    (Crd::Gone, _) => false,
+                    _ => true,
+                };
+                let mut sets = declared.lock();
+                if withdrawn {
+                    set(&mut sets).remove(&name);
+                } else if set(&mut sets).objects.contains_key(&name) {
+                    tracing::error!(%name, "its CustomResourceDefinition is gone; what it declares stays in force");
+                    set(&mut sets).orphans.insert(name, None);
                 }
+                true
+            }
+            Ok(Event::Init) => {
+                listed.clear();
+                false
+            }
+            Ok(Event::InitApply(o)) => {
+                listed.insert(set(&mut declared.lock()).put(&o));
+                false
+            }
+            Ok(Event::InitDone) => {
+                let now = crd(client, &definition).await;
+                let is_first = under.is_none();
+                let is_new = matches!((&now, &under), (Crd::Here(uid), Some(under)) if uid != under);
+                if let Crd::Here(uid) = now {
+                    under = Some(uid);
+                } else {
+                    under.get_or_insert_default();
+                }
+                set(&mut declared.lock()).listed(&prefix, &listed, is_first, is_new, Instant::now());
+                true
             }
             // What is known stays; the watch is made again.
-            Err(e) => tracing::warn!(kind, error = %e, "watch"),
+            Err(e) => {
+                tracing::warn!(kind, error = %e, "watch");
+                false
+            }
+        };
+        if whole {
+            declared.changed.notify_one();
         }
     }
 }
