@@ -58,7 +58,7 @@ impl Health {
         match (&i.kernel, &i.standby) {
             (_, Some(_)) => Ok("standby\n"),
             (None, None) => Err("the operator has not said yet who this kernel is\n".into()),
-            (Some((k, _)), None) => match k.broken() {
+            (Some((k, _)), None) => match k.stuck() {
                 Some(w) => Err(format!("the store cannot be written: {w}\n")),
                 None => Ok("ready\n"),
             },

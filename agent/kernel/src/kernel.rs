@@ -141,6 +141,11 @@ impl Kernel {
         self.store.broken()
     }
 
+    /// Why nothing can be written now, if so. See [`Store::stuck`].
+    pub fn stuck(&self) -> Option<String> {
+        self.store.stuck()
+    }
+
     /// (bytes of the log, entities with tombstones).
     pub fn usage(&self) -> (u64, u64) {
         self.store.usage()

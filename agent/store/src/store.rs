@@ -49,6 +49,8 @@ pub struct Store {
     writer: Mutex<Writer>,
     /// Apart from the writer, which is held while the disk syncs.
     broken: Mutex<Option<String>>,
+    /// Why the last commit could not be written, though the next one may be.
+    refused: Mutex<Option<String>>,
     pub(crate) state: RwLock<State>,
     /// Looks that are open, by the commit that they see. Taken last, and only for a moment.
     looks: Mutex<BTreeMap<u64, usize>>,
@@ -63,6 +65,8 @@ pub struct Store {
 }
 
 pub const FACT_KERNEL: &[u8] = b"kernel";
+/// Never there.
+const FACT_TRIAL: &[u8] = b"trial";
 pub const FACT_INCARNATION: &[u8] = b"incarnation";
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,6 +99,7 @@ impl Store {
             incarnation: String::new(),
             writer: Mutex::new(Writer { next_frame, ..Writer::default() }),
             broken: Mutex::default(),
+            refused: Mutex::default(),
             state: RwLock::new(state),
             looks: Mutex::default(),
             keeps: AtomicBool::new(false),
@@ -234,6 +239,12 @@ impl Store {
         lock(&self.broken).clone()
     }
 
+    /// Why nothing can be written now, if so: until the store is opened again, or until the disk works again, which upkeep
+    /// tries.
+    pub fn stuck(&self) -> Option<String> {
+        self.broken().or_else(|| lock(&self.refused).clone())
+    }
+
     fn breaks(&self, why: String) -> StoreError {
         *lock(&self.broken) = Some(why.clone());
         StoreError::Broken(why)
@@ -273,7 +284,8 @@ impl Store {
             return Err(StoreError::TooLarge(w.frame.buf.len()));
         }
         w.frame.finish(w.next_frame);
-        let (segment, at) = self.append(w)?;
+        let (segment, at) = self.append(w).inspect_err(|e| *lock(&self.refused) = Some(e.to_string()))?;
+        *lock(&self.refused) = None;
         let number = w.next_frame;
         w.next_frame += 1;
 
@@ -404,6 +416,10 @@ impl Store {
         let mut rubbish = lock(&self.upkeep);
         if let Some(why) = self.broken() {
             return Err(StoreError::Broken(why));
+        }
+        if lock(&self.refused).is_some() {
+            // Who waits for a sign that writing works may send no write; this one changes nothing.
+            let _ = self.commit(Batch { changes: vec![], facts: vec![(FACT_TRIAL.to_vec(), vec![])] });
         }
         let kept = self.compact_and_checkpoint(u, &mut rubbish);
         // Last: compaction may have made the room for it. On a full disk commits do without.

@@ -354,3 +354,22 @@ fn a_directory_that_is_lost_stops_commits_and_no_reads() {
     drop(store);
     fs::remove_dir_all(&base).expect("it is removed");
 }
+
+/// A probe learns that nothing can be written, and that it can again, though nobody writes.
+#[test]
+fn upkeep_finds_out_that_the_disk_works_again() {
+    let (disk, mut m) = (MemDisk::new(), Model::new());
+    let store = open(&disk, ONE);
+    commit(&store, &m.batch(&[put_task(0, 5, None)]));
+    assert_eq!(store.stuck(), None);
+    let batch = m.clone().batch(&[put_task(1, 5, None)]);
+    disk.set_fault(Fault { room: Some(0), ..Fault::default() });
+    store.commit(batch).expect_err("there is no room");
+    assert!(store.stuck().is_some_and(|why| why.starts_with("the disk is full")));
+    let _ = store.maintain(&Upkeep::routine(0, 0));
+    assert!(store.stuck().is_some(), "there is still no room");
+    disk.set_fault(Fault::default());
+    store.maintain(&Upkeep::routine(0, 0)).expect("upkeep succeeds");
+    assert_eq!(store.stuck(), None);
+    same(&dump(&store), &m.dump(), "nothing has changed");
+}
