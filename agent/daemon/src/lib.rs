@@ -200,8 +200,8 @@ async fn watch_ontology(
         last = now;
         let why = match read_ontology(&path) {
             Err(e) => Some(format!("{e:#}")),
-            Ok(o) => kernel
-                .set_ontology(o)
+            // It may build indexes.
+            Ok(o) => tokio::task::block_in_place(|| kernel.set_ontology(o))
                 .err()
                 .map(|why| format!("the new ontology is refused and the old one stays: {}", why.join("; "))),
         };

@@ -188,8 +188,15 @@ impl Kernel {
                 drop(turn);
                 q = lock(&self.queue);
             }
+            // Asked first: whoever has the job answers before letting go of it, but when something panics.
+            let is_lost = Arc::strong_count(&done) == 1;
             if let Some(r) = lock(&done).take() {
                 return r;
+            }
+            if is_lost {
+                return Err(KernelError::Transaction(
+                    "something that shared the commit panicked; look whether this transaction was done",
+                ));
             }
         }
     }

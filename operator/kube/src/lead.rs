@@ -89,6 +89,8 @@ async fn resign(term: &mut Option<(CancellationToken, tokio::task::JoinHandle<()
         tracing::info!("no longer leading");
         token.cancel();
         let _ = task.await;
+        // What it delivered meanwhile must not be the first that agents get in a later term.
+        registry.end();
     }
 }
 
@@ -139,7 +141,12 @@ async fn lead(
                     .collect(),
             }
         };
-        objects.bundles = bundles.of(&objects).await;
+        // It takes as long as the API server lets it, and what is planned after this term must not be delivered.
+        objects.bundles = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            known = bundles.of(&objects) => known,
+        };
         let agents = registry.states();
         let p = plan(&Inputs {
             trust_domain: &o.trust_domain,

@@ -79,10 +79,12 @@ impl StatusWriter {
                 continue; // planned again at the next tick
             }
             self.health.count_write();
-            if let Some((about, event)) = &w.event
-                && let Err(e) = self.recorder.publish(event, about).await
-            {
-                tracing::debug!(error = %e, "event");
+            if let Some((about, event)) = &w.event {
+                match timeout(CALL, self.recorder.publish(event, about)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(e)) => tracing::debug!(error = %e, "event"),
+                    Err(_) => tracing::debug!("an event was not taken in time"),
+                }
             }
             self.written.insert((w.kind, w.name), w.status);
         }

@@ -20,6 +20,10 @@ use tokio::time::timeout;
 /// What is kept of objects that went with their CustomResourceDefinition, from when that is back.
 const GRACE: Duration = Duration::from_secs(600);
 
+/// The API server ends a watch after this, and a dead connection is noticed 30 seconds later at the latest: a withdrawal must
+/// not wait behind one for minutes.
+const WATCH_SECONDS: u32 = 60;
+
 /// All kinds, and a bell that rings when something changed.
 pub struct Declared {
     sets: Mutex<Sets>,
@@ -90,13 +94,22 @@ impl<K: DeserializeOwned> Set<K> {
         name
     }
 
-    /// Of the watch's namespace, or of all, as its key begins.
-    fn listed(&mut self, prefix: &str, listed: &BTreeSet<String>, is_first: bool, crd_is_new: bool, now: Instant) {
+    /// Of the watch's namespace, or of all, as its key begins. What is missing is orphaned if its CustomResourceDefinition
+    /// took it away; `back` is when that came back, if it has.
+    fn listed(
+        &mut self,
+        prefix: &str,
+        listed: &BTreeSet<String>,
+        is_first: bool,
+        is_orphaned: bool,
+        back: Option<Instant>,
+    ) {
         let here = |n: &String| n.starts_with(prefix) && !listed.contains(n);
         let missing: Vec<String> = self.objects.keys().chain(self.broken.keys()).filter(|n| here(n)).cloned().collect();
         for name in missing {
-            if crd_is_new || self.orphans.contains_key(&name) {
-                self.orphans.entry(name).or_default().get_or_insert(now);
+            if is_orphaned || self.orphans.contains_key(&name) {
+                let since = self.orphans.entry(name).or_default();
+                *since = since.or(back);
             } else {
                 self.remove(&name);
             }
@@ -179,9 +192,11 @@ async fn one<K: DeserializeOwned>(
     let prefix = namespace.map_or_else(String::new, |ns| format!("{ns}/"));
     let definition = format!("{plural}.{GROUP}");
     let mut listed = BTreeSet::new();
-    // The definition under which the last list was complete.
+    // The definition under which the last list was complete, if it could be read.
     let mut under: Option<String> = None;
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut is_first = true;
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     while let Some(e) = events.next().await {
         let whole = match e {
             Ok(Event::Apply(o)) => {
@@ -215,14 +230,15 @@ async fn one<K: DeserializeOwned>(
             }
             Ok(Event::InitDone) => {
                 let now = crd(client, &definition).await;
-                let is_first = under.is_none();
+                // While it goes, lists are complete and shrink.
+                let is_gone = now == Crd::Gone;
                 let is_new = matches!((&now, &under), (Crd::Here(uid), Some(under)) if uid != under);
                 if let Crd::Here(uid) = now {
                     under = Some(uid);
-                } else {
-                    under.get_or_insert_default();
                 }
-                set(&mut declared.lock()).listed(&prefix, &listed, is_first, is_new, Instant::now());
+                let back = (!is_gone).then(Instant::now);
+                set(&mut declared.lock()).listed(&prefix, &listed, is_first, is_gone || is_new, back);
+                is_first = false;
                 true
             }
             // What is known stays; the watch is made again.
