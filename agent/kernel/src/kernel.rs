@@ -209,7 +209,16 @@ impl Kernel {
         let (batch, answers) = {
             let view = self.store.view();
             let mut tx = self.tx(&view, 0);
-            let answers: Vec<_> = jobs.into_iter().map(|j| j(&mut tx)).collect();
+            let mut answers = Vec::with_capacity(jobs.len());
+            let mut jobs = jobs.into_iter();
+            while let Some(job) = jobs.next() {
+                answers.push(job(&mut tx));
+                if !tx.has_room() {
+                    // The others come first in the next commit.
+                    let mut q = lock(&self.queue);
+                    jobs.by_ref().rev().for_each(|j| q.jobs.push_front(j));
+                }
+            }
             (tx.into_batch(), answers)
         };
         let changed = !batch.changes.is_empty();
@@ -343,5 +352,82 @@ fn units(plans: Vec<Plan>) -> Result<Vec<Unit>> {
     match open {
         Some(_) => Err(KernelError::Transaction("the transaction has BEGIN and no COMMIT; nothing of it was done")),
         None => Ok(out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mew_store::{MemDisk, Options};
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    fn kernel() -> &'static Kernel {
+        let o = Options { kernel_id: "k".into(), new_incarnation: "i".into(), segment_bytes: 64 << 20 };
+        let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(Ontology::default()), o).expect("it opens");
+        Box::leak(Box::new(Kernel::new(store)))
+    }
+
+    /// While a first transaction holds the turn, the others queue up, and then share a commit.
+    fn together(k: &'static Kernel, jobs: Vec<fn(&mut Tx<'_>) -> Result<()>>) -> Vec<thread::Result<Result<()>>> {
+        let ((held, holds), (release, released)) = (channel(), channel());
+        let first = thread::spawn(move || {
+            k.write(1, move |_| {
+                held.send(()).expect("somebody waits");
+                released.recv().expect("somebody releases");
+                Ok(())
+            })
+        });
+        holds.recv().expect("the first transaction runs");
+        let n = jobs.len();
+        let others: Vec<_> = jobs
+            .into_iter()
+            .enumerate()
+            .map(|(i, job)| {
+                let t = thread::spawn(move || k.write(1, job).map(|_| ()));
+                while lock(&k.queue).jobs.len() <= i {
+                    thread::yield_now();
+                }
+                t
+            })
+            .collect();
+        assert_eq!(lock(&k.queue).jobs.len(), n);
+        release.send(()).expect("the first transaction waits");
+        first.join().expect("it does not panic").expect("it succeeds");
+        others.into_iter().map(thread::JoinHandle::join).collect()
+    }
+
+    #[test]
+    fn a_transaction_that_panics_keeps_nobody_waiting() {
+        let k = kernel();
+        let fine = |tx: &mut Tx<'_>| {
+            tx.set_fact(b"fine".to_vec(), b"x".to_vec());
+            Ok(())
+        };
+        let done = together(k, vec![fine, |_| panic!("a bug"), fine]);
+        // Whoever had the turn panics; whose work was lost with it is told so.
+        assert!(done.iter().any(|r| r.is_err() || matches!(r, Ok(Err(_)))), "{done:?}");
+        k.write(1, fine).expect("the kernel goes on");
+    }
+
+    #[test]
+    fn transactions_that_are_too_large_together_are_committed_one_after_the_other() {
+        let k = kernel();
+        let large = |tx: &mut Tx<'_>| {
+            for n in 0..100_u32 {
+                tx.set_fact(format!("{:p}/{n}", &*tx).into_bytes(), vec![7; 1 << 20]);
+            }
+            Ok(())
+        };
+        let done = together(k, vec![large, large, large]);
+        assert!(done.iter().all(|r| matches!(r, Ok(Ok(())))), "{done:?}");
+        let too_large = |tx: &mut Tx<'_>| {
+            for n in 0..130_u32 {
+                tx.set_fact(n.to_le_bytes().to_vec(), vec![7; 1 << 20]);
+            }
+            Ok(())
+        };
+        let e = k.write(1, too_large).expect_err("more than half a commit");
+        assert!(e.to_string().contains("a transaction of"), "{e}");
     }
 }

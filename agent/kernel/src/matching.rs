@@ -18,6 +18,8 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
+/// Candidates that are counted to find the order of steps: beyond it more or less makes no difference.
+const ENOUGH: usize = 1000;
 /// Rows that one statement may hold in memory.
 const MAX_ROWS: usize = 10_000_000;
 
@@ -393,7 +395,7 @@ fn size(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<u64> {
     match access(tx, params, m, v)? {
         Access::One(..) => Ok(1),
         Access::None => Ok(0),
-        Access::Range(scope, attr, range) => Ok(tx.ordered(scope, attr, range)?.len() as u64),
+        Access::Range(scope, attr, range) => Ok(tx.count_ordered(scope, attr, range, ENOUGH)? as u64),
         Access::All => tx.ontology().with_subtypes(t).into_iter().map(|t| tx.size(t)).sum(),
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, ValueRef, entity};
-use mew_store::{Batch, Change, OrderKey, Stored, View, is_alike, is_fact, order_keys};
+use mew_store::{Batch, Change, MAX_FRAME, OrderKey, Stored, View, is_alike, is_fact, order_keys};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
@@ -36,7 +36,17 @@ struct Layer {
     new_entities: u32,
 }
 
+/// Of one transaction, with what surrounds its records: two of them fit into one commit.
+const MOST_BYTES: usize = MAX_FRAME / 2;
+/// What surrounds a record.
+const AROUND: usize = 64;
+
 impl Layer {
+    fn bytes(&self) -> usize {
+        let changes: usize = self.changes.iter().map(|c| c.bytes.len() + AROUND).sum();
+        changes + self.facts.iter().map(|(k, v)| k.len() + v.len() + AROUND).sum::<usize>()
+    }
+
     fn put(&mut self, c: Change) {
         match self.at.get(&c.ent) {
             Some(i) => self.changes[*i] = c,
@@ -73,16 +83,19 @@ pub struct Tx<'a> {
     pub now_ms: u64,
     /// Changes of the transactions before this one in the same commit, then this one's.
     layers: [Layer; 2],
+    /// Of the transactions that are kept.
+    kept_bytes: usize,
 }
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(view: &'a View<'a>, identity: &'a Identity, records: Option<&'a Records>, now_ms: u64) -> Self {
-        Tx { view, identity, records, now_ms, layers: Default::default() }
+        Tx { view, identity, records, now_ms, layers: Default::default(), kept_bytes: 0 }
     }
 
     /// Keeps what this transaction did, for the commit, and begins the next one.
     pub(crate) fn keep(&mut self) {
         let top = std::mem::take(&mut self.layers[1]);
+        self.kept_bytes += top.bytes();
         self.layers[0].absorb(top);
     }
 
@@ -101,12 +114,23 @@ impl<'a> Tx<'a> {
                 entity::MAX_ENTITY
             )));
         }
+        if top.bytes() > MOST_BYTES {
+            return Err(KernelError::Limit(format!(
+                "a transaction of {} bytes; at most {MOST_BYTES} are allowed",
+                top.bytes()
+            )));
+        }
         match top.facts.iter().find(|(k, v)| !is_fact(k, v)) {
             Some((k, v)) => {
                 Err(KernelError::Limit(format!("a record of {} + {} bytes is too large", k.len(), v.len())))
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether another transaction has room in the same commit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.kept_bytes <= MOST_BYTES
     }
 
     pub(crate) fn into_batch(self) -> Batch {
@@ -214,6 +238,17 @@ impl<'a> Tx<'a> {
             }
         }
         Ok(all.into_iter().collect())
+    }
+
+    /// About how many [`Tx::ordered`] would find; at most `most`.
+    pub fn count_ordered(
+        &self,
+        scope: Number,
+        attr: Number,
+        range: RangeInclusive<OrderKey>,
+        most: usize,
+    ) -> Result<usize> {
+        Ok(self.view.count_ordered(scope, attr, range, most)?)
     }
 
     pub fn edges_of(&self, ent: u32) -> Result<Vec<u32>> {

@@ -178,6 +178,17 @@ impl<'a> View<'a> {
         Ok(all.into_iter().collect())
     }
 
+    /// About how many [`View::ordered`] would find; at most `most`.
+    pub fn count_ordered(
+        &self,
+        scope: Number,
+        attr: Number,
+        range: RangeInclusive<OrderKey>,
+        most: usize,
+    ) -> Result<usize> {
+        Ok(self.state()?.index.ordered((scope, attr), range).take(most).count())
+    }
+
     pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let st = self.state()?;
         match st.history.fact(key, self.commit).or_else(|| st.index.fact(key)) {

@@ -89,11 +89,13 @@ fn restart(s: &Side) -> Result<()> {
 
 /// As declared: both tags are one program, so what the node says that it runs may be either.
 fn has_agent_of(s: &Side, image: &Archive) -> Result<()> {
-    let pod = s.wait_for_pod()?;
-    let agent = pod["spec"]["initContainers"].as_array().and_then(|all| all.iter().find(|c| c["name"] == AGENT));
-    let of = &agent.context("there is no agent")?["image"];
-    ensure!(*of == image.name, "{}: the agent is of {of}, not {}", s.cluster.name, image.name);
-    Ok(())
+    // The pod before it may still be ending.
+    until(&format!("the agent in {} is of {}", s.cluster.name, image.name), PATIENCE, || {
+        let pod = s.wait_for_pod()?;
+        let agent = pod["spec"]["initContainers"].as_array().and_then(|all| all.iter().find(|c| c["name"] == AGENT));
+        let of = &agent.context("there is no agent")?["image"];
+        Ok((*of == image.name).then_some(()))
+    })
 }
 
 /// The names that the application gave are numbers from 0 on: at either side each must be there, once.
