@@ -1,0 +1,157 @@
+//! What a store does to stay small and to open soon, beside commits and readers.
+
+use super::refusal::{full_or, full_or_io};
+use super::{Store, lock};
+use crate::checkpoint::{self, UNFINISHED};
+use crate::compact::{self, Rewritten};
+use crate::recover::{Extent, NEW, SPARE, recover};
+use crate::segment::segment_name;
+use crate::state::State;
+use crate::sync::atomic::Ordering;
+use crate::types::{Batch, Kept, Result, StoreError, Upkeep};
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+
+/// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
+/// later write the whole.
+const ZEROES: [u8; 4096] = [0; 4096];
+
+/// Never there.
+const FACT_TRIAL: &[u8] = b"trial";
+
+impl Store {
+    /// Prepares a spare segment, compacts, writes a checkpoint: whatever is due. Commits and readers go on meanwhile; it
+    /// blocks only whoever else calls it. When it fails, nothing that counts is lost, and it can be called again.
+    pub fn maintain(&self, u: &Upkeep) -> Result<Kept> {
+        let mut rubbish = lock(&self.upkeep);
+        if let Some(why) = self.broken() {
+            return Err(StoreError::Broken(why));
+        }
+        if lock(&self.refused).is_some() {
+            // Who waits for a sign that writing works may send no write; this one changes nothing.
+            let _ = self.commit(Batch { changes: vec![], facts: vec![(FACT_TRIAL.to_vec(), vec![])] });
+        }
+        let kept = self.compact_and_checkpoint(u, &mut rubbish);
+        // Last: compaction may have made the room for it. On a full disk commits do without.
+        let spare = self.prepare_spare();
+        let kept = kept?;
+        match spare {
+            Err(StoreError::Full) | Ok(()) => Ok(kept),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn compact_and_checkpoint(&self, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Kept> {
+        // Segments of two compactions must not lie beside each other.
+        self.sweep(rubbish)?;
+        // Before it is known what is closed: what closes meanwhile is counted again.
+        let covered = self.behind.load(Ordering::Relaxed);
+        let is_due = covered > u.checkpoint_bytes;
+        let (closed, active, end) = {
+            let st = self.read();
+            let active = st.last()?;
+            let closed: BTreeSet<u32> = st.segments.values().map(|s| s.id).filter(|id| *id != active.id).collect();
+            let segments = st.segments.values().filter(|s| s.id != active.id);
+            if !is_due && compact::groups(segments, u, self.options.segment_bytes).is_empty() || closed.is_empty() {
+                return Ok(Kept::default());
+            }
+            (closed, active.id, active.first_frame)
+        };
+        let o = self.read().ontology.clone();
+        let mut r = recover(&*self.disk, o, &Extent::Closed(&closed))?;
+        if r.next_frame != end {
+            return Err(StoreError::Inconsistent(format!("closed segments end at commit {}, not {end}", r.next_frame)));
+        }
+        let rewritten = self.compact(&mut r.state, u, rubbish);
+        let written = rewritten.and_then(|x| {
+            if x.is_empty() && !is_due {
+                return Ok((x, 0)); // it was replaced by what is not closed yet
+            }
+            rubbish.push(UNFINISHED.to_owned());
+            let (index, segments) = (&r.state.index, r.state.segments.values());
+            let bytes = checkpoint::write(&*self.disk, &r.state.ontology, index, segments, end, active)?;
+            // Under another ontology than it was made for it covers nothing.
+            let o = self.read().ontology.clone();
+            if checkpoint::fingerprint(&o) == checkpoint::fingerprint(&r.state.ontology) {
+                self.behind.fetch_sub(covered, Ordering::Relaxed);
+            }
+            Ok((x, bytes))
+        });
+        let (rewritten, checkpoint_bytes) = written.map_err(|e| {
+            // What it took is better free; what cannot be removed now is before the next compaction.
+            let _ = self.sweep(rubbish);
+            full_or(e)
+        })?;
+        drop(r);
+        rubbish.clear();
+        let mut done = Kept { checkpoint_bytes, ..Kept::default() };
+        for x in rewritten {
+            done.rewritten += x.old.len() as u64;
+            done.freed_bytes += x.freed_bytes;
+            done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
+            let mut st = self.write();
+            let dropped = self.look_out(&mut st.history);
+            st.history.begin();
+            for id in &x.old {
+                if let Some(file) = st.remove_segment(*id) {
+                    st.history.put_away(*id, file);
+                }
+            }
+            let id = x.new.id;
+            st.add_segment(x.new);
+            compact::apply(&mut st, &x.moves, id);
+            drop(st);
+            drop(dropped);
+            rubbish.extend(x.old.into_iter().map(segment_name));
+        }
+        self.sweep(rubbish)?;
+        Ok(done)
+    }
+
+    /// `rubbish` becomes what to remove if not everything succeeds.
+    fn compact(&self, state: &mut State, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Vec<Rewritten>> {
+        let mut out = Vec::new();
+        for (group, clean) in compact::groups(state.segments.values(), u, self.options.segment_bytes) {
+            let id = self.new_id();
+            let name = segment_name(id);
+            rubbish.extend([name.clone(), format!("{name}{NEW}")]);
+            out.push(compact::rewrite(&*self.disk, state, &group, clean, id, u)?);
+        }
+        Ok(out)
+    }
+
+    fn sweep(&self, rubbish: &mut Vec<String>) -> Result<()> {
+        while let Some(name) = rubbish.last() {
+            if let Err(e) = self.disk.remove(name) {
+                // Where the directory is lost nothing is found, and it may come back with everything.
+                if e.kind() != ErrorKind::NotFound || self.disk.list().is_err() {
+                    return Err(e.into());
+                }
+            }
+            rubbish.pop();
+        }
+        Ok(())
+    }
+
+    /// Before the segment in use is full: a file of zeroes to go on in, so that commits neither wait for a new file nor
+    /// write its growing length with each sync, and that a full disk is met here and not there.
+    fn prepare_spare(&self) -> Result<()> {
+        let used = self.read().last()?.end;
+        if used < self.options.segment_bytes / 2 || self.disk.list()?.iter().any(|n| n == SPARE) {
+            return Ok(());
+        }
+        let part = format!("{SPARE}{NEW}");
+        let make = || -> io::Result<()> {
+            let file = self.disk.create(&part)?;
+            for at in (0..u64::from(self.options.segment_bytes)).step_by(ZEROES.len()) {
+                file.write_at(&ZEROES, at)?;
+            }
+            file.sync()?;
+            self.disk.rename(&part, SPARE)
+        };
+        make().map_err(|e| {
+            let _ = self.disk.remove(&part); // what it took is better free
+            full_or_io(e)
+        })
+    }
+}
