@@ -227,17 +227,8 @@ impl<'a> Tx<'a> {
         if self.layers.iter().all(|l| l.ordered.range(here()).next().is_none()) {
             return Ok(of_view);
         }
-        let mut all: BTreeSet<_> = of_view.into_iter().collect();
-        for l in &self.layers {
-            for ((_, _, key, ent), here) in l.ordered.range(here()) {
-                if *here {
-                    all.insert((*key, *ent));
-                } else {
-                    all.remove(&(*key, *ent));
-                }
-            }
-        }
-        Ok(all.into_iter().collect())
+        let changes = self.layers.iter().flat_map(|l| l.ordered.range(here()));
+        Ok(changed(of_view, changes.map(|((_, _, key, ent), here)| ((*key, *ent), *here))))
     }
 
     /// About how many [`Tx::ordered`] would find; at most `most`.
@@ -257,17 +248,8 @@ impl<'a> Tx<'a> {
         if self.layers.iter().all(|l| l.by_end.range(here()).next().is_none()) {
             return Ok(of_view);
         }
-        let mut all: BTreeSet<u32> = of_view.into_iter().collect();
-        for l in &self.layers {
-            for ((_, edge), here) in l.by_end.range(here()) {
-                if *here {
-                    all.insert(*edge);
-                } else {
-                    all.remove(edge);
-                }
-            }
-        }
-        Ok(all.into_iter().collect())
+        let changes = self.layers.iter().flat_map(|l| l.by_end.range(here()));
+        Ok(changed(of_view, changes.map(|((_, edge), here)| (*edge, *here))))
     }
 
     pub fn ends(&self, edge: u32) -> Result<Option<[u32; 2]>> {
@@ -534,6 +516,19 @@ impl<'a> Tx<'a> {
         }
         self.put(bytes.clone(), replaces.map_or(KernelKey(0), |s| s.origin), replaces)
     }
+}
+
+/// Ascending, with what was added since and without what was taken away, in the order in which that happened.
+fn changed<T: Ord>(before: Vec<T>, changes: impl Iterator<Item = (T, bool)>) -> Vec<T> {
+    let mut all: BTreeSet<T> = before.into_iter().collect();
+    for (x, here) in changes {
+        if here {
+            all.insert(x);
+        } else {
+            all.remove(&x);
+        }
+    }
+    all.into_iter().collect()
 }
 
 fn unique_keys(e: &EntityRef<'_>, o: &Ontology) -> Vec<UniqueKey> {

@@ -98,7 +98,7 @@ fn entities(st: &State, out: &mut Out<'_>) -> Result<Counts> {
         let Some(s) = st.get(ent)? else { continue };
         let e = s.entity()?;
         let missed = |by: &str| StoreError::Inconsistent(format!("entity {ent} is not found by {by}"));
-        if index.find(e.sync_id, |x| x == ent).is_none() {
+        if !index.candidates(e.sync_id).any(|x| x == ent) {
             return Err(missed("its id"));
         }
         n.entities += 1;

@@ -78,17 +78,12 @@ impl Index {
         }
     }
 
-    pub fn find(&self, sync_id: &str, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let hash = self.keys.hash(sync_id);
-        let tag = hash as u32;
-        self.ids[(hash >> 58) as usize % SHARDS].find(spread(tag), |e| e.0 == tag && is_it(e.1)).map(|e| e.1)
-    }
-
     /// Entities whose id may be this one; to be verified.
-    pub fn candidates(&self, sync_id: &str) -> Vec<u32> {
+    pub fn candidates(&self, sync_id: &str) -> impl Iterator<Item = u32> + use<'_> {
         let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
-        self.ids[(hash >> 58) as usize % SHARDS].iter_hash(spread(tag)).filter(|e| e.0 == tag).map(|e| e.1).collect()
+        let shard = &self.ids[(hash >> 58) as usize % SHARDS];
+        shard.iter_hash(spread(tag)).filter(move |e| e.0 == tag).map(|e| e.1)
     }
 
     pub fn insert_id(&mut self, sync_id: &str, ent: u32) {

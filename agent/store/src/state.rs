@@ -91,7 +91,7 @@ impl State {
 
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
         let mut failed = None;
-        let hit = self.index.find(sync_id, |ent| match self.get(ent) {
+        let hit = self.index.candidates(sync_id).find(|ent| match self.get(*ent) {
             Ok(Some(s)) => EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id),
             Ok(None) => false,
             Err(e) => {

@@ -64,7 +64,7 @@ impl<'a> View<'a> {
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
         let candidates = {
             let st = self.state()?;
-            let mut all = st.index.candidates(sync_id);
+            let mut all: Vec<u32> = st.index.candidates(sync_id).collect();
             if !self.is_newest(&st) {
                 all.extend(st.history.find(sync_id));
             }
