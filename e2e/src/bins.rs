@@ -7,7 +7,7 @@ use crate::prepare::Tools;
 use crate::run::{in_path, output_within};
 use crate::steps::{say, step};
 use anyhow::{Context, Result, ensure};
-use mew_tests::assets::kube_assets;
+use mew_tests::assets::{kube_assets, version_flags};
 use mew_tests::dirs::{cache, root};
 use mew_tests::tools;
 use std::env;
@@ -205,24 +205,4 @@ fn of_kubernetes(bin: &Path) -> Result<String> {
     }
     fs::remove_dir_all(&copy)?;
     Ok(recipe)
-}
-
-/// Kubernetes says its version only if the linker is told; `mew_tests::assets` does the same.
-fn version_flags(version: &str) -> Result<String> {
-    let minor = version.split('.').nth(1).context("k8s.io/kubernetes has no minor version")?;
-    let values = [
-        ("gitVersion", version),
-        ("gitMajor", "1"),
-        ("gitMinor", minor),
-        ("gitTreeState", "clean"),
-        ("gitCommit", "0000000000000000000000000000000000000000"),
-        ("buildDate", "1970-01-01T00:00:00Z"),
-    ];
-    let mut flags = "-s -w".to_owned();
-    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
-        for (name, value) in values {
-            flags.push_str(&format!(" -X {package}.{name}={value}"));
-        }
-    }
-    Ok(flags)
 }

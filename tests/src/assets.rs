@@ -102,6 +102,11 @@ fn ldflags(gomod: &str) -> Result<String> {
         .lines()
         .find_map(|l| l.strip_prefix("\tk8s.io/kubernetes ")?.split(' ').next())
         .context("tests/kube/go.mod requires no k8s.io/kubernetes")?;
+    version_flags(version)
+}
+
+/// What the linker is told for programs of this version of Kubernetes, such as v1.36.3.
+pub fn version_flags(version: &str) -> Result<String> {
     let minor = version.split('.').nth(1).context("k8s.io/kubernetes has no minor version")?;
     let mut flags = "-s -w".to_owned();
     for p in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
