@@ -2,7 +2,7 @@
 //! certificates are others each time; with `--again` all of it is written anew. Texts are kept by hand.
 
 use bytes::Bytes;
-use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo};
+use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo, Roots};
 use mew_contract::snapshot::{Direction, Endpoint};
 use mew_contract::{FlowReport, Problem, Reason, Rejection, RemoteItem, RemoteReport, Report, Snapshot, SyncItem};
 use mew_fuzz::{pack, samples};
@@ -325,6 +325,7 @@ fn report() -> Report {
                 agent_version: "0.1.0".into(),
                 protocol: 1,
                 certificate_not_after_ms: Some(1_800_000_000_000),
+                roots: Roots { own: Some("AB:01".into()), peer: None, accepted: Some(vec!["AB:01".into()]) },
             }),
             latency_ms: Some(12),
             inbound: Inbound { total: 2, denied: 1, failed: 0, denials: vec![denial] },
@@ -348,6 +349,7 @@ fn report() -> Report {
             last_error: Some(problem),
         }],
         certificate_not_after_ms: Some(1_800_000_000_000),
+        certificate_root: Some("AB:01".into()),
         problem: None,
     }
 }

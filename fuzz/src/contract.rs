@@ -180,7 +180,7 @@ pub fn control(data: &[u8]) {
     } else {
         match fixpoint::<wire::OperatorMessage>(data).and_then(|m| m.body) {
             Some(OperatorBody::Snapshot(b)) => snapshot(&b),
-            Some(OperatorBody::Standby(_) | OperatorBody::Welcome(_)) | None => {}
+            Some(OperatorBody::Standby(_) | OperatorBody::Welcome(_) | OperatorBody::Roots(_)) | None => {}
         }
     }
 }

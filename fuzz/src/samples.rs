@@ -334,6 +334,7 @@ pub fn session() -> Vec<Body> {
         Body::FlowRefuse(wire::FlowRefuse { flow: 4, code: "Denied".into(), ..wire::FlowRefuse::default() }),
         Body::FlowClose(wire::FlowClose { flow: 1 }),
         Body::Disconnect(wire::Disconnect { reason: "Suspended".into() }),
+        Body::Roots(wire::Roots { accepted: vec!["AB:01".into()], in_use: "AB:01".into() }),
     ]
 }
 

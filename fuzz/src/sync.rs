@@ -52,7 +52,9 @@ impl Side {
         let kernel = Kernel::new(store);
         let spawned = kernel.execute(NOW_MS, r#"SPAWN Task {title = "own"}"#, &Params::new());
         spawned.expect("a statement of this ontology");
-        let link = Link::new(Local { agent_version: "0.1.0".into(), save_every: 10 }, samples::remote_item(), &kernel);
+        let fingerprints = |pems: &[String]| pems.to_vec();
+        let local = Local { agent_version: "0.1.0".into(), save_every: 10, fingerprints };
+        let link = Link::new(local, samples::remote_item(), &kernel);
         let mut s = Side { kernel, link, conn: 0 };
         s.handle(Event::Configure(Box::new(samples::remote_item()), vec![samples::sync_item()]));
         s
@@ -79,7 +81,7 @@ impl Side {
     fn connect(&mut self) {
         self.conn += 1;
         let endpoint = "192.0.2.1:50000".to_owned();
-        let c = Connected { conn: self.conn, dialled: false, endpoint, certificate_not_after_ms: None };
+        let c = Connected { conn: self.conn, dialled: false, endpoint, certificate_not_after_ms: None, root: None };
         let did = self.handle(Event::Connected(c));
         assert!(matches!(did.frames.as_slice(), [Body::Handshake(_)]) && !did.closed, "{:?}", did.frames);
     }

@@ -7,7 +7,7 @@ mod damage;
 
 use bytes::Bytes;
 use damage::Damage;
-use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo};
+use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo, Roots};
 use mew_contract::snapshot::{Direction, Edges, Endpoint, Grant, Initial, Keepalive, Overwrite, Retry};
 use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem, TypeRules};
 use mew_crds::manifest::{self, Object};
@@ -313,6 +313,7 @@ fn report() -> Report {
                 agent_version: "0.1.0".into(),
                 protocol: 1,
                 certificate_not_after_ms: Some(1_800_000_000_000),
+                roots: Roots { own: Some("AB:01".into()), peer: None, accepted: Some(vec!["AB:01".into()]) },
             }),
             latency_ms: Some(12),
             inbound: Inbound { total: 2, denied: 1, failed: 0, denials: vec![denial] },
@@ -336,6 +337,7 @@ fn report() -> Report {
             last_error: Some(problem),
         }],
         certificate_not_after_ms: Some(1_800_000_000_000),
+        certificate_root: Some("AB:01".into()),
         problem: None,
     }
 }

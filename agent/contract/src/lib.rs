@@ -15,5 +15,5 @@ pub const MAX_MESSAGE: usize = 32 << 20;
 
 pub use problem::{Problem, Rejection};
 pub use reason::Reason;
-pub use report::{FlowReport, FlowState, LinkState, PeerInfo, RemoteReport, Report};
+pub use report::{FlowReport, FlowState, LinkState, PeerInfo, RemoteReport, Report, Roots};
 pub use snapshot::{Grant, RemoteItem, Snapshot, SyncItem, TypeRules};

@@ -16,6 +16,8 @@ pub struct Report {
     pub syncs: Vec<FlowReport>,
     /// End of this agent's own certificate, milliseconds since 1970.
     pub certificate_not_after_ms: Option<u64>,
+    /// Which root of the own trust domain that certificate comes from, if it is known.
+    pub certificate_root: Option<String>,
     /// What concerns the agent as a whole (a full disk, no certificate).
     pub problem: Option<Problem>,
 }
@@ -56,6 +58,20 @@ pub struct PeerInfo {
     pub agent_version: String,
     pub protocol: u32,
     pub certificate_not_after_ms: Option<u64>,
+    #[serde(default)]
+    pub roots: Roots,
+}
+
+/// The roots by which two sides trust each other, each by the SHA-256 of its certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Roots {
+    /// By which the peer has verified this side on the newest connection, as the peer says.
+    pub own: Option<String>,
+    /// By which this side has verified the peer on it.
+    pub peer: Option<String>,
+    /// Which ones the peer accepts for this side's trust domain, as it said last; `None` if it has not.
+    pub accepted: Option<Vec<String>>,
 }
 
 /// Flows that the peer declares.

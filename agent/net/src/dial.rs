@@ -50,7 +50,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
         .add_roots(&r.peer_trust_domain, r.roots.iter().map(String::as_str))
         .map_err(|e| Problem::new(Reason::BundleNotFound, format!("trust bundle of {}: {e}", r.peer_trust_domain)))?;
     trust.expect(SpiffeId::kernel(&r.peer_trust_domain, &r.peer_kernel_id));
-    let tls = client_config(Some(own), trust)
+    let tls = client_config(Some(own), trust.clone())
         .map_err(|e| Problem::new(Reason::CertificatePending, format!("this agent's certificate: {e}")))?;
 
     let host = e.host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -64,7 +64,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
         .map_err(|_| Problem::new(Reason::Unreachable, format!("{at}: no answer within {} s", timeout.as_secs_f32())))?
         .map_err(|err| Problem::new(Reason::Unreachable, format!("{at}: {err}")))?;
     let name = e.server_name.clone().unwrap_or(host);
-    let (io, not_after) = tokio::time::timeout(timeout, connect(tcp, &name, tls))
+    let (io, peer) = tokio::time::timeout(timeout, connect(tcp, &name, tls))
         .await
         .map_err(|_| {
             Problem::new(Reason::Unreachable, format!("{at}: TLS was not answered within {} s", timeout.as_secs_f32()))
@@ -94,7 +94,13 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
             Problem::new(Reason::Unreachable, format!("{at}: no session within {} s", timeout.as_secs_f32()))
         })??
         .into_inner();
-    let connected = Connected { conn, dialled: true, endpoint: at, certificate_not_after_ms: not_after };
+    let connected = Connected {
+        conn,
+        dialled: true,
+        endpoint: at,
+        certificate_not_after_ms: peer.not_after_ms,
+        root: trust.root_of(&peer),
+    };
     Ok(Opened { connected, frames, sender })
 }
 

@@ -74,6 +74,8 @@ pub struct Hub {
 
 struct Shared {
     own: Mutex<Option<Material>>,
+    /// Which root of the own trust domain that is of.
+    own_root: Mutex<Option<String>>,
     next_conn: AtomicU64,
     started: Instant,
     clock_offset_ms: i64,
@@ -132,6 +134,11 @@ fn trust(links: &BTreeMap<String, LinkHandle>) -> Trust {
     trust
 }
 
+/// How roots are named; those that cannot be read let nobody in, and have no name.
+fn fingerprints(pems: &[String]) -> Vec<String> {
+    pems.iter().flat_map(|pem| mew_tls::fingerprints(pem).unwrap_or_default()).collect()
+}
+
 enum Message {
     Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
     Opened(Connected, Outbox, CancellationToken),
@@ -150,11 +157,12 @@ impl Hub {
     pub fn new(kernel: Arc<Kernel>, config: HubConfig) -> Arc<Self> {
         let hub = Arc::new(Hub {
             kernel: kernel.clone(),
-            local: Local { agent_version: config.agent_version, save_every: mew_sync::SAVE_EVERY },
+            local: Local { agent_version: config.agent_version, save_every: mew_sync::SAVE_EVERY, fingerprints },
             observer: config.observer,
             runtime: Handle::current(),
             shared: Arc::new(Shared {
                 own: Mutex::default(),
+                own_root: Mutex::default(),
                 next_conn: AtomicU64::new(1),
                 started: Instant::now(),
                 clock_offset_ms: config.clock_offset_ms,
@@ -196,6 +204,15 @@ impl Hub {
         self.wake_all();
     }
 
+    /// Which root the certificate comes from, if it is known. Connections that showed one of another root are made anew, once
+    /// the peer says that it accepts this one.
+    pub fn set_own_root(&self, root: Option<String>) {
+        lock(&self.shared.own_root).clone_from(&root);
+        for l in lock(&self.links).values() {
+            let _ = l.events.send(Message::Event(Event::OwnRoot(root.clone()), None));
+        }
+    }
+
     fn rebuild_server(&self) {
         // Held to the end: of two that rebuild at once, the later one has the newer links and certificate.
         let links = lock(&self.links);
@@ -223,12 +240,14 @@ impl Hub {
                 }
                 keep
             });
+            let own_root = lock(&self.shared.own_root).clone();
             for r in remotes {
                 let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
                 let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
                 l.config = r.clone();
                 l.epoch += 1;
                 let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
+                let _ = l.events.send(Message::Event(Event::OwnRoot(own_root.clone()), None));
             }
         }
         self.rebuild_server();
@@ -283,7 +302,8 @@ impl Hub {
     {
         let denied = || tonic::Status::permission_denied("refused");
         let links = lock(&self.links);
-        let id = trust(&links).readmits(peer).map_err(|why| {
+        let trust = trust(&links);
+        let id = trust.readmits(peer).map_err(|why| {
             tracing::warn!(address = %peer.address, reason = %why, "a peer was refused");
             denied()
         })?;
@@ -295,6 +315,7 @@ impl Hub {
             dialled: false,
             endpoint: peer.address.to_string(),
             certificate_not_after_ms: peer.not_after_ms,
+            root: trust.root_of(peer),
         };
         let stop = l.stop.child_token();
         let _ = l.events.send(Message::Opened(connected, tx, stop.clone()));

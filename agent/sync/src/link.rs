@@ -2,17 +2,19 @@
 
 mod consent;
 mod flows;
+mod greeting;
+mod renewal;
 mod report;
 
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
-use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 use flows::{Flow, Own};
 use mew_contract::report::{Denial, Inbound};
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
+use renewal::Handover;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
@@ -21,11 +23,9 @@ use wire::frame::Body;
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
 const MAX_PEER_FLOWS: usize = 256;
-/// Bytes of a peer's incarnation and version, which are kept and reported.
-const MAX_WORD: usize = 128;
 
 /// When to dial anew: after nine tenths of what is left, and not more often than once a second.
-fn renewal(now_ms: u64, end_ms: u64) -> u64 {
+fn renew_at(now_ms: u64, end_ms: u64) -> u64 {
     now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
 }
 
@@ -53,6 +53,8 @@ pub enum Event {
     Wake,
     /// These entities changed in the kernel: what they blocked may be applied now.
     Changed(Arc<Vec<String>>),
+    /// Which root this side's certificate comes from, if it is known.
+    OwnRoot(Option<String>),
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Connected {
     pub dialled: bool,
     pub endpoint: String,
     pub certificate_not_after_ms: Option<u64>,
+    /// By which the peer was verified, if it is known.
+    pub root: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +81,8 @@ pub struct Local {
     pub agent_version: String,
     /// What sinks have is saved whenever they have come so many changes further ([`crate::SAVE_EVERY`]).
     pub save_every: u64,
+    /// How PEM certificates are named, the same at all sides; for those who know certificates.
+    pub fingerprints: fn(&[String]) -> Vec<String>,
 }
 
 enum State {
@@ -106,6 +112,10 @@ struct Session {
     flows: BTreeMap<u32, Flow>,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
+    /// When it may be replaced for another root's sake.
+    replace_at: u64,
+    /// A connection that shall take its place is being made.
+    replacing: bool,
 }
 
 pub struct Link {
@@ -127,12 +137,20 @@ pub struct Link {
     inbound_denied: BTreeMap<String, String>,
     /// A retry of what is held could not be made; make it at the next occasion.
     held_due: bool,
+    /// Names of the configured roots.
+    accepted: Vec<String>,
+    /// Which root this side's certificate comes from.
+    own_root: Option<String>,
+    handover: Option<Handover>,
 }
 
 impl Link {
     pub fn new(local: Local, config: RemoteItem, kernel: &Kernel) -> Self {
         Link {
             peer: KernelKey::of(&config.peer_kernel_id),
+            accepted: (local.fingerprints)(&config.roots),
+            own_root: None,
+            handover: None,
             rules: Arc::new(Rules::new(&config, &kernel.ontology())),
             local,
             config,
@@ -181,11 +199,15 @@ impl Link {
         let mut out = Vec::new();
         match event {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
-            Event::Connected(c) => self.connected(now, c, kernel, &mut out),
+            Event::Connected(c) => self.connected(now, random, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
-            // Of a dial that was given up when the configuration changed.
-            Event::ConnectFailed(_) => {}
-            Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
+            // Of a dial that was given up when the configuration changed, or that was to replace what is up.
+            Event::ConnectFailed(_) => {
+                if let State::Up(s) = &mut self.state {
+                    s.replacing = false;
+                }
+            }
+            Event::Closed(conn, p) if self.is_current(conn) => self.closed(now, random, p, kernel),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
             Event::Wake => {
@@ -195,21 +217,27 @@ impl Link {
                 }
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
+            Event::OwnRoot(root) => self.own_root = root,
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;
             out.push(Effect::Dial);
         }
         self.pump(now, kernel, &mut out);
+        self.settle(now);
         out
     }
 
-    fn conn(&self) -> Option<ConnId> {
+    fn connection(&self) -> Option<&Connected> {
         match &self.state {
-            State::Greeting { conn, .. } => Some(conn.conn),
-            State::Up(s) => Some(s.conn.conn),
+            State::Greeting { conn, .. } => Some(conn),
+            State::Up(s) => Some(&s.conn),
             _ => None,
         }
+    }
+
+    fn conn(&self) -> Option<ConnId> {
+        self.connection().map(|c| c.conn)
     }
 
     fn is_current(&self, conn: ConnId) -> bool {
@@ -219,11 +247,19 @@ impl Link {
     fn configure(&mut self, now: Now, r: RemoteItem, syncs: Vec<SyncItem>, kernel: &Kernel, out: &mut Vec<Effect>) {
         let rules = Arc::new(Rules::new(&r, &kernel.ontology()));
         let rules_changed = *rules != *self.rules || r.export != self.config.export || r.import != self.config.import;
+        let other_roots = r.roots != self.config.roots;
         let other_way = r.endpoints != self.config.endpoints
             || (r.dial, r.accept) != (self.config.dial, self.config.accept)
-            || r.roots != self.config.roots;
+            || other_roots;
+        if other_roots {
+            self.accepted = (self.local.fingerprints)(&r.roots);
+        }
         // A root that is gone may be one that was stolen: what it let in must prove itself again.
-        let root_gone = !certificates(&self.config.roots).is_subset(&certificates(&r.roots));
+        let root_gone = match self.connection().and_then(|c| c.root.as_ref()) {
+            Some(root) => other_roots && !self.accepted.contains(root),
+            None => !certificates(&self.config.roots).is_subset(&certificates(&r.roots)),
+        };
+        self.forget_changed(&syncs);
         self.config = r;
         self.rules = rules;
         if !self.enabled() {
@@ -239,37 +275,51 @@ impl Link {
                 out.push(Effect::Close(c));
             }
             self.drop_flows();
-            (self.state, self.attempt) = (State::Idle, 0);
+            (self.state, self.attempt, self.handover) = (State::Idle, 0, None);
+        }
+        if other_roots {
+            self.tell_roots(out);
         }
         self.configure_flows(now, syncs, rules_changed, kernel, out);
     }
 
-    fn connected(&mut self, now: Now, c: Connected, kernel: &Kernel, out: &mut Vec<Effect>) {
+    fn connected(&mut self, now: Now, random: u64, c: Connected, kernel: &Kernel, out: &mut Vec<Effect>) {
         if !self.enabled() || (!c.dialled && !self.config.accept) {
             return out.push(Effect::Close(c.conn));
         }
+        if let Some(root) = c.root.as_ref().filter(|r| !self.accepted.contains(r)) {
+            out.push(Effect::Close(c.conn));
+            if matches!(self.state, State::Dialling) {
+                let why = format!("the root by which the peer proved who it is was withdrawn meanwhile ({root})");
+                self.lost(now, random, Some(Problem::new(Reason::TLSUntrustedPeer, why)));
+            }
+            return;
+        }
         if let Some(old) = self.conn() {
             // The peer has come anew, so it has given the old connection up.
+            self.begin_handover(now, kernel);
             out.push(Effect::Close(old));
             self.drop_flows();
         }
-        let hello = wire::Handshake {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
-            capabilities: Vec::new(),
-            kernel_id: kernel.identity().kernel_id.clone(),
-            incarnation: kernel.incarnation().to_owned(),
-            head: kernel.head(),
-            agent_version: self.local.agent_version.clone(),
-            now_ms: now.wall_ms,
-        };
-        send(out, c.conn, Body::Handshake(hello));
+        self.greet(now, c.conn, kernel, out);
         self.state = State::Greeting { conn: c, since: now.mono_ms };
+    }
+
+    /// The connection is gone. The peer may close it as soon as the one that replaces it is there, and before this side hears
+    /// of that one.
+    fn closed(&mut self, now: Now, random: u64, why: Option<Problem>, kernel: &Kernel) {
+        if !matches!(&self.state, State::Up(s) if s.replacing) {
+            return self.lost(now, random, why);
+        }
+        self.begin_handover(now, kernel);
+        self.drop_flows();
+        self.state = State::Dialling;
     }
 
     /// The connection failed or broke: plan the next try.
     fn lost(&mut self, now: Now, random: u64, why: Option<Problem>) {
         self.drop_flows();
+        self.handover = None;
         self.latency_ms = None;
         if why.is_some() || self.problem.is_none() {
             self.problem =
@@ -294,6 +344,7 @@ impl Link {
     }
 
     fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
+        let another_root = self.shows_another_root(now);
         match &mut self.state {
             State::Backoff { at } if *at <= now.mono_ms => {
                 self.state = State::Dialling;
@@ -315,12 +366,10 @@ impl Link {
             State::Up(s) if s.renew_at.is_some_and(|t| t <= now.wall_ms) => {
                 // Certificates are renewed long before: the peer has another one by now. The new connection takes the
                 // place of this one once it is up.
-                s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
-                match s.conn.dialled {
-                    true => out.push(Effect::Dial),
-                    false => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
-                }
+                s.renew_at = s.conn.certificate_not_after_ms.map(|end| renew_at(now.wall_ms, end));
+                s.replace(out);
             }
+            State::Up(s) if another_root => s.replaced_for_another_root(now, out),
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
                 if s.misses >= k.failure_threshold && now.mono_ms.saturating_sub(s.last_heard) >= k.timeout_ms {
@@ -379,70 +428,15 @@ impl Link {
                 );
             }
             Body::Renew(_) => {
-                if matches!(&self.state, State::Up(s) if s.conn.dialled) {
-                    out.push(Effect::Dial);
+                if let State::Up(s) = &mut self.state
+                    && s.conn.dialled
+                {
+                    s.replace(out);
                 }
             }
+            Body::Roots(r) => self.heard_roots(r),
             body => self.flow_frame(now, random, body, kernel, out),
         }
-    }
-
-    fn greeted(&mut self, now: Now, random: u64, h: wire::Handshake, kernel: &Kernel, out: &mut Vec<Effect>) {
-        let State::Greeting { conn, .. } = &self.state else { return };
-        let conn = conn.clone();
-        let refuse = if h.kernel_id != self.config.peer_kernel_id {
-            Some(Problem::new(
-                Reason::IdentityMismatch,
-                format!(
-                    "the kernel there calls itself {}, the Remote names {}",
-                    h.kernel_id, self.config.peer_kernel_id
-                ),
-            ))
-        } else if h.protocol_max < PROTOCOL_MIN || h.protocol_min > PROTOCOL_MAX {
-            Some(Problem::new(
-                Reason::ProtocolMismatch,
-                format!(
-                    "the peer speaks protocol {} to {}, this agent {PROTOCOL_MIN} to {PROTOCOL_MAX}",
-                    h.protocol_min, h.protocol_max
-                ),
-            ))
-        } else if h.incarnation.len() > MAX_WORD || h.agent_version.len() > MAX_WORD {
-            let why = "the peer's incarnation or version is too long";
-            Some(Problem::new(Reason::ProtocolMismatch, why))
-        } else {
-            None
-        };
-        if let Some(p) = refuse {
-            return self.hang_up(now, random, p, out);
-        }
-        let peer = PeerInfo {
-            kernel_id: h.kernel_id,
-            incarnation: h.incarnation,
-            agent_version: h.agent_version,
-            protocol: h.protocol_max.min(PROTOCOL_MAX),
-            certificate_not_after_ms: conn.certificate_not_after_ms,
-        };
-        let peer_end = peer.certificate_not_after_ms;
-        self.last_peer = Some(peer.clone());
-        self.problem = None;
-        self.attempt = 0;
-        self.ever_up = true;
-        let next_flow = if conn.dialled { 1 } else { 2 };
-        self.state = State::Up(Box::new(Session {
-            conn,
-            peer,
-            last_heard: now.mono_ms,
-            // The first one at once: it measures the latency.
-            next_ping: now.mono_ms,
-            misses: 0,
-            ping_sent: None,
-            nonce: 0,
-            next_flow,
-            flows: BTreeMap::new(),
-            renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
-        }));
-        self.open_all(now, kernel, out);
-        self.wake(now, random, out);
     }
 
     fn inbound(&self) -> Inbound {

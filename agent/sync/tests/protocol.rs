@@ -224,7 +224,9 @@ impl Side {
         let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
         let (store, _) = Store::open(Arc::new(MemDisk::new()), ontology(), options).expect("an empty store opens");
         let kernel = Kernel::new(store);
-        let link = Link::new(Local { agent_version: "0.1.0".into(), save_every: 10 }, remote(), &kernel);
+        // Whatever stands for a certificate is its own name.
+        let local = Local { agent_version: "0.1.0".into(), save_every: 10, fingerprints: |pems| pems.to_vec() };
+        let link = Link::new(local, remote(), &kernel);
         let mut s = Side { kernel, link, conn: 0, mono_ms: 0 };
         s.handle(Event::Configure(Box::new(remote()), syncs));
         s
@@ -264,7 +266,7 @@ impl Side {
     fn connect(&mut self) {
         self.conn += 1;
         let endpoint = "192.0.2.1:50000".to_owned();
-        let c = Connected { conn: self.conn, dialled: false, endpoint, certificate_not_after_ms: None };
+        let c = Connected { conn: self.conn, dialled: false, endpoint, certificate_not_after_ms: None, root: None };
         let did = self.handle(Event::Connected(c));
         assert!(matches!(did.frames.as_slice(), [Body::Handshake(_)]) && !did.closed, "{did:?}");
     }

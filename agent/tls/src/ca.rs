@@ -5,6 +5,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
@@ -132,6 +134,16 @@ pub(crate) fn not_after_ms_der(der: &[u8]) -> Option<u64> {
 /// SHA-256 of the first certificate in upper-case hex with colons, as other tools print it.
 pub fn fingerprint(pem: &str) -> Result<String, CaError> {
     let (_, p) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| CaError::Parse(e.to_string()))?;
+    fingerprint_der(&p.contents)
+}
+
+/// Of every certificate of a bundle, in its order.
+pub fn fingerprints(pem: &str) -> Result<Vec<String>, CaError> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes());
+    all.map(|c| fingerprint_der(&c.map_err(|e| CaError::Parse(e.to_string()))?)).collect()
+}
+
+pub(crate) fn fingerprint_der(der: &[u8]) -> Result<String, CaError> {
     let d = rustls::crypto::aws_lc_rs::default_provider();
     let sha256 = d
         .cipher_suites
@@ -139,6 +151,6 @@ pub fn fingerprint(pem: &str) -> Result<String, CaError> {
         .filter_map(rustls::SupportedCipherSuite::tls13)
         .map(|s| s.common.hash_provider)
         .find(|h| h.output_len() == 32);
-    let h = sha256.ok_or_else(|| CaError::Parse("no SHA-256".into()))?.hash(&p.contents);
+    let h = sha256.ok_or_else(|| CaError::Parse("no SHA-256".into()))?.hash(der);
     Ok(h.as_ref().iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":"))
 }

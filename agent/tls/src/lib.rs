@@ -10,10 +10,12 @@ mod identity;
 mod serve;
 mod verify;
 
-pub use ca::{Authority, CaError, KeyPairPem, fingerprint, new_request, not_after_ms, validity_ms};
+pub use ca::{Authority, CaError, KeyPairPem, fingerprint, fingerprints, new_request, not_after_ms, validity_ms};
 pub use identity::{SpiffeId, certificate_identity};
 pub use serve::{MtlsStream, Peer, connect, incoming};
-pub use verify::{Failure, Material, TlsError, Trust, client_config, failure_of, https_config, server_config};
+pub use verify::{
+    Failure, Material, TlsError, Trust, client_config, failure_of, https_config, root_of_chain, server_config,
+};
 
 /// Must run once before anything that uses TLS, also through other libraries.
 pub fn install_provider() {

@@ -31,6 +31,14 @@ pub struct Peer {
     pub chain: Arc<[CertificateDer<'static>]>,
 }
 
+impl Peer {
+    fn new(address: SocketAddr, shown: Option<&[CertificateDer<'static>]>) -> Self {
+        let chain: Arc<[CertificateDer<'static>]> = shown.unwrap_or_default().into();
+        let not_after_ms = chain.first().and_then(|c| not_after_ms_der(c));
+        Peer { address, not_after_ms, chain }
+    }
+}
+
 pub struct MtlsStream {
     io: tokio_rustls::server::TlsStream<TcpStream>,
     peer: Peer,
@@ -98,10 +106,7 @@ pub fn incoming(
                 let acceptor = tokio_rustls::TlsAcceptor::from(c);
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
                     Ok(Ok(io)) => {
-                        let chain: Arc<[CertificateDer<'static>]> =
-                            io.get_ref().1.peer_certificates().unwrap_or_default().into();
-                        let not_after_ms = chain.first().and_then(|c| not_after_ms_der(c));
-                        let peer = Peer { address, not_after_ms, chain };
+                        let peer = Peer::new(address, io.get_ref().1.peer_certificates());
                         let _ = tx.send(Ok(MtlsStream { io, peer })).await;
                     }
                     Ok(Err(e)) => tracing::debug!(%address, error = %e, "TLS handshake"),
@@ -114,16 +119,16 @@ pub fn incoming(
 }
 
 /// Shakes hands over a TCP connection. `server_name` is only what is asked for by SNI. Returns the stream for tonic and
-/// the end of the peer certificate's validity.
+/// who answered.
 pub async fn connect(
     tcp: TcpStream,
     server_name: &str,
     config: Arc<ClientConfig>,
-) -> io::Result<(hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Option<u64>)> {
+) -> io::Result<(hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Peer)> {
     tcp.set_nodelay(true)?;
+    let address = tcp.peer_addr()?;
     let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
     let io = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await?;
-    let cert = io.get_ref().1.peer_certificates().and_then(|c| c.first());
-    let not_after = cert.and_then(|c| not_after_ms_der(c));
-    Ok((hyper_util::rt::TokioIo::new(io), not_after))
+    let peer = Peer::new(address, io.get_ref().1.peer_certificates());
+    Ok((hyper_util::rt::TokioIo::new(io), peer))
 }

@@ -1,5 +1,6 @@
 //! Verification of peers, and the configurations built on it.
 
+use crate::ca::{fingerprint_der, validity_ms};
 use crate::identity::{SpiffeId, certificate_identity};
 use crate::serve::Peer;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,6 +14,7 @@ use rustls::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error as ThisError;
 
 /// Why a peer was refused by this side.
@@ -59,28 +61,73 @@ impl Material {
     }
 }
 
+/// Roots of one trust domain: what verification needs of them, and beside each the certificate that it is of.
+#[derive(Clone, Debug)]
+struct Roots {
+    store: RootCertStore,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Roots {
+    fn empty() -> Self {
+        Roots { store: RootCertStore::empty(), certificates: Vec::new() }
+    }
+
+    fn add(&mut self, pem: &str) -> Result<(), TlsError> {
+        let before = self.certificates.len();
+        for c in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let c = c?;
+            self.store.add(c.clone())?;
+            self.certificates.push(c);
+        }
+        // Taken for roots, it would refuse everybody and say that they are at fault.
+        if self.certificates.len() == before {
+            return Err(TlsError::Empty("the trust bundle"));
+        }
+        Ok(())
+    }
+
+    /// The root that a chain leads to.
+    fn verify(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: Usage,
+    ) -> Result<&CertificateDer<'static>, webpki::Error> {
+        let cert = webpki::EndEntityCert::try_from(ee)?;
+        let usage = match usage {
+            Usage::Server => webpki::KeyUsage::server_auth(),
+            Usage::Client => webpki::KeyUsage::client_auth(),
+        };
+        let path = cert.verify_for_usage(algorithms(), &self.store.roots, inter, now, usage, None, None)?;
+        let at = self.store.roots.iter().position(|r| r == path.anchor());
+        at.and_then(|at| self.certificates.get(at)).ok_or(webpki::Error::UnknownIssuer)
+    }
+
+    /// As `verify`, for whoever wants to know only which root it is, by its fingerprint.
+    fn find(&self, ee: &CertificateDer<'_>, inter: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
+        // A certificate of ours is good for both; one of another issuer may be for one of them.
+        let root = self.verify(ee, inter, now, Usage::Client).or_else(|_| self.verify(ee, inter, now, Usage::Server));
+        fingerprint_der(root.ok()?).ok()
+    }
+}
+
 /// Who is trusted: roots by trust domain, and the identities that may connect.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    roots: BTreeMap<String, Arc<RootCertStore>>,
+    roots: BTreeMap<String, Arc<Roots>>,
     expected: BTreeSet<SpiffeId>,
 }
 
 impl Trust {
     /// Adds roots for one trust domain. Several calls for one domain add up: that is how roots are rotated.
     pub fn add_roots<'a>(&mut self, domain: &str, pems: impl IntoIterator<Item = &'a str>) -> Result<(), TlsError> {
-        let mut store = self.roots.get(domain).map_or_else(RootCertStore::empty, |r| (**r).clone());
+        let mut roots = self.roots.get(domain).map_or_else(Roots::empty, |r| (**r).clone());
         for pem in pems {
-            let before = store.len();
-            for c in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                store.add(c?)?;
-            }
-            // Taken for roots, it would refuse everybody and say that they are at fault.
-            if store.len() == before {
-                return Err(TlsError::Empty("the trust bundle"));
-            }
+            roots.add(pem)?;
         }
-        self.roots.insert(domain.to_owned(), Arc::new(store));
+        self.roots.insert(domain.to_owned(), Arc::new(roots));
         Ok(())
     }
 
@@ -94,6 +141,13 @@ impl Trust {
         self.verify(ee, inter, UnixTime::now(), Usage::Client)
     }
 
+    /// The fingerprint of the root by which a peer proves who it is; `None` if it does not.
+    pub fn root_of(&self, peer: &Peer) -> Option<String> {
+        let (ee, inter) = peer.chain.split_first()?;
+        let id = certificate_identity(ee)?;
+        self.roots.get(&id.trust_domain)?.find(ee, inter, UnixTime::now())
+    }
+
     fn verify(
         &self,
         ee: &CertificateDer<'_>,
@@ -104,12 +158,7 @@ impl Trust {
         let id = certificate_identity(ee).ok_or(Failure::NoIdentity)?;
         let roots = self.roots.get(&id.trust_domain).ok_or_else(|| Failure::UnknownDomain(id.trust_domain.clone()))?;
         let untrusted = |why: String| Failure::Untrusted { id: id.to_string(), why };
-        let cert = webpki::EndEntityCert::try_from(ee).map_err(|e| untrusted(e.to_string()))?;
-        let usage = match usage {
-            Usage::Server => webpki::KeyUsage::server_auth(),
-            Usage::Client => webpki::KeyUsage::client_auth(),
-        };
-        cert.verify_for_usage(algorithms(), &roots.roots, inter, now, usage, None, None).map_err(|e| match e {
+        roots.verify(ee, inter, now, usage).map_err(|e| match e {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
                 Failure::Expired(id.to_string())
             }
@@ -130,6 +179,16 @@ impl Trust {
 enum Usage {
     Server,
     Client,
+}
+
+/// The fingerprint of the one of these roots that a chain of this side leads to, also if its time is over; `None` if none.
+pub fn root_of_chain(chain_pem: &str, roots_pem: &str) -> Option<String> {
+    let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+    let (ee, inter) = chain.split_first()?;
+    let mut roots = Roots::empty();
+    roots.add(roots_pem).ok()?;
+    let since = Duration::from_millis(validity_ms(chain_pem).ok()?.0);
+    roots.find(ee, inter, UnixTime::since_unix_epoch(since))
 }
 
 fn provider() -> Arc<CryptoProvider> {

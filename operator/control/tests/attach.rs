@@ -176,6 +176,7 @@ fn report(problem: &str) -> Report {
         remotes: Vec::new(),
         syncs: Vec::new(),
         certificate_not_after_ms: None,
+        certificate_root: None,
         problem: Some(Problem::new(Reason::SinkError, problem)),
     }
 }

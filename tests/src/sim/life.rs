@@ -46,7 +46,8 @@ impl World {
             let mine = |f: &&Flow| f.spec.declarer == a && (f.spec.source == peer || f.spec.sink == peer);
             let syncs: Vec<SyncItem> = self.flows.iter().filter(mine).map(|f| self.scenario.sync(&f.spec)).collect();
             let Some(run) = &mut self.agents[a].up else { return Ok(()) };
-            let local = Local { agent_version: "sim".to_owned(), save_every: self.scenario.save_every };
+            let save_every = self.scenario.save_every;
+            let local = Local { agent_version: "sim".to_owned(), save_every, fingerprints: |_| Vec::new() };
             run.links.entry(peer).or_insert_with(|| Link::new(local, remote.clone(), &run.kernel));
             self.handle(a, peer, Event::Configure(Box::new(remote), syncs))?;
         }

@@ -80,7 +80,7 @@ impl World {
         self.say(|| format!("k{a} and k{peer} have connection {conn}"));
         let connected = |dialled: bool, other: usize| {
             let endpoint = format!("k{other}:9001");
-            Event::Connected(Connected { conn, dialled, endpoint, certificate_not_after_ms: None })
+            Event::Connected(Connected { conn, dialled, endpoint, certificate_not_after_ms: None, root: None })
         };
         self.handle(peer, a, connected(false, a))?;
         self.handle(a, peer, connected(true, peer))

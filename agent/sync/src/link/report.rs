@@ -19,7 +19,7 @@ impl Link {
             State::Up(s) => (Some(s.conn.endpoint.clone()), Some(s.peer.clone())),
             _ => (None, self.last_peer.clone()),
         };
-        let remote = RemoteReport {
+        let mut remote = RemoteReport {
             name: self.config.name.clone(),
             state,
             problem: if state == LinkState::Connected { None } else { self.problem.clone() },
@@ -29,7 +29,7 @@ impl Link {
             inbound: self.inbound(),
         };
         let sources = self.sources();
-        let flows = self
+        let mut flows: Vec<FlowReport> = self
             .own
             .values()
             .map(|o| {
@@ -77,6 +77,7 @@ impl Link {
                 }
             })
             .collect();
+        self.cover(wall_ms, &mut remote, &mut flows);
         (remote, flows)
     }
 }

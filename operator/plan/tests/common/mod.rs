@@ -1,7 +1,7 @@
 //! What the planner's tests share: a world of objects, one agent and a clock, and kstatus as cli-utils computes it.
 #![allow(dead_code)]
 
-use mew_contract::report::Inbound;
+use mew_contract::report::{Inbound, Roots};
 use mew_contract::snapshot::Direction;
 use mew_contract::{
     FlowReport, FlowState, LinkState, PeerInfo, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem,
@@ -198,6 +198,7 @@ impl World {
             remotes,
             syncs,
             certificate_not_after_ms: Some(START_MS + 72 * HOUR_MS),
+            certificate_root: None,
             problem: None,
         };
         let now_ms = self.now_ms;
@@ -275,6 +276,7 @@ pub fn link(state: LinkState, problem: Option<Problem>) -> RemoteReport {
             agent_version: "0.1.0".into(),
             protocol: 1,
             certificate_not_after_ms: Some(START_MS + HOUR_MS),
+            roots: Roots::default(),
         }),
         latency_ms: Some(12),
         inbound: Inbound::default(),

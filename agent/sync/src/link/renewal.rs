@@ -1,0 +1,138 @@
+//! A connection that takes the place of another one, because a certificate ends or comes from another root than before: when
+//! it is asked for, and what is said meanwhile. And what both sides tell each other of the roots that they accept.
+
+use super::{Effect, Link, Now, Session, State, send};
+use mew_contract::report::{FlowReport, FlowState, LinkState, RemoteReport};
+use mew_contract::snapshot::SyncItem;
+use mew_kernel::Kernel;
+use mew_wire as wire;
+use wire::frame::Body;
+
+/// Roots of one trust domain that a peer may name: a rotation has two, and a Remote lists at most eight bundles.
+const MAX_ROOTS: usize = 64;
+/// SHA-256 in hex, with colons.
+const MAX_FINGERPRINT: usize = 95;
+/// Between tries to replace a connection for another root's sake: nothing is wrong with it meanwhile.
+const REPLACE_EVERY_MS: u64 = 10_000;
+/// A connection takes the place of another within a few round trips; after this, what is known of the new one is said.
+const HANDOVER_MS: u64 = 5_000;
+
+/// What was known when a connection began to take the place of another.
+pub(super) struct Handover {
+    since: Now,
+    remote: RemoteReport,
+    /// Those that were live.
+    flows: Vec<FlowReport>,
+}
+
+impl Handover {
+    /// Puts what was known in the place of what is not known again yet. A change that has not arrived is at most as old as
+    /// the oldest one was then, and the time since.
+    fn cover(&self, wall_ms: u64, remote: &mut RemoteReport, flows: &mut [FlowReport]) {
+        match remote.state {
+            LinkState::Connected => remote.inbound.clone_from(&self.remote.inbound),
+            LinkState::Connecting | LinkState::WaitingForPeer | LinkState::Disconnected => {
+                remote.clone_from(&self.remote);
+            }
+            LinkState::Suspended | LinkState::Blocked => return,
+        }
+        let passed = wall_ms.saturating_sub(self.since.wall_ms);
+        for f in flows.iter_mut().filter(|f| f.problem.is_none() && f.state != FlowState::Live) {
+            let Some(was) = self.flows.iter().find(|w| w.name == f.name) else { continue };
+            *f = FlowReport { lag_ms: was.lag_ms.map(|l| l.saturating_add(passed)), pending: None, ..was.clone() };
+        }
+    }
+}
+
+impl Session {
+    /// Asks whoever dialled for another connection.
+    pub(super) fn replace(&mut self, out: &mut Vec<Effect>) {
+        if !self.conn.dialled {
+            send(out, self.conn.conn, Body::Renew(wire::Renew {}));
+        } else if !self.replacing {
+            self.replacing = true;
+            out.push(Effect::Dial);
+        }
+    }
+
+    pub(super) fn replaced_for_another_root(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.replace_at = now.mono_ms + REPLACE_EVERY_MS;
+        self.replace(out);
+    }
+}
+
+impl Link {
+    /// Whether this side showed a certificate of another root than it has now, and the peer would accept the one of now.
+    pub(super) fn shows_another_root(&self, now: Now) -> bool {
+        let State::Up(s) = &self.state else { return false };
+        let said = &s.peer.roots;
+        match (&self.own_root, &said.own, &said.accepted) {
+            (Some(own), Some(used), Some(accepted)) => {
+                own != used && accepted.contains(own) && s.replace_at <= now.mono_ms
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn tell_roots(&self, out: &mut Vec<Effect>) {
+        let State::Up(s) = &self.state else { return };
+        if self.accepted.is_empty() {
+            return;
+        }
+        let accepted = self.accepted.iter().take(MAX_ROOTS).cloned().collect();
+        let in_use = s.conn.root.clone().unwrap_or_default();
+        send(out, s.conn.conn, Body::Roots(wire::Roots { accepted, in_use }));
+    }
+
+    pub(super) fn heard_roots(&mut self, mut r: wire::Roots) {
+        let State::Up(s) = &mut self.state else { return };
+        r.accepted.truncate(MAX_ROOTS);
+        r.accepted.retain(|f| is_fingerprint(f));
+        s.peer.roots.accepted = Some(r.accepted);
+        s.peer.roots.own = Some(r.in_use).filter(|f| is_fingerprint(f));
+        if let Some(p) = &mut self.last_peer {
+            p.roots.clone_from(&s.peer.roots);
+        }
+    }
+
+    /// The connection that is up goes, and another one is there or on its way.
+    pub(super) fn begin_handover(&mut self, now: Now, kernel: &Kernel) {
+        if self.handover.is_some() || !matches!(self.state, State::Up(_)) {
+            return;
+        }
+        let (remote, mut flows) = self.report(now.wall_ms, kernel);
+        flows.retain(|f| f.state == FlowState::Live);
+        self.handover = Some(Handover { since: now, remote, flows });
+    }
+
+    /// What was said of a Sync that is another one now says nothing.
+    pub(super) fn forget_changed(&mut self, syncs: &[SyncItem]) {
+        let own = &self.own;
+        if let Some(h) = &mut self.handover {
+            h.flows.retain(|f| own.get(&f.name).is_some_and(|o| syncs.contains(&o.item)));
+        }
+    }
+
+    /// Whether all is known again.
+    pub(super) fn settle(&mut self, now: Now) {
+        let Some(h) = &self.handover else { return };
+        let known = |f: &FlowReport| self.own.get(&f.name).is_none_or(|o| o.live || o.problem.is_some());
+        let up = matches!(self.state, State::Up(_));
+        let settled = up && self.inbound().total >= h.remote.inbound.total && h.flows.iter().all(known);
+        if settled || !self.enabled() || now.mono_ms.saturating_sub(h.since.mono_ms) >= HANDOVER_MS {
+            self.handover = None;
+        }
+    }
+
+    pub(super) fn cover(&self, wall_ms: u64, remote: &mut RemoteReport, flows: &mut [FlowReport]) {
+        if let Some(h) = &self.handover {
+            h.cover(wall_ms, remote, flows);
+        }
+    }
+}
+
+/// What a peer says goes into a status: nothing but what it is meant for.
+fn is_fingerprint(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_hexdigit() || b == b':';
+    !text.is_empty() && text.len() <= MAX_FINGERPRINT && text.bytes().all(good)
+}
