@@ -12,7 +12,7 @@ use mew_net::Hub;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body as OperatorBody;
-use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage};
+use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage, OwnRoots};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -123,6 +123,8 @@ struct InForce {
     digest: String,
     rejected: Vec<Rejection>,
     certificate: Option<Validity>,
+    /// The root that certificates come from now, as the operator says.
+    signer: Option<String>,
     /// The snapshot, if it could not be kept for the next start yet: a full disk must not end the attachment.
     unsaved: Option<Vec<u8>>,
 }
@@ -185,6 +187,11 @@ impl Attachment {
                         self.health.set_standby(None);
                         self.health.set_attached(true);
                     }
+                    Some(OperatorBody::Roots(r)) => {
+                        self.learn(r, force);
+                        // A certificate may be due.
+                        keep_up_at = std::time::Instant::now();
+                    }
                     Some(OperatorBody::Snapshot(bytes)) => {
                         self.apply(&bytes, force)?;
                         force.unsaved = Some(bytes.to_vec());
@@ -219,10 +226,26 @@ impl Attachment {
         }
     }
 
+    /// Keeps the roots by which this agent will know its operator, also after the next start.
+    fn learn(&self, r: OwnRoots, force: &mut InForce) {
+        match mew_tls::fingerprints(&r.pem) {
+            Ok(known) if known.contains(&r.signer) => {}
+            Ok(_) => return tracing::warn!("the operator signs by a root that it does not name"),
+            Err(e) => return tracing::warn!("the operator's roots cannot be read: {e}"),
+        }
+        if self.dir.roots().as_deref() != Some(r.pem.as_str())
+            && let Err(e) = self.dir.save_roots(&r.pem)
+        {
+            tracing::warn!("the operator's roots cannot be kept: {e:#}");
+        }
+        force.signer = Some(r.signer);
+    }
+
     /// Asks for a certificate if there is none or it is due.
     async fn renew(&self, force: &mut InForce, channel: OperatorChannel) {
         let now_ms = self.hub.wall_ms();
-        if force.certificate.is_some_and(|v| !v.is_due(now_ms)) {
+        let fine = |v: &Validity| !v.is_due(now_ms) && !v.is_of_another(force.signer.as_deref());
+        if force.certificate.as_ref().is_some_and(fine) {
             return;
         }
         match certificate::renew(&self.options.kernel, channel, &self.dir, &self.hub, now_ms).await {
@@ -258,7 +281,8 @@ impl Attachment {
             rejected: force.rejected.clone(),
             remotes,
             syncs,
-            certificate_not_after_ms: force.certificate.map(|v| v.until_ms),
+            certificate_not_after_ms: force.certificate.as_ref().map(|v| v.until_ms),
+            certificate_root: force.certificate.as_ref().and_then(|v| v.root.clone()),
             problem: broken.or(ontology),
         }
     }

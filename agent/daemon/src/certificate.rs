@@ -4,7 +4,7 @@ use crate::operator::OperatorChannel;
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use mew_net::Hub;
-use mew_tls::{Material, not_after_ms, server_config};
+use mew_tls::{Material, not_after_ms, root_of_chain, server_config};
 use mew_wire::SignRequest;
 use mew_wire::control_client::ControlClient;
 use std::time::Duration;
@@ -14,16 +14,23 @@ const RENEW_LEFT: (u64, u64) = (2, 3);
 /// Reports wait while a signature does: not for as long as makes this agent look dead.
 const SIGN: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Validity {
     pub since_ms: u64,
     pub until_ms: u64,
+    /// Which root of the own trust domain it comes from, if it is known.
+    pub root: Option<String>,
 }
 
 impl Validity {
     pub fn is_due(&self, now_ms: u64) -> bool {
         let life = self.until_ms.saturating_sub(self.since_ms);
         now_ms + life / RENEW_LEFT.1 * RENEW_LEFT.0 >= self.until_ms
+    }
+
+    /// Whether it comes from another root than certificates do now.
+    pub fn is_of_another(&self, signer: Option<&str>) -> bool {
+        self.root.is_some() && signer.is_some() && self.root.as_deref() != signer
     }
 }
 
@@ -34,10 +41,12 @@ pub fn load(dir: &StateDir, hub: &Hub, now_ms: u64) -> Option<Validity> {
     let own = Material { chain_pem, key_pem };
     // The key and the certificate of two different pairs, if writing was cut off between them.
     server_config(&own, None).ok()?;
+    let root = dir.roots().and_then(|roots| root_of_chain(&own.chain_pem, &roots));
     // Also an expired one: peers refuse it, and then say what is wrong.
     hub.set_material(own);
+    hub.set_own_root(root.clone());
     // When it was made is not known any more; renewing soon does no harm.
-    (until_ms > now_ms).then_some(Validity { since_ms: now_ms, until_ms })
+    (until_ms > now_ms).then_some(Validity { since_ms: now_ms, until_ms, root })
 }
 
 pub async fn renew(kernel: &str, channel: OperatorChannel, dir: &StateDir, hub: &Hub, now_ms: u64) -> Result<Validity> {
@@ -51,11 +60,13 @@ pub async fn renew(kernel: &str, channel: OperatorChannel, dir: &StateDir, hub: 
         .into_inner();
     let until_ms = not_after_ms(&signed.chain_pem)?;
     let saved = dir.save_certificate(&signed.chain_pem, &request.key_pem, &signed.ca_pem);
+    let root = root_of_chain(&signed.chain_pem, &signed.ca_pem);
     hub.set_material(Material { chain_pem: signed.chain_pem, key_pem: request.key_pem });
+    hub.set_own_root(root.clone());
     // A disk that is full must not cut this kernel off from its peers.
     if let Err(e) = saved {
         tracing::warn!("the new certificate is in use, and the next start will ask for another one: {e:#}");
     }
     tracing::info!(until = %mew_model::value::format_timestamp(until_ms as i64), "new certificate");
-    Ok(Validity { since_ms: now_ms, until_ms })
+    Ok(Validity { since_ms: now_ms, until_ms, root })
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use mew_tls::{SpiffeId, Trust, client_config, connect};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
@@ -81,13 +81,9 @@ impl OperatorAddress {
                 Ok(InterceptedService::new(channel, Token(None)))
             }
             OperatorAddress::Tls { host, port, trust_domain, token, roots } => {
-                let pem = std::fs::read_to_string(roots)
-                    .with_context(|| format!("the operator's roots {} cannot be read", roots.display()))?;
+                let known = usable_roots(trust_domain, roots, learned)?;
                 let mut trust = Trust::default();
-                trust.add_roots(trust_domain, [pem.as_str()])?;
-                if let Some(Err(e)) = learned.map(|l| trust.add_roots(trust_domain, [l])) {
-                    tracing::warn!("the roots that came with the certificate cannot be used: {e}");
-                }
+                trust.add_roots(trust_domain, known.iter().map(String::as_str))?;
                 trust.expect(SpiffeId::operator(trust_domain));
                 let tls = client_config(None, trust)?;
                 let (host, port) = (host.clone(), *port);
@@ -107,6 +103,65 @@ impl OperatorAddress {
                     .with_context(|| format!("the operator at {self} does not answer"))?;
                 Ok(InterceptedService::new(channel, Token(Some(token.clone()))))
             }
+        }
+    }
+}
+
+/// The roots by which the operator is known. The file may be older than what was learned, or newer; either will do if the other
+/// one cannot be used.
+fn usable_roots(domain: &str, file: &Path, learned: Option<&str>) -> Result<Vec<String>> {
+    let usable = |pem: String| -> Result<String> {
+        Trust::default().add_roots(domain, [pem.as_str()])?;
+        Ok(pem)
+    };
+    let read = || std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()));
+    let given = read().and_then(usable);
+    match (given, learned.map(|pem| usable(pem.to_owned()))) {
+        (Ok(given), None) => Ok(vec![given]),
+        (Ok(given), Some(Ok(learned))) => Ok(vec![given, learned]),
+        (Ok(given), Some(Err(e))) => {
+            tracing::warn!("the roots that came from the operator cannot be used: {e:#}");
+            Ok(vec![given])
+        }
+        (Err(e), Some(Ok(learned))) => {
+            tracing::warn!("the roots that came from the operator have to do: {e:#}");
+            Ok(vec![learned])
+        }
+        (Err(e), None | Some(Err(_))) => Err(e.context("the operator's roots")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usable_roots;
+    use mew_tls::Authority;
+    use std::fs;
+
+    const DOMAIN: &str = "here.example";
+
+    /// Either source of roots is enough, both add up, and none is none.
+    #[test]
+    fn roots_are_taken_from_wherever_they_can_be_had() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (absent, file, bad) = (dir.path().join("absent"), dir.path().join("ca.crt"), dir.path().join("bad"));
+        let ca = || Authority::new(DOMAIN).expect("a CA").cert_pem;
+        let (old, new) = (ca(), ca());
+        fs::write(&file, &old).expect("a file");
+        fs::write(&bad, "-----BEGIN CERTIFICATE-----\n").expect("a file");
+        let learned = Some(new.as_str());
+        for (path, learned, trusted) in [
+            (&file, None, vec![&old]),
+            (&file, learned, vec![&old, &new]),
+            (&file, Some("nonsense"), vec![&old]),
+            (&absent, learned, vec![&new]),
+            (&bad, learned, vec![&new]),
+        ] {
+            let roots = usable_roots(DOMAIN, path, learned).expect("there are roots");
+            assert_eq!(roots.iter().collect::<Vec<_>>(), trusted, "{path:?}, {learned:?}");
+        }
+        for (path, learned) in [(&absent, None), (&absent, Some("nonsense")), (&bad, None)] {
+            let e = usable_roots(DOMAIN, path, learned).err().map(|e| format!("{e:#}")).unwrap_or_default();
+            assert!(e.contains("the operator's roots"), "{path:?}: {e:?}");
         }
     }
 }

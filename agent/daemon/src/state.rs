@@ -112,7 +112,7 @@ impl StateDir {
         Some((self.read(CHAIN).ok()??, self.read(KEY).ok()??))
     }
 
-    /// Roots of the own trust domain, as they came with the last certificate.
+    /// Roots of the own trust domain, as they came from the operator last.
     pub fn roots(&self) -> Option<String> {
         self.read(CA).ok().flatten()
     }
@@ -120,6 +120,10 @@ impl StateDir {
     pub fn save_certificate(&self, chain: &str, key: &str, ca: &str) -> Result<()> {
         self.write(KEY, key, 0o600)?;
         self.write(CHAIN, chain, 0o644)?;
-        self.write(CA, ca, 0o644)
+        self.save_roots(ca)
+    }
+
+    pub fn save_roots(&self, pem: &str) -> Result<()> {
+        self.write(CA, pem, 0o644)
     }
 }

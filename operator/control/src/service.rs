@@ -1,19 +1,21 @@
 //! The service itself.
 
+use crate::authorities::Authorities;
 use crate::claims::{Claim, Registry};
 use mew_contract::{MAX_MESSAGE, Report};
 use mew_plan::KernelName;
-use mew_tls::{Authority, SpiffeId};
+use mew_tls::SpiffeId;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_server::{Control, ControlServer};
 use mew_wire::operator_message::Body;
 use mew_wire::{
-    AgentMessage, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, SignRequest, SignResponse, Standby, Welcome,
+    AgentMessage, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, OwnRoots, SignRequest, SignResponse,
+    Standby, Welcome,
 };
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +34,8 @@ pub trait Backend: Send + Sync + 'static {
     fn objects(&self, kind: &str, name: &str) -> Result<Vec<String>, Status>;
     /// Fails with where to go instead, if this replica does not serve agents now.
     fn serves(&self) -> Result<(), Status>;
-    fn authority(&self) -> Arc<Authority>;
+    /// The CAs of the trust domain, as they are now and as they change.
+    fn authorities(&self) -> watch::Receiver<Arc<Authorities>>;
     /// How long a new certificate of an agent is valid.
     fn certificate_lifetime(&self) -> Duration;
 }
@@ -87,8 +90,13 @@ impl<B: Backend> Control for ControlService<B> {
             return Err(Status::unavailable("no longer the leader"));
         }
         let (tx, rx) = mpsc::channel(QUEUE);
-        let session =
-            Session { registry: self.registry.clone(), trust_domain: self.trust_domain.clone(), kernel, hello };
+        let session = Session {
+            registry: self.registry.clone(),
+            authorities: self.backend.authorities(),
+            trust_domain: self.trust_domain.clone(),
+            kernel,
+            hello,
+        };
         let stop = self.stop.child_token();
         tokio::spawn(async move {
             tokio::select! {
@@ -105,14 +113,16 @@ impl<B: Backend> Control for ControlService<B> {
         let token = token(&req);
         let r = req.into_inner();
         let kernel = self.backend.authenticate(token.as_deref(), &r.kernel).await?;
-        let ca = self.backend.authority();
+        let cas = self.backend.authorities().borrow().clone();
         let id = SpiffeId::kernel(&self.trust_domain, &kernel.kernel_id());
         let seconds = self.backend.certificate_lifetime().as_secs() as i64;
-        let chain_pem = ca
+        let chain_pem = cas
+            .signer()
+            .authority()
             .sign(&r.csr_pem, &id, &[], seconds)
             .map_err(|e| Status::invalid_argument(format!("the request cannot be signed: {e}")))?;
         tracing::info!(%id, "signed a certificate");
-        Ok(Response::new(SignResponse { chain_pem, ca_pem: ca.cert_pem.clone() }))
+        Ok(Response::new(SignResponse { chain_pem, ca_pem: cas.bundle() }))
     }
 
     async fn objects(&self, req: Request<ObjectsRequest>) -> Result<Response<ObjectsResponse>, Status> {
@@ -123,6 +133,7 @@ impl<B: Backend> Control for ControlService<B> {
 
 struct Session {
     registry: Arc<Registry>,
+    authorities: watch::Receiver<Arc<Authorities>>,
     trust_domain: String,
     kernel: KernelName,
     hello: Hello,
@@ -138,7 +149,7 @@ impl Drop for Held<'_> {
 }
 
 impl Session {
-    async fn run(self, mut from: Streaming<AgentMessage>, tx: Sender) {
+    async fn run(mut self, mut from: Streaming<AgentMessage>, tx: Sender) {
         let id = loop {
             match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation) {
                 Claim::Held(id) => break id,
@@ -166,6 +177,7 @@ impl Session {
         }
         let mut snapshots = self.registry.snapshots(&self.kernel);
         snapshots.mark_changed();
+        self.authorities.mark_changed();
         let mut heard = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -179,6 +191,17 @@ impl Session {
                     }
                     // A peer that does not read any more is as gone as one that does not speak.
                     match tokio::time::timeout(SILENT, send(&tx, Body::Snapshot(bytes.into()))).await {
+                        Ok(Ok(())) => {}
+                        _ => return,
+                    }
+                }
+                r = self.authorities.changed() => {
+                    if r.is_err() {
+                        return;
+                    }
+                    let cas = self.authorities.borrow_and_update().clone();
+                    let roots = OwnRoots { pem: cas.bundle(), signer: cas.signer().root().to_owned() };
+                    match tokio::time::timeout(SILENT, send(&tx, Body::Roots(roots))).await {
                         Ok(Ok(())) => {}
                         _ => return,
                     }

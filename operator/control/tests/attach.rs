@@ -2,18 +2,18 @@
 //! kernels of others are as they were.
 
 use mew_contract::{MAX_MESSAGE, Problem, Reason, Report};
-use mew_control::{Backend, ControlService, Registry};
+use mew_control::{Authorities, Backend, Ca, ControlService, Registry};
 use mew_plan::{AgentState, KernelName};
-use mew_tls::{Authority, new_request};
+use mew_tls::{Authority, fingerprints, new_request, root_of_chain};
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body;
-use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage, SignRequest};
+use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage, OwnRoots, SignRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -30,8 +30,12 @@ fn token(kernel: &str) -> String {
     format!("token-of-{kernel}")
 }
 
+fn ca() -> Ca {
+    Ca::new(Authority::new("shop.example").expect("a CA"), 0).expect("it has a fingerprint")
+}
+
 struct Tokens {
-    ca: Arc<Authority>,
+    cas: watch::Sender<Arc<Authorities>>,
     leads: AtomicBool,
 }
 
@@ -53,8 +57,8 @@ impl Backend for Tokens {
         if self.leads.load(Ordering::Acquire) { Ok(()) } else { Err(Status::unavailable("not the leader")) }
     }
 
-    fn authority(&self) -> Arc<Authority> {
-        self.ca.clone()
+    fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.cas.subscribe()
     }
 
     fn certificate_lifetime(&self) -> Duration {
@@ -72,8 +76,8 @@ struct Operator {
 impl Operator {
     async fn start() -> Self {
         let registry = Arc::new(Registry::default());
-        let ca = Arc::new(Authority::new("shop.example").expect("a CA"));
-        let backend = Arc::new(Tokens { ca, leads: AtomicBool::new(true) });
+        let cas = watch::Sender::new(Arc::new(Authorities::first(ca())));
+        let backend = Arc::new(Tokens { cas, leads: AtomicBool::new(true) });
         let stop = CancellationToken::new();
         let service = ControlService {
             backend: backend.clone(),
@@ -145,10 +149,20 @@ impl Attached {
         next.map(|m| m.and_then(|m| m.body))
     }
 
+    /// Its kernel's id; the roots of the trust domain follow.
     async fn welcomed(&mut self) -> String {
-        match self.hears().await {
+        let kernel_id = match self.hears().await {
             Ok(Some(Body::Welcome(w))) => w.kernel_id,
             other => panic!("no welcome: {other:?}"),
+        };
+        self.roots().await;
+        kernel_id
+    }
+
+    async fn roots(&mut self) -> OwnRoots {
+        match self.hears().await {
+            Ok(Some(Body::Roots(r))) => r,
+            other => panic!("no roots: {other:?}"),
         }
     }
 }
@@ -324,13 +338,38 @@ async fn large_reports_arrive_and_too_large_ones_end_the_attachment() {
 async fn a_request_that_cannot_be_signed_is_refused() {
     let o = Operator::start().await;
     let whole = new_request().expect("a request").pem;
-    let wrong = ["", "garbage", &whole[..whole.len() / 2], o.backend.ca.cert_pem.as_str()];
+    let bundle = o.backend.cas.borrow().bundle();
+    let wrong = ["", "garbage", &whole[..whole.len() / 2], bundle.as_str()];
     for csr in wrong {
         let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem: csr.to_owned() });
         let bearer = format!("Bearer {}", token(KERNEL)).parse().expect("a header");
         r.metadata_mut().insert("authorization", bearer);
         let s = refusal(o.client.clone().sign(r).await, "a request that is none");
         assert!(s.code() == Code::InvalidArgument && s.message().contains("cannot be signed"), "{csr:?}: {s:?}");
+    }
+}
+
+/// An agent that is attached knows every root as soon as it is trusted, and asks for a certificate as soon as another one signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_come_as_they_change() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    let first = o.backend.cas.borrow().clone();
+    let published = first.publish(ca()).expect("a step");
+    let signing = published.sign(1).expect("a step");
+    for (step, roots) in [(&published, 2), (&signing, 2), (&signing.retire().expect("a step"), 1)] {
+        o.backend.cas.send_replace(Arc::new(step.clone()));
+        let said = a.roots().await;
+        assert_eq!((said.pem.as_str(), said.signer.as_str()), (step.bundle().as_str(), step.signer().root()));
+        assert_eq!(fingerprints(&said.pem).map_or(0, |f| f.len()), roots);
+        let csr_pem = new_request().expect("a request").pem;
+        let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem });
+        let bearer = format!("Bearer {}", token(KERNEL)).parse().expect("a header");
+        r.metadata_mut().insert("authorization", bearer);
+        let signed = o.client.clone().sign(r).await.expect("it is signed").into_inner();
+        assert_eq!(signed.ca_pem, step.bundle());
+        assert_eq!(root_of_chain(&signed.chain_pem, &signed.ca_pem).as_deref(), Some(step.signer().root()));
     }
 }
 

@@ -2,25 +2,25 @@
 
 use crate::RunOptions;
 use crate::objects::State;
-use mew_control::{Backend, Registry};
+use mew_control::{Authorities, Backend, Registry};
 use mew_plan::KernelName;
-use mew_tls::Authority;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tonic::Status;
 
 pub struct FilesBackend {
     options: RunOptions,
-    ca: Arc<Authority>,
+    authorities: watch::Receiver<Arc<Authorities>>,
     registry: Arc<Registry>,
     /// Kind → objects as JSON, as of the last plan.
     published: Mutex<BTreeMap<&'static str, Vec<(String, String)>>>,
 }
 
 impl FilesBackend {
-    pub fn new(options: RunOptions, ca: Arc<Authority>, registry: Arc<Registry>) -> Self {
-        FilesBackend { options, ca, registry, published: Mutex::default() }
+    pub fn new(options: RunOptions, authorities: watch::Receiver<Arc<Authorities>>, registry: Arc<Registry>) -> Self {
+        FilesBackend { options, authorities, registry, published: Mutex::default() }
     }
 
     pub fn publish(&self, s: &State) {
@@ -61,8 +61,8 @@ impl Backend for FilesBackend {
         Ok(())
     }
 
-    fn authority(&self) -> Arc<Authority> {
-        self.ca.clone()
+    fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.authorities.clone()
     }
 
     fn certificate_lifetime(&self) -> Duration {

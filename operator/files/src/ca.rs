@@ -1,40 +1,175 @@
-//! The CA of a standalone operator, in its state directory.
+//! The CAs of a standalone operator, in its state directory.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use mew_control::{Authorities, Ca};
 use mew_tls::Authority;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-const CERT: &str = "ca.crt";
-const KEY: &str = "ca.key";
+/// All of them in one file, so that they change together.
+const FILE: &str = "ca.json";
 
-/// Loads the CA, or makes one in a fresh state directory. A CA that lost one of its halves is not replaced: peers trust it.
-pub fn authority(state: &Path, trust_domain: &str) -> Result<Authority> {
-    let (cert, key) = (state.join(CERT), state.join(KEY));
-    match (fs::read_to_string(&cert), fs::read_to_string(&key)) {
-        (Ok(c), Ok(k)) => {
-            Authority::from_pem(c, k).with_context(|| format!("the CA in {} cannot be used", state.display()))
-        }
-        (Err(_), Err(_)) if !cert.exists() && !key.exists() => {
-            fs::create_dir_all(state)?;
-            let a = Authority::new(trust_domain)?;
-            let mut f = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key)?;
-            f.write_all(a.key_pem().as_bytes())?;
-            f.sync_all()?;
-            fs::write(&cert, &a.cert_pem)?;
-            Ok(a)
-        }
-        _ => bail!(
-            "{} and {} must both be readable; restore the missing one, as peers trust this CA",
-            cert.display(),
-            key.display()
-        ),
+fn path(state: &Path) -> PathBuf {
+    state.join(FILE)
+}
+
+/// What is kept; `None` if nothing is.
+fn load(state: &Path) -> Result<Option<Authorities>> {
+    let path = path(state);
+    let text = match fs::read(&path) {
+        Ok(t) => t,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    let usable = || format!("{} holds no usable CA; restore it, as peers trust this CA", path.display());
+    let data: BTreeMap<String, String> = serde_json::from_slice(&text).with_context(usable)?;
+    Authorities::from_data(&data).map(Some).with_context(usable)
+}
+
+/// Loads the CAs, or makes the first one in a fresh state directory.
+pub fn authorities(state: &Path, trust_domain: &str, now_ms: u64) -> Result<Authorities> {
+    if let Some(a) = load(state)? {
+        return Ok(a);
+    }
+    fs::create_dir_all(state).with_context(|| state.display().to_string())?;
+    let _locked = lock(state)?;
+    // Another one may have been faster.
+    if let Some(a) = load(state)? {
+        return Ok(a);
+    }
+    let first = Authorities::first(Ca::new(Authority::new(trust_domain)?, now_ms)?);
+    write(state, &first)?;
+    Ok(first)
+}
+
+/// Puts the next ones in the place of those that were looked at. A running operator follows within a second.
+pub fn replace_authorities(state: &Path, was: &Authorities, next: &Authorities) -> Result<()> {
+    let _locked = lock(state)?;
+    match load(state)? {
+        Some(now) if now == *was => write(state, next),
+        Some(_) => bail!("somebody else has just changed the CAs in {}; look again", state.display()),
+        None => bail!("{} is gone", path(state).display()),
     }
 }
 
-/// The public certificate, made if need be.
-pub fn ca_cert(state: &Path, trust_domain: &str) -> Result<String> {
-    Ok(authority(state, trust_domain)?.cert_pem)
+/// Of a directory that several processes may write at once; it ends with what is returned.
+fn lock(state: &Path) -> Result<File> {
+    let dir = File::open(state).with_context(|| state.display().to_string())?;
+    dir.lock().with_context(|| format!("{} cannot be locked", state.display()))?;
+    Ok(dir)
+}
+
+/// As a whole, durably.
+fn write(state: &Path, a: &Authorities) -> Result<()> {
+    let (tmp, path) = (state.join(format!("{FILE}.tmp")), path(state));
+    let bytes = serde_json::to_vec_pretty(&a.to_data())?;
+    let put = || -> std::io::Result<()> {
+        let mut f = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+        f.write_all(&bytes)?;
+        f.sync_all()?;
+        fs::rename(&tmp, &path)?;
+        File::open(state)?.sync_all()
+    };
+    put().with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Follows what a person changes (`mew trust rotate`).
+pub struct Followed {
+    state: PathBuf,
+    /// Which file was looked at last; each write makes another one.
+    mark: Option<(u64, i64, i64)>,
+    said: String,
+}
+
+impl Followed {
+    pub fn new(state: &Path) -> Self {
+        Followed { state: state.to_owned(), mark: None, said: String::new() }
+    }
+
+    /// Those that are kept now, if they are others. What cannot be read, or is gone, leaves the old ones in force.
+    pub fn changed(&mut self, now: &Authorities) -> Option<Authorities> {
+        let mark = fs::metadata(path(&self.state)).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
+        if mark == self.mark {
+            return None;
+        }
+        self.mark = mark;
+        match self.look(now) {
+            Ok(next) => next,
+            Err(e) => {
+                let e = format!("{e:#}");
+                if e != self.said {
+                    tracing::error!("the CAs that were loaded stay in force: {e}");
+                }
+                self.said = e;
+                None
+            }
+        }
+    }
+
+    fn look(&self, now: &Authorities) -> Result<Option<Authorities>> {
+        let next = load(&self.state)?.with_context(|| format!("{} is gone", path(&self.state).display()))?;
+        ensure!(
+            now.may_become(&next),
+            "{} holds a CA that nobody trusts yet, and none of the old ones; start the operator again if that is meant",
+            path(&self.state).display()
+        );
+        Ok(Some(next).filter(|n| n != now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Followed, authorities, path, replace_authorities};
+    use mew_control::{Authorities, Ca};
+    use mew_tls::Authority;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const DOMAIN: &str = "here.example";
+
+    fn ca() -> Ca {
+        Ca::new(Authority::new(DOMAIN).expect("a CA"), 7).expect("it has a fingerprint")
+    }
+
+    #[test]
+    fn they_are_made_once_kept_for_their_owner_and_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path();
+        let first = authorities(state, DOMAIN, 1).expect("they are made");
+        assert!(authorities(state, DOMAIN, 2).expect("they are there") == first);
+        let mode = fs::metadata(path(state)).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "private keys are in it");
+
+        let mut f = Followed::new(state);
+        assert!(f.changed(&first).is_none(), "nothing has changed");
+        let next = first.publish(ca()).expect("a step");
+        replace_authorities(state, &first, &next).expect("it is written");
+        assert!(f.changed(&first).is_some_and(|n| n == next));
+        assert!(f.changed(&next).is_none());
+        // Of two that look at the same and change it, one has to look again.
+        let e = replace_authorities(state, &first, &next).expect_err("others are there now");
+        assert!(e.to_string().contains("look again"), "{e}");
+    }
+
+    #[test]
+    fn what_is_damaged_gone_or_strange_is_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path();
+        let first = authorities(state, DOMAIN, 1).expect("they are made");
+        let mut f = Followed::new(state);
+        assert!(f.changed(&first).is_none());
+        let stranger = serde_json::to_vec(&Authorities::first(ca()).to_data()).expect("JSON");
+        for (what, bytes) in [("nonsense", b"{".to_vec()), ("no CA", b"{}".to_vec()), ("a stranger", stranger)] {
+            fs::remove_file(path(state)).expect("it is there");
+            assert!(f.changed(&first).is_none(), "{what}: gone");
+            fs::write(path(state), bytes).expect("a file");
+            assert!(f.changed(&first).is_none(), "{what}");
+        }
+        fs::write(path(state), b"{}").expect("a file");
+        let e = authorities(state, DOMAIN, 2).err().map(|e| format!("{e:#}")).unwrap_or_default();
+        assert!(e.contains("restore it"), "a CA that is damaged is replaced: {e:?}");
+    }
 }

@@ -8,11 +8,12 @@ mod ca;
 mod objects;
 mod trust;
 
-pub use ca::{authority, ca_cert};
+pub use ca::{authorities, replace_authorities};
 pub use trust::{bundle_name, import};
 
 use anyhow::{Context, Result, bail};
 use backend::FilesBackend;
+use ca::Followed;
 use mew_control::{ControlService, Registry};
 use mew_plan::{Inputs, plan};
 use objects::State;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
@@ -58,10 +60,11 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
     std::fs::create_dir_all(&options.state)
         .with_context(|| format!("the state directory {}", options.state.display()))?;
     std::fs::set_permissions(&options.state, std::fs::Permissions::from_mode(0o700))?;
-    let ca = Arc::new(authority(&options.state, &options.trust_domain)?);
+    let cas = watch::Sender::new(Arc::new(authorities(&options.state, &options.trust_domain, now_ms())?));
+    let mut followed = Followed::new(&options.state);
     let listener = listen(&socket(&options.state))?;
     let registry = Arc::new(Registry::default());
-    let backend = Arc::new(FilesBackend::new(options.clone(), ca.clone(), registry.clone()));
+    let backend = Arc::new(FilesBackend::new(options.clone(), cas.subscribe(), registry.clone()));
     let service = ControlService {
         backend: backend.clone(),
         registry: registry.clone(),
@@ -75,7 +78,6 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
     tracing::info!(trust_domain = %options.trust_domain, socket = %socket(&options.state).display(), "operator is ready");
 
     let mut state = State::load(&options)?;
-    let own_roots = vec![ca.cert_pem.clone()];
     let since_ms = now_ms();
     let mut tick = tokio::time::interval(LOOK);
     let (mut planned, mut seen) = (None::<Instant>, Vec::new());
@@ -84,7 +86,11 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
             () = stop.cancelled() => break,
             _ = tick.tick() => {
                 let now = objects::marks(&options.manifests);
-                if now == seen && planned.is_some_and(|p| p.elapsed() < PLAN) {
+                let current = cas.borrow().clone();
+                if let Some(next) = followed.changed(&current) {
+                    tracing::info!(signer = next.signer().root(), "the CAs were changed");
+                    cas.send_replace(Arc::new(next));
+                } else if now == seen && planned.is_some_and(|p| p.elapsed() < PLAN) {
                     continue;
                 }
                 seen = now;
@@ -93,7 +99,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
         }
         planned = Some(Instant::now());
         state.read_manifests(&options, now_ms());
-        let agents = registry.states();
+        let (agents, own_roots) = (registry.states(), cas.borrow().roots());
         let p = plan(&Inputs {
             trust_domain: &options.trust_domain,
             own_roots: &own_roots,

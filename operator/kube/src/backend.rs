@@ -5,24 +5,29 @@ use crate::{CALL, OperatorOptions};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use mew_control::Backend;
+use mew_control::{Authorities, Backend};
 use mew_inject::audience;
 use mew_plan::KernelName;
-use mew_tls::Authority;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tonic::Status;
 
 pub struct KubeBackend {
     client: Client,
     options: OperatorOptions,
-    ca: Arc<Authority>,
+    authorities: watch::Receiver<Arc<Authorities>>,
     health: Health,
 }
 
 impl KubeBackend {
-    pub fn new(client: Client, options: OperatorOptions, ca: Arc<Authority>, health: Health) -> Self {
-        KubeBackend { client, options, ca, health }
+    pub fn new(
+        client: Client,
+        options: OperatorOptions,
+        authorities: watch::Receiver<Arc<Authorities>>,
+        health: Health,
+    ) -> Self {
+        KubeBackend { client, options, authorities, health }
     }
 }
 
@@ -67,8 +72,8 @@ impl Backend for KubeBackend {
         }
     }
 
-    fn authority(&self) -> Arc<Authority> {
-        self.ca.clone()
+    fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.authorities.clone()
     }
 
     fn certificate_lifetime(&self) -> Duration {

@@ -8,12 +8,12 @@ use crate::{CALL, OperatorOptions, now_ms};
 use anyhow::Result;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
-use mew_control::Registry;
+use mew_control::{Authorities, Registry};
 use mew_plan::{Inputs, Objects, plan};
-use mew_tls::Authority;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Changes that come close together are planned together.
@@ -26,7 +26,7 @@ const BUNDLES: Duration = Duration::from_secs(3);
 pub async fn run(
     client: Client,
     o: OperatorOptions,
-    ca: Arc<Authority>,
+    cas: watch::Receiver<Arc<Authorities>>,
     registry: Arc<Registry>,
     health: Health,
     mut elector: Elector,
@@ -51,7 +51,7 @@ pub async fn run(
                     let task = tokio::spawn(lead(
                         client.clone(),
                         o.clone(),
-                        ca.clone(),
+                        cas.clone(),
                         registry.clone(),
                         health.clone(),
                         token.clone(),
@@ -97,7 +97,7 @@ async fn resign(term: &mut Option<(CancellationToken, tokio::task::JoinHandle<()
 async fn lead(
     client: Client,
     o: OperatorOptions,
-    ca: Arc<Authority>,
+    cas: watch::Receiver<Arc<Authorities>>,
     registry: Arc<Registry>,
     health: Health,
     stop: CancellationToken,
@@ -106,7 +106,6 @@ async fn lead(
     let watching = tokio::spawn(watch(client.clone(), o.watched.clone(), declared.clone()));
     let mut writer = StatusWriter::new(client.clone(), health.clone(), &o.identity);
     let mut bundles = Bundles { client: client.clone(), known: BTreeMap::new(), read: None };
-    let own_roots = vec![ca.cert_pem.clone()];
     let since_ms = now_ms();
     let mut tick = tokio::time::interval(LOOK);
     loop {
@@ -147,7 +146,7 @@ async fn lead(
             () = stop.cancelled() => break,
             known = bundles.of(&objects) => known,
         };
-        let agents = registry.states();
+        let (agents, own_roots) = (registry.states(), cas.borrow().roots());
         let p = plan(&Inputs {
             trust_domain: &o.trust_domain,
             own_roots: &own_roots,

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use std::time::Duration;
 use tokio::time::timeout;
 
-const NAME: &str = "mew-operator";
+pub const NAME: &str = "mew-operator";
 /// How long a lease holds without renewal, and how often it is renewed. A leader that could not renew for
 /// [`GIVE_UP`] stops leading before another one may begin.
 pub const DURATION: Duration = Duration::from_secs(15);

@@ -4,6 +4,7 @@
 
 mod authority;
 mod backend;
+mod follow;
 mod health;
 mod lead;
 mod lease;
@@ -11,18 +12,18 @@ mod status;
 mod watches;
 mod webhook;
 
-pub use authority::{Published, published};
+pub use authority::{Published, Stored, is_led, published};
 pub use webhook::WebhookOptions;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwapOption;
 use backend::KubeBackend;
+use follow::Follower;
 use health::Health;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use lease::Elector;
-use mew_control::{ControlService, Registry};
-use mew_tls::{Authority, Material, SpiffeId, incoming, server_config};
+use mew_control::{Authorities, ControlService, Registry};
+use mew_tls::incoming;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,9 +32,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub const MANAGER: &str = "mew-operator";
-/// Lifetime of the operator's own certificate, which only agents see, and when it is renewed.
-const SERVING_SECONDS: i64 = 72 * 3600;
-const SERVING_RENEW: Duration = Duration::from_secs(24 * 3600);
 /// A call to the API server that takes longer has failed.
 const CALL: Duration = Duration::from_secs(15);
 /// What is still open after this is cut off.
@@ -95,14 +93,15 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     health.set_webhook(hooks.is_some().then(|| "the webhook has no certificate yet".to_owned()));
     let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
     let client = client(&o).await?;
-    let ca = tokio::select! {
+    let cas = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        ca = wait_for_ca(&client, &o, &health) => Arc::new(ca),
+        cas = wait_for_ca(&client, &o, &health) => cas,
     };
-    let serving = Arc::new(ArcSwapOption::empty());
-    renew_serving(&ca, &o, &serving)?;
+    let follower = Follower::new(client.clone(), o.clone(), cas)?;
+    let (cas, serving) = (follower.authorities(), follower.serving());
+    let following = tokio::spawn(follower.run(stop.clone()));
     let registry = Arc::new(Registry::default());
-    let backend = Arc::new(KubeBackend::new(client.clone(), o.clone(), ca.clone(), health.clone()));
+    let backend = Arc::new(KubeBackend::new(client.clone(), o.clone(), cas.clone(), health.clone()));
     let service = ControlService {
         backend,
         registry: registry.clone(),
@@ -111,26 +110,15 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     };
     let server = tonic::transport::Server::builder()
         .add_service(service.into_server())
-        .serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener, serving), stop.clone().cancelled_owned());
     let server = tokio::spawn(server);
-    let webhook = o.webhook.clone().zip(hooks).map(|(mut w, listener)| {
-        w.settings.roots.clone_from(&ca.cert_pem);
-        tokio::spawn(webhook::run(client.clone(), o.namespace.clone(), w, listener, health.clone(), stop.clone()))
+    let webhook = o.webhook.clone().zip(hooks).map(|(w, listener)| {
+        let (client, namespace) = (client.clone(), o.namespace.clone());
+        tokio::spawn(webhook::run(client, namespace, w, cas.clone(), listener, health.clone(), stop.clone()))
     });
 
     let elector = Elector::new(client.clone(), &o.namespace, &o.identity);
-    let mut renew = tokio::time::interval(SERVING_RENEW);
-    let leading = lead::run(client, o.clone(), ca.clone(), registry, health.clone(), elector, stop.clone());
-    tokio::pin!(leading);
-    loop {
-        tokio::select! {
-            r = &mut leading => {
-                r?;
-                break;
-            }
-            _ = renew.tick() => renew_serving(&ca, &o, &serving)?,
-        }
-    }
+    lead::run(client, o.clone(), cas, registry, health.clone(), elector, stop.clone()).await?;
     stop.cancel();
     if tokio::time::timeout(DRAIN, server).await.is_err() {
         tracing::warn!("attachments were cut off");
@@ -140,11 +128,13 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     {
         tracing::warn!("reviews were cut off");
     }
+    // What it may be writing just now is not worth waiting for.
+    following.abort();
     probes.abort();
     Ok(())
 }
 
-async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> Authority {
+async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> Authorities {
     loop {
         match authority::ensure(client, o).await {
             Ok(a) => return a,
@@ -155,11 +145,4 @@ async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> A
             }
         }
     }
-}
-
-fn renew_serving(ca: &Authority, o: &OperatorOptions, to: &ArcSwapOption<rustls::ServerConfig>) -> Result<()> {
-    let request = mew_tls::new_request()?;
-    let chain_pem = ca.sign(&request.pem, &SpiffeId::operator(&o.trust_domain), &o.dns, SERVING_SECONDS)?;
-    to.store(Some(server_config(&Material { chain_pem, key_pem: request.key_pem }, None)?));
-    Ok(())
 }

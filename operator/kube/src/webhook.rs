@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use futures::{Stream, StreamExt};
 use keeper::Keeper;
 use kube::Client;
+use mew_control::Authorities;
 use mew_inject::{Outcome, Settings, review};
 use mew_tls::{MtlsStream, incoming};
 use std::io;
@@ -22,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
@@ -49,13 +50,15 @@ pub async fn run(
     client: Client,
     namespace: String,
     options: WebhookOptions,
+    authorities: watch::Receiver<Arc<Authorities>>,
     listener: TcpListener,
     health: Health,
     stop: CancellationToken,
 ) -> Result<()> {
     let certificate = Arc::new(ArcSwapOption::empty());
     let address = listener.local_addr()?;
-    let reviewer = Reviewer { settings: options.settings, health: health.clone(), places: Semaphore::new(REVIEWS) };
+    let (settings, places) = (options.settings, Semaphore::new(REVIEWS));
+    let reviewer = Reviewer { settings, authorities, health: health.clone(), places };
     let app = Router::new().route("/inject", post(answer)).with_state(Arc::new(reviewer));
     let keeper = Keeper::new(&client, &namespace, options.configuration, options.names, certificate.clone());
     let tls = Tls { incoming: incoming(listener, certificate), address };
@@ -66,6 +69,8 @@ pub async fn run(
 
 struct Reviewer {
     settings: Settings,
+    /// Every pod gets the roots of the day.
+    authorities: watch::Receiver<Arc<Authorities>>,
     health: Health,
     places: Semaphore,
 }
@@ -77,7 +82,8 @@ async fn answer(State(r): State<Arc<Reviewer>>, request: Request) -> Response {
         Ok(Err(e)) => return (StatusCode::PAYLOAD_TOO_LARGE, format!("{e}\n")).into_response(),
         Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
     };
-    let done = review(&body, &r.settings);
+    let settings = Settings { roots: r.authorities.borrow().bundle(), ..r.settings.clone() };
+    let done = review(&body, &settings);
     r.health.count_review(done.outcome);
     let said = done.answer.pointer("/response/status/message").and_then(|m| m.as_str()).unwrap_or_default();
     tracing::debug!(outcome = ?done.outcome, said, "review");
