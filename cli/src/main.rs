@@ -12,6 +12,7 @@ mod inject;
 mod objects;
 mod out;
 mod process;
+mod rotate;
 mod statements;
 mod store;
 mod table;

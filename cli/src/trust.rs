@@ -2,6 +2,7 @@
 
 use crate::objects::{SourceArgs, cluster};
 use crate::out;
+use crate::rotate::{self, RotateArgs};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ pub enum TrustCommand {
     Export(ExportArgs),
     /// Keep the bundle that the other side exported (standalone operator)
     Import(ImportArgs),
+    /// Replace this side's CA: publish another one, let it sign, retire the old one
+    Rotate(RotateArgs),
 }
 
 #[derive(Args)]
@@ -48,9 +51,10 @@ pub async fn run(t: TrustCommand) -> Result<()> {
                 None => of_cluster(&a).await?,
             };
             out::line(export(&a, &side));
+            let fingerprints = mew_tls::fingerprints(&side.roots).context("the CA certificate cannot be read")?;
             eprintln!(
                 "root fingerprint (SHA-256), to confirm with the other side by another way:\n  {}",
-                fingerprint(&side.roots)?
+                fingerprints.join("\n  ")
             );
             Ok(())
         }
@@ -61,6 +65,7 @@ pub async fn run(t: TrustCommand) -> Result<()> {
             }
             Ok(())
         }
+        TrustCommand::Rotate(a) => rotate::run(a).await,
     }
 }
 
@@ -74,7 +79,8 @@ struct Side {
 fn of_directory(a: &ExportArgs, state: &Path) -> Result<Side> {
     let Some(trust_domain) = a.trust_domain.clone() else { bail!("--trust-domain is needed with --state") };
     let namespace = a.source.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    Ok(Side { namespace, roots: mew_files::ca_cert(state, &trust_domain)?, trust_domain })
+    let roots = mew_files::authorities(state, &trust_domain, rotate::now_ms())?.bundle();
+    Ok(Side { namespace, roots, trust_domain })
 }
 
 async fn of_cluster(a: &ExportArgs) -> Result<Side> {
@@ -118,9 +124,4 @@ data:
     )
     .trim_end()
     .to_owned()
-}
-
-/// SHA-256 of the first certificate, as other tools print it.
-fn fingerprint(pem: &str) -> Result<String> {
-    mew_tls::fingerprint(pem).context("the CA certificate cannot be read")
 }

@@ -312,4 +312,17 @@ pub struct Certificates {
     pub not_after: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_not_after: Option<String>,
+    /// The root that this kernel's certificate comes from. Roots are named by the SHA-256 of their certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// By which the peer has verified this side on the connection that is up, as the peer says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_in_use: Option<String>,
+    /// By which this side has verified the peer on the connection that is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_root_in_use: Option<String>,
+    /// Which ones the peer accepts for this side's trust domain, as it said last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub peer_accepts_roots: Vec<String>,
 }

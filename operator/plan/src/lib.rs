@@ -6,6 +6,7 @@ mod buckets;
 mod gates;
 mod policy;
 mod remote;
+pub mod rotation;
 mod sync;
 
 pub use gates::{Gate, GateStatus};

@@ -235,8 +235,10 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
     };
     let agent = i.agents.get(&p.kernel).and_then(|a| a.report.as_ref());
     let claim = i.agents.get(&p.kernel).and_then(|a| a.refused_claim.clone());
+    let attached = i.agents.get(&p.kernel).filter(|a| a.attached);
     let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or(claim);
     let peer = report.and_then(|r| r.peer.as_ref());
+    let roots = peer.filter(|_| report.is_some_and(|r| r.state == LinkState::Connected)).map(|p| &p.roots);
     RemoteStatus {
         observed_generation: r.metadata.generation,
         phase: Some(phase(r, report, &old).into()),
@@ -272,6 +274,10 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         certificates: crate::some(Certificates {
             not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
+            root: attached.and_then(|a| a.report.as_ref()?.certificate_root.clone()),
+            root_in_use: roots.and_then(|r| r.own.clone()),
+            peer_root_in_use: roots.and_then(|r| r.peer.clone()),
+            peer_accepts_roots: peer.and_then(|p| p.roots.accepted.clone()).unwrap_or_default(),
         }),
         first_ready_time: old.first_ready_time.clone().or_else(|| gates.is_ready().then(|| rfc3339(i.now_ms))),
         last_error: last_error(old.last_error.as_ref(), error.as_ref(), i.now_ms),
