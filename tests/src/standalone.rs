@@ -73,6 +73,21 @@ impl Side {
         mew_once(["trust", "import", "--state", &there, &file], &[]).map(|_| ())
     }
 
+    /// `mew trust rotate` here: what it prints, and an error with what it says if it refuses.
+    pub fn rotate(&self, args: &[&str]) -> Result<String> {
+        let state = self.state().display().to_string();
+        let side = ["--state", &state, "--trust-domain", &self.trust_domain];
+        let out = mew_once(["trust", "rotate"].into_iter().chain(args.iter().copied()).chain(side), &[])?;
+        Ok(String::from_utf8(out.stdout)?)
+    }
+
+    /// An object with its status, as `mew get` has it.
+    pub fn object(&self, kind: &str, name: &str) -> Result<Value> {
+        let state = self.state().display().to_string();
+        let out = mew_once(["get", kind, name, "--output", "json", "--state", &state], &[])?;
+        serde_json::from_slice(&out.stdout).with_context(|| format!("{kind} {name}"))
+    }
+
     pub fn start_operator(&mut self) -> Result<()> {
         let (manifests, state) = (self.manifests().display().to_string(), self.state().display().to_string());
         let args = ["run", "--manifests", &manifests, "--state", &state, "--namespace", &self.namespace];

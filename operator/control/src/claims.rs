@@ -33,6 +33,9 @@ impl Kernel {
     fn confirm(&mut self) {
         let digest = self.state.report.as_ref().map(|r| &r.snapshot);
         self.state.confirmed = self.sent.iter().find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
+        if self.sent.front().map(|(d, _)| d) == digest {
+            self.state.behind_since_ms = None;
+        }
     }
 }
 
@@ -108,7 +111,7 @@ impl Registry {
     }
 
     /// Puts each snapshot where its agent reads the newest; unchanged ones are not sent again.
-    pub fn deliver(&self, snapshots: &BTreeMap<KernelName, Snapshot>) {
+    pub fn deliver(&self, snapshots: &BTreeMap<KernelName, Snapshot>, now_ms: u64) {
         let mut all = self.lock();
         for (k, s) in snapshots {
             let bytes = s.encode();
@@ -118,6 +121,7 @@ impl Registry {
             }
             kernel.sent.push_front((Snapshot::digest(&bytes), s.clone()));
             kernel.sent.truncate(REMEMBERED);
+            kernel.state.behind_since_ms.get_or_insert(now_ms);
             kernel.confirm();
             kernel.snapshot.send_replace(bytes);
         }

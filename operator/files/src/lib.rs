@@ -108,7 +108,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
             now_ms: now_ms(),
             since_ms,
         });
-        registry.deliver(&p.snapshots);
+        registry.deliver(&p.snapshots, now_ms());
         if state.take_status(p) {
             state.save(&options)?;
         }

@@ -155,7 +155,7 @@ async fn lead(
             now_ms: now_ms(),
             since_ms,
         });
-        registry.deliver(&p.snapshots);
+        registry.deliver(&p.snapshots, now_ms());
         tokio::select! {
             biased;
             () = stop.cancelled() => break,

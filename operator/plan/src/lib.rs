@@ -63,6 +63,8 @@ pub struct AgentState {
     /// The snapshot that the report is about, if it is known which one that is. An object is programmed if its item there is
     /// the one that is planned now, whatever became of the others.
     pub confirmed: Option<Snapshot>,
+    /// Since when there is a newer snapshot for it that the report is not about, on the planner's clock.
+    pub behind_since_ms: Option<u64>,
     /// When the report came, on the planner's clock.
     pub reported_ms: u64,
     /// Somebody else wanted this kernel and was turned away.
@@ -150,8 +152,16 @@ fn confirmed<T: Serialize>(
     item: Option<&T>,
     list: impl Fn(&Snapshot) -> &Vec<serde_json::Value>,
 ) -> bool {
-    let has = a.confirmed.as_ref().and_then(|s| list(s).iter().find(|i| i["name"] == name));
+    let has = confirmed_item(a, name, list);
     has.is_some() && has == item.and_then(|i| serde_json::to_value(i).ok()).as_ref()
+}
+
+fn confirmed_item<'a>(
+    a: &'a AgentState,
+    name: &str,
+    list: impl Fn(&Snapshot) -> &Vec<serde_json::Value>,
+) -> Option<&'a serde_json::Value> {
+    list(a.confirmed.as_ref()?).iter().find(|i| i["name"] == name)
 }
 
 fn programmed<'a, T>(

@@ -3,8 +3,8 @@
 use crate::gates::{Gate, GateStatus, Gates, rfc3339};
 use crate::policy::{Applicable, applicable};
 use crate::{
-    AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, keeps_old_status, kernel_of, last_error,
-    namespace_of, programmed, rejection,
+    AgentState, Inputs, KernelName, Name, Said, confirmed, confirmed_item, find_remote, keeps_old_status, kernel_of,
+    last_error, namespace_of, programmed, rejection,
 };
 use mew_contract::report::LinkState;
 use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
@@ -18,6 +18,9 @@ use mew_crds::remote::{
 };
 use mew_crds::{Remote, RemoteStatus, validate};
 use std::collections::BTreeMap;
+
+/// For taking over other roots. It takes an agent a fraction of a second.
+const TAKES_OVER_MS: u64 = 5_000;
 
 pub struct Planned {
     pub kernel: KernelName,
@@ -178,9 +181,18 @@ pub fn connected(r: &RemoteReport) -> GateStatus {
     }
 }
 
-/// Whether the agent has the Remote's item as it is planned now.
-pub fn is_confirmed(a: &AgentState, name: &str, p: &Planned) -> bool {
-    confirmed(a, name, p.item.as_ref(), |s| &s.remotes)
+/// Whether the agent has the Remote's item as it is planned now. Other roots change nothing of what is known of a connection,
+/// and one agent after the other takes them over: it gets a moment before they are missed.
+pub fn is_confirmed(i: &Inputs<'_>, a: &AgentState, name: &str, p: &Planned) -> bool {
+    let in_time = || a.behind_since_ms.is_none_or(|since| i.now_ms.saturating_sub(since) < TAKES_OVER_MS);
+    confirmed(a, name, p.item.as_ref(), |s| &s.remotes) || (in_time() && differs_in_roots_only(a, name, p))
+}
+
+fn differs_in_roots_only(a: &AgentState, name: &str, p: &Planned) -> bool {
+    let had = confirmed_item(a, name, |s| &s.remotes);
+    let had = had.and_then(|v| serde_json::from_value::<RemoteItem>(v.clone()).ok());
+    let (Some(had), Some(item)) = (had, &p.item) else { return false };
+    RemoteItem { roots: item.roots.clone(), ..had } == *item
 }
 
 pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
@@ -200,14 +212,14 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
     {
         return RemoteStatus { syncs: Some(syncs as i64), ..old };
     }
-    let said = programmed(i, &p.kernel, |a| is_confirmed(a, name, p), |rep| find_remote(rep, name));
+    let said = programmed(i, &p.kernel, |a| is_confirmed(i, a, name, p), |rep| find_remote(rep, name));
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
     // Some faults only the agent can see belong to an earlier gate.
     let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
-    let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(a, name, p))
+    let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(i, a, name, p))
         .cloned()
         .or_else(|| p.problem.clone())
         .or(seen);

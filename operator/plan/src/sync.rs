@@ -158,7 +158,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
     let link = match programmed(
         i,
         kernel,
-        |a| remote.is_some_and(|x| remote::is_confirmed(a, &p.remote, x)),
+        |a| remote.is_some_and(|x| remote::is_confirmed(i, a, &p.remote, x)),
         |r| find_remote(r, &p.remote),
     ) {
         Said::Current(r) => Some(r),

@@ -3,13 +3,14 @@
 
 mod common;
 
-use common::{REMOTE, World, flow, link, problem, up};
+use common::{BUNDLE, PEM, REMOTE, SYNC, World, flow, is, link, problem, since, up};
 use mew_contract::{FlowState, LinkState, Reason, RemoteReport, Roots};
 use mew_plan::rotation::{Finding, Standing, before_retiring, before_signing};
 
 const OLD: &str = "AA:01";
 const NEW: &str = "BB:02";
 const THEIRS: &str = "CC:03";
+const UP: (&str, &str) = ("True/Connected", "True/InSync");
 
 /// The peer's words, in a connection that is up.
 fn says(own: Option<&str>, accepted: Option<&[&str]>) -> RemoteReport {
@@ -68,6 +69,36 @@ fn a_status_says_which_roots_are_in_use() {
     let c = &w.remote(REMOTE)["status"]["certificates"];
     assert!(c["rootInUse"].is_null() && c["peerRootInUse"].is_null(), "{c}");
     assert_eq!(c["peerAcceptsRoots"], serde_json::json!([OLD]));
+}
+
+/// A bundle with another root in it, or with one less, is told to agents and taken over by them; nothing that was true is less
+/// so meanwhile.
+#[test]
+fn other_roots_make_no_status_flap() {
+    let mut w = World::in_sync();
+    let before = (since(&w.remote(REMOTE), "Ready"), since(&w.sync(SYNC), "Ready"));
+    let two = format!("{PEM}-----BEGIN CERTIFICATE-----\nbmV3\n-----END CERTIFICATE-----\n");
+    for bundle in [two.as_str(), PEM] {
+        w.bundle(BUNDLE, "ca.crt", bundle);
+        // Planned and told, and not confirmed yet.
+        w.settle();
+        w.agent().behind_since_ms = Some(w.now_ms);
+        w.pass(1_000);
+        w.settle();
+        assert_eq!((is(&w.remote(REMOTE), "Ready").as_str(), is(&w.sync(SYNC), "Ready").as_str()), UP);
+        w.report(up(), flow(FlowState::Live, None));
+        w.agent().behind_since_ms = None;
+        w.settle();
+        assert_eq!((since(&w.remote(REMOTE), "Ready"), since(&w.sync(SYNC), "Ready")), before, "{bundle}");
+    }
+    // An agent that does not take them over is missed.
+    w.bundle(BUNDLE, "ca.crt", &two);
+    w.agent().behind_since_ms = Some(w.now_ms);
+    w.pass(5_000);
+    w.heartbeat();
+    w.settle();
+    assert_eq!(is(&w.remote(REMOTE), "Programmed"), "Unknown/Pending");
+    assert_eq!(is(&w.remote(REMOTE), "Ready"), "Unknown/Pending");
 }
 
 #[test]
