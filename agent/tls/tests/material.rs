@@ -6,8 +6,8 @@ mod damage;
 
 use damage::Damage;
 use mew_tls::{
-    Authority, Failure, Material, Peer, SpiffeId, TlsError, Trust, certificate_identity, fingerprint, https_config,
-    new_request, not_after_ms, server_config, validity_ms,
+    Authority, Failure, Material, Peer, SpiffeId, TlsError, Trust, certificate_identity, fingerprint, fingerprints,
+    https_config, new_request, not_after_ms, root_of_chain, server_config, validity_ms,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -78,6 +78,43 @@ fn a_peer_is_looked_at_again() {
     assert_eq!(refusal(&trust(&[roots]), &shows(Vec::new())), Failure::NoIdentity);
     // A root is nobody's identity.
     assert!(trust(&[roots]).readmits(&shows(der(roots))).is_err());
+}
+
+/// While a CA is replaced: which root somebody is known by, and that each knows only its own.
+#[test]
+fn a_chain_leads_to_the_root_that_signed_it() {
+    // Of one name, as an old and a new CA of one trust domain are.
+    let (old, new, other) = (authority(), authority(), authority());
+    let name = |ca: &Authority| fingerprint(&ca.cert_pem).expect("a certificate");
+    let bundle = format!("{}{}", old.cert_pem, new.cert_pem);
+    assert_eq!(fingerprints(&bundle).expect("two certificates"), [name(&old), name(&new)]);
+    assert!(fingerprints("no PEM at all").expect("an empty list").is_empty());
+    for roots in [vec![bundle.as_str()], vec![new.cert_pem.as_str(), old.cert_pem.as_str()]] {
+        let both = trust(&roots);
+        for ca in [&old, &new] {
+            let own = leaf(ca, HOUR);
+            let peer = shows(der(&own.chain_pem));
+            assert_eq!(both.root_of(&peer), Some(name(ca)));
+            assert_eq!(both.readmits(&peer), Ok(kernel("there")));
+            assert_eq!(root_of_chain(&own.chain_pem, &bundle), Some(name(ca)));
+        }
+        let stranger = leaf(&other, HOUR);
+        assert_eq!(both.root_of(&shows(der(&stranger.chain_pem))), None);
+        assert_eq!(root_of_chain(&stranger.chain_pem, &bundle), None);
+    }
+    // Before the new root is published, and after the old one is retired.
+    for (roots, signer) in [(&old, &new), (&new, &old)] {
+        let peer = shows(der(&leaf(signer, HOUR).chain_pem));
+        let t = trust(&[&roots.cert_pem]);
+        assert_eq!(t.root_of(&peer), None);
+        assert!(matches!(t.readmits(&peer), Err(Failure::Untrusted { .. })));
+    }
+    // Whose time is over still comes from somewhere, but nobody is let in by it.
+    let over = leaf(&old, -HOUR);
+    assert_eq!(root_of_chain(&over.chain_pem, &bundle), Some(name(&old)));
+    assert_eq!(trust(&[&bundle]).root_of(&shows(der(&over.chain_pem))), None);
+    assert_eq!(root_of_chain("", &bundle), None);
+    assert_eq!(root_of_chain(&over.chain_pem, ""), None);
 }
 
 #[test]

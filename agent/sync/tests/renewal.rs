@@ -1,0 +1,333 @@
+//! Connections that take the place of others, and what two sides tell each other of roots, against one link.
+
+use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
+use mew_contract::{FlowReport, FlowState, LinkState, Problem, Reason, RemoteItem, RemoteReport, SyncItem, TypeRules};
+use mew_kernel::{Kernel, Params};
+use mew_lang::parse_ontology;
+use mew_store::{MemDisk, Options, Store};
+use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now};
+use mew_wire as wire;
+use std::sync::Arc;
+use wire::frame::Body;
+
+const HERE: &str = "plant.here";
+const THERE: &str = "plant.there";
+const NOW_MS: u64 = 1_700_000_000_000;
+/// Names of roots. In this test they stand for the certificates as well.
+const OLD: &str = "AA:01";
+const NEW: &str = "BB:02";
+/// As in `link/renewal.rs`.
+const REPLACE_EVERY_MS: u64 = 10_000;
+const HANDOVER_MS: u64 = 5_000;
+
+fn remote(dial: bool, roots: &[&str]) -> RemoteItem {
+    let types = || vec!["Task".to_owned()];
+    let rules = TypeRules { allow: types(), deny: Vec::new(), permitted: types() };
+    RemoteItem {
+        name: "here/there".into(),
+        peer_kernel_id: THERE.into(),
+        peer_trust_domain: "there.example".into(),
+        endpoints: Vec::new(),
+        dial,
+        accept: !dial,
+        roots: roots.iter().map(|r| (*r).to_owned()).collect(),
+        connect_timeout_ms: 3_000,
+        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
+        keepalive: Keepalive { interval_ms: 60_000, timeout_ms: 120_000, failure_threshold: 2 },
+        suspend: false,
+        blocked: None,
+        export: rules.clone(),
+        import: rules,
+        grants: Vec::new(),
+    }
+}
+
+fn own_push() -> SyncItem {
+    SyncItem {
+        name: "here/tasks".into(),
+        remote: "here/there".into(),
+        direction: Direction::Push,
+        pattern: "t: Task".into(),
+        initial: Initial::Full,
+        edges: Edges::None,
+        delete_at_sink: true,
+        delete_on_unmatch: false,
+        suspend: false,
+        reset: None,
+        blocked: None,
+    }
+}
+
+/// What a link did with one event.
+#[derive(Debug, Default)]
+struct Did {
+    frames: Vec<Body>,
+    closed: Vec<ConnId>,
+    dials: usize,
+}
+
+impl Did {
+    fn roots(&self) -> Option<&wire::Roots> {
+        self.frames.iter().find_map(|b| if let Body::Roots(r) = b { Some(r) } else { None })
+    }
+
+    fn opened(&self) -> Option<u32> {
+        self.frames.iter().find_map(|b| if let Body::FlowOpen(o) = b { Some(o.flow) } else { None })
+    }
+
+    fn pushed(&self) -> Option<u64> {
+        self.frames.iter().find_map(|b| if let Body::SyncPush(p) = b { Some(p.upto) } else { None })
+    }
+
+    fn renews(&self) -> bool {
+        self.frames.iter().any(|b| matches!(b, Body::Renew(_)))
+    }
+}
+
+struct Side {
+    kernel: Kernel,
+    link: Link,
+    conn: ConnId,
+    dials: bool,
+    mono_ms: u64,
+}
+
+impl Side {
+    fn new(dials: bool) -> Self {
+        let o = parse_ontology("node Task { name: String? }").expect("the ontology is right");
+        let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
+        let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
+        let kernel = Kernel::new(store);
+        let local = Local { agent_version: "0.1.0".into(), save_every: 10, fingerprints: |pems| pems.to_vec() };
+        let link = Link::new(local, remote(dials, &[OLD]), &kernel);
+        let mut s = Side { kernel, link, conn: 0, dials, mono_ms: 1_000 };
+        let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "own"}"#, &Params::new());
+        spawned.expect("a statement of this ontology");
+        s.configure(&[OLD]);
+        s
+    }
+
+    fn handle(&mut self, e: Event) -> Did {
+        let now = Now { wall_ms: NOW_MS + self.mono_ms, mono_ms: self.mono_ms };
+        let mut did = Did::default();
+        for effect in self.link.handle(now, 7, e, &self.kernel) {
+            match effect {
+                Effect::Send(c, f) if c == self.conn => did.frames.extend(f.body),
+                Effect::Send(..) => {}
+                Effect::Close(c) => did.closed.push(c),
+                Effect::Dial => did.dials += 1,
+            }
+        }
+        did
+    }
+
+    fn configure(&mut self, roots: &[&str]) -> Did {
+        self.handle(Event::Configure(Box::new(remote(self.dials, roots)), vec![own_push()]))
+    }
+
+    fn hear(&mut self, body: Body) -> Did {
+        self.handle(Event::Frame(self.conn, wire::Frame { body: Some(body) }))
+    }
+
+    fn wake(&mut self) -> Did {
+        self.handle(Event::Wake)
+    }
+
+    /// Another connection, by which the peer was verified with this root.
+    fn connect(&mut self, root: &str) -> Did {
+        self.conn += 1;
+        let endpoint = "192.0.2.1:9001".to_owned();
+        let root = Some(root.to_owned());
+        self.handle(Event::Connected(Connected {
+            conn: self.conn,
+            dialled: self.dials,
+            endpoint,
+            certificate_not_after_ms: None,
+            root,
+        }))
+    }
+
+    fn greet(&mut self) -> Did {
+        self.hear(Body::Handshake(wire::Handshake {
+            protocol_min: 1,
+            protocol_max: 1,
+            kernel_id: THERE.into(),
+            incarnation: "there-1".into(),
+            agent_version: "0.1.0".into(),
+            ..wire::Handshake::default()
+        }))
+    }
+
+    /// The peer takes the flow that this side declares.
+    fn take(&mut self, flow: u32) -> Did {
+        let types = vec!["Task".to_owned()];
+        let did = self.hear(Body::FlowAccept(wire::FlowAccept { flow, types, position: None }));
+        let upto = did.pushed().unwrap_or_else(|| panic!("nothing was sent: {did:?}"));
+        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, counts: None }))
+    }
+
+    /// Up, with a live flow.
+    fn live(dials: bool) -> Self {
+        let mut s = Side::new(dials);
+        s.connect(OLD);
+        let flow = s.greet().opened().expect("the flow is declared");
+        s.take(flow);
+        assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+        s
+    }
+
+    fn says(&mut self, accepted: &[&str], in_use: &str) -> Did {
+        let accepted = accepted.iter().map(|r| (*r).to_owned()).collect();
+        self.hear(Body::Roots(wire::Roots { accepted, in_use: in_use.to_owned() }))
+    }
+
+    fn report(&self) -> (RemoteReport, Vec<FlowReport>) {
+        self.link.report(NOW_MS + self.mono_ms, &self.kernel)
+    }
+
+    fn states(&self) -> (LinkState, FlowState) {
+        let (remote, flows) = self.report();
+        (remote.state, flows[0].state)
+    }
+}
+
+#[test]
+fn roots_are_told_after_the_handshake_and_when_they_change() {
+    let mut s = Side::new(false);
+    assert!(s.connect(OLD).roots().is_none(), "before the handshake");
+    let did = s.greet();
+    let told = did.roots().unwrap_or_else(|| panic!("no roots: {did:?}"));
+    assert_eq!((told.accepted.as_slice(), told.in_use.as_str()), ([OLD.to_owned()].as_slice(), OLD));
+    let did = s.configure(&[OLD, NEW]);
+    assert!(did.roots().is_some_and(|r| r.accepted == [OLD, NEW]) && did.closed.is_empty(), "{did:?}");
+    assert!(s.configure(&[OLD, NEW]).roots().is_none(), "nothing has changed");
+}
+
+/// A root that is gone may have been stolen: what it let in must prove itself again, and nothing else must.
+#[test]
+fn a_root_that_goes_ends_what_it_let_in() {
+    for (root, ends) in [(OLD, true), (NEW, false)] {
+        let mut s = Side::new(false);
+        s.configure(&[OLD, NEW]);
+        s.connect(root);
+        s.greet();
+        let did = s.configure(&[NEW]);
+        assert_eq!(did.closed == [s.conn], ends, "{root}: {did:?}");
+        assert_eq!(did.roots().is_some(), !ends, "{root}: {did:?}");
+        assert_eq!(s.states().0 == LinkState::Connected, !ends, "{root}");
+    }
+    // One that was verified just before comes too late.
+    let mut s = Side::new(true);
+    s.configure(&[NEW]);
+    let did = s.connect(OLD);
+    assert_eq!((did.closed.as_slice(), did.frames.len()), ([s.conn].as_slice(), 0), "{did:?}");
+    assert!(s.report().0.problem.is_some_and(|p| p.reason == Reason::TLSUntrustedPeer));
+}
+
+#[test]
+fn what_a_peer_says_of_roots_is_bounded_and_plain() {
+    let mut s = Side::live(false);
+    let roots = |s: &Side| s.report().0.peer.expect("the peer is known").roots;
+    assert_eq!((roots(&s).peer.as_deref(), roots(&s).own, roots(&s).accepted), (Some(OLD), None, None));
+    s.says(&[OLD, "", "<script>", &"A".repeat(96), NEW], "no name");
+    assert_eq!((roots(&s).own, roots(&s).accepted), (None, Some(vec![OLD.to_owned(), NEW.to_owned()])));
+    s.says(&["AB:CD"; 1000], OLD);
+    assert_eq!((roots(&s).own.as_deref(), roots(&s).accepted.map(|a| a.len())), (Some(OLD), Some(64)));
+    // The last words are remembered; that a connection is verified is not.
+    s.handle(Event::Closed(s.conn, None));
+    s.says(&[NEW], NEW);
+    assert_eq!(roots(&s).accepted.map(|a| a.len()), Some(64), "over a connection that is gone");
+}
+
+#[test]
+fn a_certificate_of_another_root_is_shown_once_the_peer_accepts_it() {
+    for dials in [true, false] {
+        let asks = |d: &Did| (d.dials, d.renews()) == (usize::from(dials), !dials);
+        let nothing = |d: &Did| d.dials == 0 && !d.renews();
+        let mut s = Side::live(dials);
+        s.says(&[OLD], OLD);
+        s.handle(Event::OwnRoot(Some(OLD.to_owned())));
+        assert!(nothing(&s.wake()), "it is shown already");
+        s.handle(Event::OwnRoot(Some(NEW.to_owned())));
+        assert!(nothing(&s.wake()), "the peer would refuse it");
+        s.says(&[OLD, NEW], OLD);
+        assert!(asks(&s.wake()), "dials: {dials}");
+        assert!(nothing(&s.wake()), "it is under way");
+        // Tried again if nothing comes of it, and not at once.
+        s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "for a moment")));
+        assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+        assert!(nothing(&s.wake()));
+        s.mono_ms += REPLACE_EVERY_MS;
+        assert!(asks(&s.wake()), "dials: {dials}");
+        s.connect(OLD);
+        s.greet();
+        s.says(&[OLD, NEW], NEW);
+        s.mono_ms += REPLACE_EVERY_MS;
+        assert!(nothing(&s.wake()), "it is shown now");
+    }
+}
+
+/// Whichever comes first: the new connection, or the end of the old one.
+#[test]
+fn nothing_is_missed_while_one_connection_takes_the_place_of_another() {
+    for closed_first in [false, true] {
+        let mut s = Side::live(true);
+        assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 1);
+        assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 0, "one is under way");
+        if closed_first {
+            let did = s.handle(Event::Closed(s.conn, None));
+            assert_eq!(did.dials, 0, "{did:?}");
+            assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+        }
+        let old = s.conn;
+        let did = s.connect(OLD);
+        assert_eq!(did.closed == [old], !closed_first, "{did:?}");
+        // A change that waits may be as old as this.
+        s.mono_ms += 700;
+        let (remote, flows) = s.report();
+        assert_eq!((remote.state, flows[0].state), (LinkState::Connected, FlowState::Live));
+        assert_eq!((flows[0].lag_ms, flows[0].pending), (Some(700), None), "{flows:?}");
+        let flow = s.greet().opened().expect("the flow is declared again");
+        assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+        s.take(flow);
+        let (_, flows) = s.report();
+        assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(0)));
+        assert!(flows[0].pending.is_some(), "it is known again: {flows:?}");
+    }
+}
+
+#[test]
+fn what_is_not_known_for_long_is_not_said() {
+    // The new connection cannot be made.
+    let mut s = Side::live(true);
+    s.hear(Body::Renew(wire::Renew {}));
+    s.handle(Event::Closed(s.conn, None));
+    s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers")));
+    assert_eq!(s.states(), (LinkState::Disconnected, FlowState::Waiting));
+
+    // It is made, and nobody speaks.
+    let mut s = Side::live(true);
+    s.hear(Body::Renew(wire::Renew {}));
+    s.connect(OLD);
+    s.mono_ms += HANDOVER_MS - 1;
+    s.wake();
+    assert_eq!(s.states(), (LinkState::Disconnected, FlowState::Waiting), "the handshake has timed out");
+
+    // The peer greets, and does not take the flow any more.
+    let mut s = Side::live(false);
+    s.connect(OLD);
+    let flow = s.greet().opened().expect("the flow is declared again");
+    s.mono_ms += HANDOVER_MS - 1;
+    s.wake();
+    assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+    s.mono_ms += 1;
+    s.wake();
+    assert_ne!(s.states().1, FlowState::Live);
+    s.hear(Body::FlowRefuse(wire::FlowRefuse { flow, code: "Denied".into(), ..wire::FlowRefuse::default() }));
+    assert_eq!(s.states(), (LinkState::Connected, FlowState::Failed));
+
+    // A connection that just breaks is gone.
+    let mut s = Side::live(true);
+    s.handle(Event::Closed(s.conn, None));
+    assert_eq!(s.states(), (LinkState::Disconnected, FlowState::Waiting));
+}
