@@ -303,6 +303,13 @@ fn policy(here: &Side, there: &Side, exports: &[&str], imports: &[&str]) -> Valu
     })
 }
 
+/// Commits the roots that the other side exports now; the rest of its file is committed already.
+pub fn commit_roots(here: &Side, there: &Side) -> Result<()> {
+    let exported = exported(here, there)?;
+    let (bundle, _) = exported.split_once("\n---\n").context("the export has no two parts")?;
+    here.cluster.apply(bundle)
+}
+
 /// What the other side's people would send: `mew trust export` there.
 fn exported(here: &Side, there: &Side) -> Result<String> {
     let service = there.object("service", &peers_service(there))?;

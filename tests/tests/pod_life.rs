@@ -5,11 +5,11 @@ use mew_tests::cluster::{Agent, Cluster, PATIENCE};
 use mew_tests::dirs::root;
 use mew_tests::http;
 use mew_tests::ports::free_port;
-use mew_tests::process::{Process, mew};
+use mew_tests::process::{Process, mew, mew_once};
 use mew_tests::wait::until;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const DOMAIN: &str = "life.example";
 const NAMESPACE: &str = "shop";
@@ -94,4 +94,40 @@ fn roots_that_came_with_the_certificate_are_trusted_too() -> Result<()> {
     })?;
     ensure!(is_attached(&agent)?.is_none(), "it is attached");
     Ok(())
+}
+
+/// Each step of replacing the CA, as people take it.
+fn rotate(cluster: &Cluster, step: &str) -> Result<()> {
+    let kubeconfig = cluster.api.kubeconfig();
+    mew_once(["trust", "rotate", step], &[("KUBECONFIG", kubeconfig.as_path())]).map(drop)
+}
+
+fn certificates(pem: &Path) -> usize {
+    fs::read_to_string(pem).map_or(0, |t| t.matches("BEGIN CERTIFICATE").count())
+}
+
+/// An agent that is away while another CA is published and begins to sign knows only the old root, and so does its pod: it
+/// attaches all the same, learns the new one, and needs the old one no longer when that is retired.
+#[test]
+fn an_agent_that_was_away_while_the_ca_was_replaced_comes_back() -> Result<()> {
+    let (cluster, mut agent, dir) = started("rotated-ca")?;
+    let (learned, certificate) = (dir.join("data/ca.crt"), dir.join("data/tls.crt"));
+    until("the agent has a certificate", PATIENCE, || Ok((certificates(&learned) == 1).then_some(())))?;
+    agent.stop();
+    let old = fs::read_to_string(&certificate)?;
+    rotate(&cluster, "publish")?;
+    rotate(&cluster, "sign")?;
+    ensure!(certificates(&learned) == 1 && certificates(&dir.join("ca.crt")) == 1, "it knows too much");
+    agent.start()?;
+    until("it attaches by the old root", PATIENCE, || is_attached(&agent))?;
+    until("it has learned the new one", PATIENCE, || Ok((certificates(&learned) == 2).then_some(())))?;
+    until("it has another certificate", PATIENCE, || {
+        Ok((fs::read_to_string(&certificate).is_ok_and(|now| now != old)).then_some(()))
+    })?;
+    rotate(&cluster, "retire")?;
+    until("it is told", PATIENCE, || Ok((certificates(&learned) == 1).then_some(())))?;
+    ensure!(is_attached(&agent)?.is_some(), "it was cut off");
+    agent.stop();
+    agent.start()?;
+    until("it attaches by what it has learned", PATIENCE, || is_attached(&agent))
 }

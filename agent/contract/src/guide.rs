@@ -111,8 +111,8 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "Ask the peer for its current bundle (`mew trust export`), compare the fingerprint by another way, and commit it. During a rotation list both bundles.",
         ),
         TLSRefusedByPeer => (
-            "The peer refuses this side's certificate or connection: it has no Remote for this kernel, no roots for this trust domain, or a policy that blocks it.",
-            "Give the peer's people this side's bundle (`mew trust export`) and ask for a Remote with `connectionMode: Accept`.",
+            "The peer refuses this side's certificate or connection: it has no Remote for this kernel, no roots for this trust domain or not the one that signs here now, or a policy that blocks it.",
+            "Give the peer's people this side's bundle (`mew trust export`), again if this side's CA was replaced since, and ask for a Remote with `connectionMode: Accept`. `mew trust rotate status` shows which roots each peer accepts.",
         ),
         CertificateExpired => (
             "A certificate is past its end, or not valid yet because of a clock.",

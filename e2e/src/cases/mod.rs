@@ -2,6 +2,7 @@
 //! could not.
 
 mod ca_deleted;
+mod ca_rotated;
 mod columns;
 mod crd_deleted;
 mod denial;
@@ -45,6 +46,7 @@ pub const CASES: &[Case] = &[
     pvc_wiped::CASE,
     upgrade::CASE,
     crd_deleted::CASE,
+    ca_rotated::CASE,
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,

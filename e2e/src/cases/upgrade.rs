@@ -16,7 +16,7 @@ pub const CASE: Case = Case {
 };
 
 /// Fast enough that every moment of an upgrade has a write in it.
-const LOAD_EVERY_MS: u32 = 100;
+pub(super) const LOAD_EVERY_MS: u32 = 100;
 
 fn run(w: &mut World) -> Result<()> {
     let p = w.flights()?;
@@ -49,14 +49,14 @@ fn run(w: &mut World) -> Result<()> {
 }
 
 /// Makes the application write; 0 stops it. That is an update of the Deployment too.
-fn load(s: &Side, every_ms: u32) -> Result<()> {
+pub(super) fn load(s: &Side, every_ms: u32) -> Result<()> {
     let (object, variable) = (format!("deployment/{}", s.kernel), format!("LOAD_EVERY_MS={every_ms}"));
     s.cluster.kubectl(&["set", "env", &object, "-n", &s.namespace, "-c", APP, &variable])?;
     s.rolled_out()
 }
 
 /// How many writes the application of the pod that holds the kernel was told of.
-fn acknowledged(s: &Side) -> Result<u64> {
+pub(super) fn acknowledged(s: &Side) -> Result<u64> {
     until("the application writes", PATIENCE, || {
         let log = s.cluster.kubectl(&["logs", &name_of(&s.pod()?), "-n", &s.namespace, "-c", APP, "--tail=20"])?;
         Ok(log.lines().rev().find_map(|l| l.strip_prefix("acknowledged ")?.parse().ok()))
@@ -64,7 +64,7 @@ fn acknowledged(s: &Side) -> Result<u64> {
 }
 
 /// The application still writes, after everything.
-fn goes_on(p: &Pair, before: u64) -> Result<u64> {
+pub(super) fn goes_on(p: &Pair, before: u64) -> Result<u64> {
     let now = acknowledged(&p.east)?;
     ensure!(now > before, "{now} writes after the upgrade, {before} before it");
     until("more is acknowledged", PATIENCE, || Ok(Some(acknowledged(&p.east)?).filter(|n| *n > now)))
@@ -81,7 +81,7 @@ fn roll_back(c: &Cluster) -> Result<()> {
     c.helm(&["rollback", OPERATOR, "--namespace", SYSTEM, "--wait", "--timeout", "300s"], "").map(drop)
 }
 
-fn restart(s: &Side) -> Result<()> {
+pub(super) fn restart(s: &Side) -> Result<()> {
     let object = format!("deployment/{}", s.kernel);
     s.cluster.kubectl(&["rollout", "restart", &object, "-n", &s.namespace])?;
     s.rolled_out()
@@ -99,7 +99,7 @@ fn has_agent_of(s: &Side, image: &Archive) -> Result<()> {
 }
 
 /// The names that the application gave are numbers from 0 on: at either side each must be there, once.
-fn all_arrived_once(p: &Pair, acknowledged: u64) -> Result<()> {
+pub(super) fn all_arrived_once(p: &Pair, acknowledged: u64) -> Result<()> {
     let query = r#"MATCH a: Airport WHERE a.name = "load" RETURN a.iata ORDER BY a.iata"#;
     let written = p.east.rows(query)?;
     let want: Vec<Vec<String>> = (0..written.len()).map(|n| vec![format!("{n:04X}")]).collect();
