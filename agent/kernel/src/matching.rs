@@ -2,6 +2,7 @@
 
 use crate::error::KernelError;
 use crate::names::{Bound, Params};
+use crate::sorted::first_rows;
 use crate::system::as_row;
 use crate::tx::Tx;
 use mew_lang::check::comparisons;
@@ -21,7 +22,7 @@ type Result<T> = std::result::Result<T, KernelError>;
 /// Candidates that are counted to find the order of steps: beyond it more or less makes no difference.
 const ENOUGH: usize = 1000;
 /// Rows that one statement may hold in memory.
-const MAX_ROWS: usize = 10_000_000;
+pub(crate) const MAX_ROWS: usize = 10_000_000;
 
 /// One binding of the variables; slots of variables that are not bound yet are empty.
 pub type Row = Vec<Option<Stored>>;
@@ -120,7 +121,7 @@ impl Env for RowEnv<'_, '_> {
     }
 }
 
-enum Step<'m> {
+pub(crate) enum Step<'m> {
     /// Enumerate a node variable.
     Node(usize),
     /// Follow an edge pattern from an end that is bound already, or enumerate the edges of its type.
@@ -190,6 +191,10 @@ impl<'m> Order<'m> {
         }
         Ok(Order { steps, tests })
     }
+
+    pub(crate) fn steps(&self) -> &[Step<'m>] {
+        &self.steps
+    }
 }
 
 impl Matcher<'_, '_> {
@@ -202,7 +207,7 @@ impl Matcher<'_, '_> {
         self.step(0, &mut row, found)
     }
 
-    fn passes(&self, at: usize, row: &Row) -> Result<bool> {
+    pub(crate) fn passes(&self, at: usize, row: &Row) -> Result<bool> {
         let env = RowEnv { tx: self.tx, params: self.params, row, bound: None };
         for t in &self.order.tests[at] {
             if !passes(Some(t), &env)? {
@@ -344,7 +349,7 @@ impl Matcher<'_, '_> {
 }
 
 /// How the entities that a variable may stand for are found; each is tested afterwards.
-enum Access {
+pub(crate) enum Access {
     /// The holder of a unique value, by declaring type and attribute.
     One(Number, Number, Value),
     /// Those with an indexed value that has such a key.
@@ -354,7 +359,7 @@ enum Access {
     None,
 }
 
-fn access(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<Access> {
+pub(crate) fn access(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<Access> {
     let o = tx.ontology();
     let (Some(filter), Some(t)) = (m.filter.as_ref(), m.vars[v].ty.and_then(|t| o.by_number(t))) else {
         return Ok(Access::All);
@@ -454,7 +459,11 @@ pub fn query(tx: &Tx<'_>, params: &Params, q: &Query) -> Result<Vec<Vec<Value>>>
     let mut rows = Vec::new();
     if enough != Some(0) {
         let order = Order::of(tx, params, &q.matching)?;
-        let _ = Matcher { tx, params, m: &q.matching, order: &order }.run(Vec::new(), &mut |r| {
+        let matcher = Matcher { tx, params, m: &q.matching, order: &order };
+        if let Some(rows) = first_rows(&matcher, &q.returns)? {
+            return finish(rows, &q.returns);
+        }
+        let _ = matcher.run(Vec::new(), &mut |r| {
             if rows.len() >= MAX_ROWS {
                 return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows; use LIMIT")));
             }

@@ -236,6 +236,22 @@ impl<'a> Tx<'a> {
         Ok(changed(of_view, changes.map(|((_, _, key, ent), here)| ((*key, *ent), *here))))
     }
 
+    /// As [`View::first_ordered`]; `None` if this commit changes the index, as nothing is merged here.
+    pub(crate) fn first_ordered(
+        &self,
+        (scope, attr): (Number, Number),
+        range: RangeInclusive<OrderKey>,
+        after: Option<(OrderKey, u32)>,
+        descending: bool,
+        most: usize,
+    ) -> Result<Option<Vec<(OrderKey, u32)>>> {
+        let here = (scope, attr, OrderKey::MIN, 0)..=(scope, attr, OrderKey::MAX, u32::MAX);
+        if self.layers.iter().any(|l| l.ordered.range(here.clone()).next().is_some()) {
+            return Ok(None);
+        }
+        Ok(Some(self.view.first_ordered(scope, attr, range, after, descending, most)?))
+    }
+
     /// About how many [`Tx::ordered`] would find; at most `most`.
     pub fn count_ordered(
         &self,
