@@ -62,7 +62,8 @@ impl World {
         }
         step("load the images", || {
             let load = |c: &Cluster| {
-                [&self.prepared.mew, &self.prepared.next, &self.prepared.app].into_iter().try_for_each(|i| c.load(i))
+                let p = &self.prepared;
+                [&p.mew, &p.next, &p.older, &p.app].into_iter().try_for_each(|i| c.load(i))
             };
             at_both(self, load).map(drop)
         })
