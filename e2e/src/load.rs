@@ -30,9 +30,7 @@ impl Load {
     fn query(self) -> &'static str {
         match self {
             Load::Airports => r#"MATCH a: Airport WHERE a.name = "load" RETURN a.iata ORDER BY a.iata"#,
-            Load::Inspections => {
-                r#"MATCH i: Inspection WHERE i.airport = "LOAD" RETURN i.finding ORDER BY i.finding"#
-            }
+            Load::Inspections => r#"MATCH i: Inspection WHERE i.airport = "LOAD" RETURN i.finding ORDER BY i.finding"#,
         }
     }
 
