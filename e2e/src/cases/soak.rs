@@ -74,9 +74,12 @@ fn faults_under_probes(w: &World, p: &Pair) -> Result<(Vec<Probe>, Vec<Probe>)> 
     let grace = Grace([AtomicU64::new(GRACE_MS), AtomicU64::new(GRACE_MS)]);
     thread::scope(|s| {
         let (over, grace) = (&over, &grace);
-        let probing = |at: At, watch| Prober { p, at, watch, grace: grace.of(at), over }.probes();
-        let from_east = s.spawn(move || probing(At::East, east));
-        let from_west = s.spawn(move || probing(At::West, west));
+        let prober = move |at: At| {
+            let watch = if at == At::East { east } else { west };
+            Prober { p, at, watch, grace: grace.of(at), over }
+        };
+        let from_east = s.spawn(move || prober(At::East).probes());
+        let from_west = s.spawn(move || prober(At::West).probes());
         let survived = survives(w, p, grace);
         over.store(true, Ordering::SeqCst);
         let panicked = |_| anyhow!("a prober panicked");
@@ -164,10 +167,10 @@ fn befalls(w: &World, p: &Pair, grace: &Grace, planned: &Planned) -> Result<()> 
     let began = Instant::now();
     mending(
         || {
-            breaks(w, p, fault)?;
+            begins(w, p, fault)?;
             rest(lasts.saturating_sub(began.elapsed()))
         },
-        || mends(w, p, fault),
+        || ends(w, p, fault),
     )?;
     let mended = Instant::now();
     all_is_well(w, p)?;
@@ -192,7 +195,7 @@ fn cluster(w: &World, at: At) -> &Cluster {
     }
 }
 
-fn breaks(w: &World, p: &Pair, fault: Fault) -> Result<()> {
+fn begins(w: &World, p: &Pair, fault: Fault) -> Result<()> {
     match fault {
         Fault::PodDeleted(at) => breaks::delete_pod(side(p, at)),
         Fault::AgentKilled(at) => breaks::kill_agent(side(p, at)),
@@ -206,7 +209,7 @@ fn breaks(w: &World, p: &Pair, fault: Fault) -> Result<()> {
     }
 }
 
-fn mends(w: &World, p: &Pair, fault: Fault) -> Result<()> {
+fn ends(w: &World, p: &Pair, fault: Fault) -> Result<()> {
     match fault {
         // Kubernetes does.
         Fault::PodDeleted(_) | Fault::AgentKilled(_) | Fault::RolledOut(_) | Fault::LeaderKilled(_) => Ok(()),
