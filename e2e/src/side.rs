@@ -137,6 +137,14 @@ impl Side {
         self.becomes_ready("remote", self.peer).map(drop)
     }
 
+    /// Since when the Remote has been ready without a break.
+    pub fn connected_since(&self) -> Result<String> {
+        let r = self.object("remote", self.peer)?;
+        let ready = condition(&r, "Ready").context("no Ready")?;
+        ensure!(ready["status"] == "True", "{}: {ready}", self.cluster.name);
+        Ok(ready["lastTransitionTime"].as_str().context("no lastTransitionTime")?.to_owned())
+    }
+
     pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<()> {
         self.cluster.patch(kind, &self.namespace, name, patch)
     }

@@ -11,8 +11,7 @@ use crate::steps::say;
 use crate::wait::{PATIENCE, until};
 use crate::world::{World, at_both};
 use anyhow::{Context, Result, ensure};
-use mew_tests::kstatus::condition;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 pub const CASE: Case = Case {
@@ -80,15 +79,10 @@ impl Seen {
     }
 }
 
-fn ready_since(s: &Side) -> Result<Value> {
-    let r = s.object("remote", s.peer)?;
-    Ok(condition(&r, "Ready").context("no Ready")?["lastTransitionTime"].clone())
-}
-
 fn are_renewed(w: &World, p: &Pair) -> Result<()> {
     let (east, west) = (w.east_said()?, w.west_said()?);
     let since = (east.now_ms(), west.now_ms());
-    let connected = [ready_since(&p.east)?, ready_since(&p.west)?];
+    let connected = [p.east.connected_since()?, p.west.connected_since()?];
     let mut seen = [Seen::default(), Seen::default()];
     let (mut from_east, mut from_west) = (Vec::new(), Vec::new());
     for n in 1..=RENEWALS {
@@ -110,7 +104,10 @@ fn are_renewed(w: &World, p: &Pair) -> Result<()> {
         }
         Ok(seen.iter().all(|s| s.of_peer.len() > 1).then_some(()))
     })?;
-    ensure!(connected == [ready_since(&p.east)?, ready_since(&p.west)?], "the connection was not up all the time");
+    ensure!(
+        connected == [p.east.connected_since()?, p.west.connected_since()?],
+        "the connection was not up all the time"
+    );
     for s in p.sides() {
         let log = s.agent_log()?;
         ensure!(!log.contains("certificate has expired"), "{}: a connection outlived its certificate", s.cluster.name);

@@ -4,12 +4,11 @@
 use super::{Case, mending};
 use crate::install::restricted_namespace;
 use crate::pair::{Pair, nobody};
-use crate::side::{AGENT, Side};
+use crate::side::AGENT;
 use crate::wait::{PATIENCE, until};
 use crate::world::World;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mew_tests::dirs::root;
-use mew_tests::kstatus::condition;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -32,12 +31,14 @@ fn run(w: &mut World) -> Result<()> {
     let w = &*w;
     let (east, west) = (w.east_said()?, w.west_said()?);
     let since = (east.now_ms(), west.now_ms());
-    let connected = [ready_since(&p.east)?, ready_since(&p.west)?];
+    let connected = [p.east.connected_since()?, p.west.connected_since()?];
     let c = &w.east;
     mending(
         || {
             let before = p.west.agent_log()?.len();
-            c.apply(&impostor(&p, &w.prepared.mew.name)?.to_string())?;
+            let impostor = impostor(&p, &w.prepared.mew.name)?.to_string();
+            // A namespace gets the account that pods need a moment after it is made.
+            until("the impostor is there", PATIENCE, || c.apply(&impostor).map(Some))?;
             forge(&p)?;
             is_refused_by_name(&p, before)
         },
@@ -48,7 +49,10 @@ fn run(w: &mut World) -> Result<()> {
     let inspection = p.write_west()?.seen_by(west);
     p.arrives_east(&inspection)?;
     ensure!(p.west.rows(&forged())?.is_empty(), "what the impostor wrote is in the west");
-    ensure!(connected == [ready_since(&p.east)?, ready_since(&p.west)?], "the connection was not up all the time");
+    ensure!(
+        connected == [p.east.connected_since()?, p.west.connected_since()?],
+        "the connection was not up all the time"
+    );
     p.same()?;
     east.verdict(&[airport.has_arrived(east)])?;
     west.verdict(&[inspection.has_arrived(west)])?;
@@ -58,14 +62,6 @@ fn run(w: &mut World) -> Result<()> {
 
 fn forged() -> String {
     format!(r#"MATCH a: Airport WHERE a.iata = "{FORGED}" RETURN a.iata"#)
-}
-
-/// Since when the Remote has been ready.
-fn ready_since(s: &Side) -> Result<Value> {
-    let r = s.object("remote", s.peer)?;
-    let ready = condition(&r, "Ready").context("no Ready")?;
-    ensure!(ready["status"] == "True", "{}: {ready}", s.cluster.name);
-    Ok(ready["lastTransitionTime"].clone())
 }
 
 /// It has everything that ours has, but for our CA's key.
