@@ -62,15 +62,12 @@ impl<'a> View<'a> {
 
     /// Also finds tombstones.
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
-        let candidates = {
+        let (first, others) = {
             let st = self.state()?;
-            let mut all: Vec<u32> = st.index.candidates(sync_id).collect();
-            if !self.is_newest(&st) {
-                all.extend(st.history.find(sync_id));
-            }
-            all
+            let older = (!self.is_newest(&st)).then(|| st.history.find(sync_id));
+            one_and_others(st.index.candidates(sync_id).chain(older.into_iter().flatten()))
         };
-        for ent in candidates {
+        for ent in first.into_iter().chain(others) {
             if let Some(s) = self.get(ent)?
                 && EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id)
             {
@@ -138,12 +135,12 @@ impl<'a> View<'a> {
 
     /// The living entity that holds a unique value.
     pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<Stored>> {
-        let candidates: Vec<u32> = {
+        let (first, others) = {
             let st = self.state()?;
             let hash = st.index.unique_hash(scope, attr, v);
-            st.index.unique_with(hash).chain(st.history.unique(hash)).collect()
+            one_and_others(st.index.unique_with(hash).chain(st.history.unique(hash)))
         };
-        for ent in candidates {
+        for ent in first.into_iter().chain(others) {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
                 let is_of = || self.ontology.by_number(e.ty).is_some_and(|t| t.unique.contains(&(scope, attr)));
@@ -241,6 +238,11 @@ impl Drop for View<'_> {
     fn drop(&mut self) {
         self.store.look_ends(self.commit);
     }
+}
+
+/// Nearly always there is one candidate at most, and no list has to be made for it.
+fn one_and_others(mut all: impl Iterator<Item = u32>) -> (Option<u32>, Vec<u32>) {
+    (all.next(), all.collect())
 }
 
 /// Reads a record, from the file without the lock: commits do not wait for the disk.
