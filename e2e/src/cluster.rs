@@ -2,9 +2,10 @@
 
 use crate::engine::Engine;
 use crate::prepare::{Archive, Prepared, Tools};
-use crate::run::{both, output, output_within};
+use crate::run::{CALL, both, output_within};
 use crate::wait::until;
 use anyhow::{Context, Result, ensure};
+use mew_tests::kubectl::Kubectl;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +21,9 @@ pub struct Cluster {
     pub trust_domain: &'static str,
     pub engine: Engine,
     tools: Tools,
+    kubectl: Kubectl,
     kubeconfig: PathBuf,
-    /// Of kubectl and helm, whose caches shall not be the user's.
+    /// Of kubectl and helm, whose caches shall not be the user's; logs about this cluster go there too.
     home: PathBuf,
 }
 
@@ -29,7 +31,8 @@ impl Cluster {
     pub fn new(name: &'static str, trust_domain: &'static str, p: &Prepared) -> Self {
         let home = p.logs.join(name);
         let kubeconfig = home.join("kubeconfig");
-        Cluster { name, trust_domain, engine: p.engine, tools: p.tools.clone(), kubeconfig, home }
+        let kubectl = Kubectl::new(&p.tools.kubectl, &kubeconfig, &home);
+        Cluster { name, trust_domain, engine: p.engine, tools: p.tools.clone(), kubectl, kubeconfig, home }
     }
 
     // ------------------------------------------------------------------ kind
@@ -109,7 +112,7 @@ impl Cluster {
     /// A program that finds this cluster.
     pub fn command(&self, program: &Path) -> Command {
         let mut c = Command::new(program);
-        c.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.home.join("kube-cache"));
+        c.envs(self.kubectl.environment());
         for (variable, dir) in
             [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
         {
@@ -118,23 +121,17 @@ impl Cluster {
         c
     }
 
-    /// Where logs about this cluster go.
-    pub fn logs(&self) -> PathBuf {
-        self.home.clone()
-    }
-
-    pub fn kubectl_command(&self) -> Command {
-        self.command(&self.tools.kubectl)
+    /// kubectl at this cluster.
+    pub fn client(&self) -> &Kubectl {
+        &self.kubectl
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
+        self.kubectl.run(args)
     }
 
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let mut c = self.kubectl_command();
-        c.args(args);
-        output(c, stdin)
+        self.kubectl.run_with(args, stdin)
     }
 
     pub fn helm(&self, args: &[&str], values: &str) -> Result<String> {
@@ -147,7 +144,7 @@ impl Cluster {
     pub fn mew(&self, args: &[&str]) -> Result<(String, String)> {
         let mut c = self.command(&self.tools.mew);
         c.args(args);
-        both(c, "", crate::run::CALL)
+        both(c, "", CALL)
     }
 
     // --------------------------------------------------------------- objects
@@ -158,30 +155,16 @@ impl Cluster {
 
     /// `None` if there is no such object. The namespace is empty for kinds without one.
     pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let mut args = vec!["get", kind, name, "-o", "json", "--ignore-not-found"];
-        if !namespace.is_empty() {
-            args.extend(["-n", namespace]);
-        }
-        let text = self.kubectl(&args)?;
-        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
+        self.kubectl.find(kind, namespace, name)
     }
 
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        self.find(kind, namespace, name)?.with_context(|| format!("{kind} {name} does not exist in {namespace:?}"))
+        self.kubectl.get(kind, namespace, name)
     }
 
     /// Objects with these labels; an empty namespace means none or all of them.
     pub fn list(&self, kind: &str, namespace: &str, labels: &str) -> Result<Vec<Value>> {
-        let mut args = vec!["get", kind, "-o", "json"];
-        args.extend(if namespace.is_empty() { vec!["-A"] } else { vec!["-n", namespace] });
-        if !labels.is_empty() {
-            args.extend(["-l", labels]);
-        }
-        let mut all: Value = serde_json::from_str(&self.kubectl(&args)?)?;
-        match all["items"].take() {
-            Value::Array(items) => Ok(items),
-            other => anyhow::bail!("kubectl get {kind}: no list: {other}"),
-        }
+        self.kubectl.list(kind, namespace, labels)
     }
 
     /// Waits until an object is as it should be; a failure shows its status.

@@ -1,6 +1,7 @@
 //! One side of a pair: a workload with a kernel beside it, in a namespace of a cluster.
 
 use crate::cluster::{Cluster, is_ready, name_of, stays};
+use crate::prepare::Archive;
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::condition;
@@ -52,6 +53,30 @@ impl Side {
 
     pub fn rolled_out(&self) -> Result<()> {
         self.cluster.rolled_out(&self.namespace, self.kernel)
+    }
+
+    /// New pods take the place of the old ones, with the agent of now.
+    pub fn restart(&self) -> Result<()> {
+        let object = format!("deployment/{}", self.kernel);
+        self.cluster.kubectl(&["rollout", "restart", &object, "-n", &self.namespace])?;
+        self.rolled_out()
+    }
+
+    /// As declared: several tags are one program, so what the node says that it runs may be any of them.
+    pub fn has_agent_of(&self, image: &Archive) -> Result<()> {
+        // The pod before it may still be ending.
+        until(&format!("the agent in {} is of {}", self.cluster.name, image.name), PATIENCE, || {
+            let pod = self.wait_for_pod()?;
+            let agent =
+                pod["spec"]["initContainers"].as_array().and_then(|all| all.iter().find(|c| c["name"] == AGENT));
+            let of = &agent.context("there is no agent")?["image"];
+            Ok((*of == image.name).then_some(()))
+        })
+    }
+
+    /// What the agent of the pod that has the kernel says.
+    pub fn agent_log(&self) -> Result<String> {
+        self.cluster.kubectl(&["logs", &name_of(&self.pod()?), "-n", &self.namespace, "-c", AGENT])
     }
 
     // ----------------------------------------------------------------- data
@@ -110,6 +135,14 @@ impl Side {
     pub fn all_ready(&self) -> Result<()> {
         self.syncs.iter().try_for_each(|s| self.becomes_ready("sync", s).map(drop))?;
         self.becomes_ready("remote", self.peer).map(drop)
+    }
+
+    /// Since when the Remote has been ready without a break.
+    pub fn connected_since(&self) -> Result<String> {
+        let r = self.object("remote", self.peer)?;
+        let ready = condition(&r, "Ready").context("no Ready")?;
+        ensure!(ready["status"] == "True", "{}: {ready}", self.cluster.name);
+        Ok(ready["lastTransitionTime"].as_str().context("no lastTransitionTime")?.to_owned())
     }
 
     pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<()> {

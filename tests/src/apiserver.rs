@@ -3,27 +3,26 @@
 
 use crate::assets::kube_assets;
 use crate::dirs::scratch;
+use crate::kubectl::Kubectl;
 use crate::pki;
 use crate::ports::free_port;
-use crate::process::{Process, dying_with_us, run};
+use crate::process::{Process, dying_with_us};
 use crate::wait::until;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// It takes 2 or 3 seconds; this is for a machine that is busy with something else.
 const START: Duration = Duration::from_secs(120);
-/// The longest that one kubectl may take, `kubectl wait` included.
-const KUBECTL: Duration = Duration::from_secs(240);
 /// Nobody wants what they have not written yet.
 const GRACE: Duration = Duration::from_secs(1);
 const KUBECONFIG: &str = "kubeconfig";
 
 pub struct ApiServer {
     dir: PathBuf,
+    kubectl: Kubectl,
     port: u16,
     etcd_port: u16,
     /// The version that it behaves like, if not its own.
@@ -53,7 +52,9 @@ impl ApiServer {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .arg(format!("--initial-cluster=default={peer}"));
         let etcd = Process::start("etcd", c, &dir)?.with_grace(GRACE);
-        let mut api = ApiServer { dir, port, etcd_port, emulates: version.map(str::to_owned), server: None, etcd };
+        let kubectl = Kubectl::new(&assets.kubectl, &dir.join(KUBECONFIG), &dir);
+        let mut api =
+            ApiServer { dir, kubectl, port, etcd_port, emulates: version.map(str::to_owned), server: None, etcd };
         api.write_kubeconfig()?;
         api.start_server()?;
         Ok(api)
@@ -117,19 +118,18 @@ impl ApiServer {
         &self.dir
     }
 
+    /// kubectl at this server.
+    pub fn client(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
     /// What kubectl prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
+        self.kubectl.run(args)
     }
 
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let mut c = kubectl_for(&self.dir);
-        c.args(args);
-        let out = run(c, stdin, KUBECTL)?;
-        if !out.status.success() {
-            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        self.kubectl.run_with(args, stdin)
     }
 
     pub fn apply(&self, yaml: &str) -> Result<String> {
@@ -142,17 +142,11 @@ impl ApiServer {
 
     /// `None` if there is no such object. The namespace is empty for kinds without one.
     pub fn find_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let mut args = vec!["get", kind, name, "-o", "json", "--ignore-not-found"];
-        if !namespace.is_empty() {
-            args.extend(["-n", namespace]);
-        }
-        let text = self.kubectl(&args)?;
-        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
+        self.kubectl.find(kind, namespace, name)
     }
 
     pub fn get_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        let found = self.find_json(kind, namespace, name)?;
-        found.with_context(|| format!("{kind} {name} does not exist in {namespace:?}"))
+        self.kubectl.get(kind, namespace, name)
     }
 
     /// Waits until an object is as it should be. `what` is for the failure, which also shows the object.
@@ -206,13 +200,6 @@ impl ApiServer {
         let args = ["create", "token", account, "-n", namespace, "--audience", audience, "--duration", "24h"];
         Ok(self.kubectl(&args)?.trim().to_owned())
     }
-}
-
-/// kubectl, without arguments, for the server of this directory.
-pub fn kubectl_for(dir: &Path) -> Command {
-    let mut c = dying_with_us(&kube_assets().kubectl);
-    c.env("KUBECONFIG", dir.join(KUBECONFIG)).env("HOME", dir).env_remove("KUBECACHEDIR");
-    c
 }
 
 impl Drop for ApiServer {

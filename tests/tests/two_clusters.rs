@@ -32,7 +32,7 @@ struct Pair {
 #[test]
 fn a_declared_flow_flows_and_its_status_is_true() -> Result<()> {
     let mut p = start()?;
-    let watcher = Watcher::start(&p.east.api);
+    let watcher = Watcher::start(p.east.api.client());
     load(&p.east_agent)?;
     declare(&p)?;
     becomes_ready(&p)?;

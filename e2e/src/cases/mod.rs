@@ -2,20 +2,26 @@
 //! could not.
 
 mod ca_deleted;
+mod certificates_rotated;
+mod chart_upgrade;
 mod columns;
 mod crd_deleted;
 mod denial;
 mod dialled_from_west;
+mod foreign_ca;
+mod helm_test;
 mod inject;
 mod install;
 mod leader_lost;
 mod namespace_deleted;
+mod older_agent;
 mod operators_gone;
 mod peer_deleted;
 mod pvc_kept;
 mod pvc_wiped;
 mod revoked;
 mod rollout;
+mod soak;
 mod sync;
 mod upgrade;
 
@@ -42,12 +48,18 @@ pub const CASES: &[Case] = &[
     pvc_kept::CASE,
     rollout::CASE,
     revoked::CASE,
+    foreign_ca::CASE,
     pvc_wiped::CASE,
     upgrade::CASE,
+    older_agent::CASE,
+    chart_upgrade::CASE,
+    helm_test::CASE,
+    certificates_rotated::CASE,
     crd_deleted::CASE,
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,
+    soak::CASE,
 ];
 
 /// Mends what the body breaks, also if it fails; the next case needs it whole.
