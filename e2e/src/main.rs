@@ -4,17 +4,23 @@ mod bare;
 mod bins;
 mod cases;
 mod cluster;
+mod cut;
 mod dump;
 mod engine;
 mod install;
+mod kernel;
+mod late;
 mod pair;
 mod prepare;
 mod run;
 mod side;
 mod steps;
 mod stop;
+mod table;
 mod wait;
 mod watch;
+mod wheel;
+mod workload;
 mod world;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -202,6 +208,7 @@ fn suite(a: &Args, chosen: &[&Case], prepared: Prepared) -> Result<ExitCode> {
 fn passes(w: &mut World, c: &Case, dir: &Path) -> bool {
     say(&format!("== {}: {}", c.name, c.proves));
     let began = Instant::now();
+    dump::begin(w, dir);
     let r = (c.run)(w);
     let seconds = began.elapsed().as_secs_f32();
     match r {
