@@ -77,8 +77,6 @@ fn from_another_namespace(p: &Pair, app: &str) -> Result<()> {
     let first = &p.east;
     let claimant = Side { namespace: NAMESPACE.to_owned(), syncs: &[AIRPORTS], ..first.clone() };
     first.cluster.apply(&restricted_namespace(NAMESPACE).to_string())?;
-    is_no_label(&claimant, &format!("{}.{}", first.namespace, first.kernel))?;
-
     let (namespace, kernel) = (NAMESPACE, first.kernel);
     let workload = Workload { namespace, name: kernel, kernel, storage: "ephemeral", app }.deployment();
     let mut items = vec![workload::ontology_map(NAMESPACE, &workload::ontology()?), workload];
@@ -91,6 +89,7 @@ fn from_another_namespace(p: &Pair, app: &str) -> Result<()> {
     items.push(moved(&remote, "spec"));
     first.cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
     claimant.rolled_out()?;
+    is_no_label(&claimant, &format!("{}.{}", first.namespace, first.kernel))?;
     claimant.execute(
         r#"SPAWN Airport {iata = "XXX", name = "claimed", country = "USA", latitude = 1.5, longitude = 2.5}"#,
     )?;
