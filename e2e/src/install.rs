@@ -77,6 +77,12 @@ pub fn pods(c: &Cluster) -> Result<Vec<Value>> {
     Ok(c.list("pods", SYSTEM, &labels.join(","))?.into_iter().filter(stays).collect())
 }
 
+/// The public roots of the trust domain, as its operator publishes them.
+pub fn roots(c: &Cluster) -> Result<String> {
+    let map = c.get("configmap", SYSTEM, "mew-roots")?;
+    Ok(map["data"]["ca.crt"].as_str().context("mew-roots has no ca.crt")?.to_owned())
+}
+
 /// The container that is the operator.
 pub const CONTAINER: &str = "operator";
 

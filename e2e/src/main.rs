@@ -5,10 +5,13 @@ mod bins;
 mod breaks;
 mod cases;
 mod cluster;
+mod cut;
 mod dump;
 mod engine;
 mod faults;
 mod install;
+mod kernel;
+mod late;
 mod load;
 mod pair;
 mod prepare;
@@ -17,8 +20,11 @@ mod run;
 mod side;
 mod steps;
 mod stop;
+mod table;
 mod wait;
 mod watch;
+mod wheel;
+mod workload;
 mod world;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -217,6 +223,7 @@ fn suite(a: &Args, chosen: &[&Case], prepared: Prepared) -> Result<ExitCode> {
 fn passes(w: &mut World, c: &Case, dir: &Path) -> bool {
     say(&format!("== {}: {}", c.name, c.proves));
     let began = Instant::now();
+    dump::begin(w, dir);
     let r = (c.run)(w);
     let seconds = began.elapsed().as_secs_f32();
     match r {

@@ -3,16 +3,15 @@
 
 use crate::cluster::Cluster;
 use crate::install::restricted_namespace;
-use crate::side::{APP, Side};
+use crate::side::Side;
 use crate::steps::step;
 use crate::wait::{PATIENCE, until};
 use crate::watch::Watch;
+use crate::workload::{self, Workload};
 use crate::world::{World, at_both};
 use anyhow::{Context, Result, ensure};
-use mew_tests::dirs::root;
 use mew_tests::watcher::Probe;
 use serde_json::{Value, json};
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -87,7 +86,7 @@ impl Pair {
     }
 
     fn workloads(&self, w: &World) -> Result<()> {
-        let ontology = fs::read_to_string(root().join("examples/airports/flights.ontology"))?;
+        let ontology = workload::ontology()?;
         let put = |c: &Cluster| {
             let s = if c.name == self.east.cluster.name { &self.east } else { &self.west };
             // Of a run before this one.
@@ -98,44 +97,16 @@ impl Pair {
         at_both(w, put).map(drop)
     }
 
-    /// What a team deploys: nothing but a label and two annotations is ours.
     fn workload(&self, s: &Side, ontology: &str) -> Value {
-        let meta = |name: &str| json!({"name": name, "namespace": s.namespace});
-        let labels = json!({"app": s.kernel, "federation.mew.dev/kernel": s.kernel});
-        let annotations = json!({
-            "federation.mew.dev/storage": format!("claim:{}", claim(s)),
-            "federation.mew.dev/ontology": "flights/flights.ontology",
-        });
-        let template = json!({
-            "metadata": {"labels": labels, "annotations": annotations},
-            "spec": {
-                "terminationGracePeriodSeconds": 10,
-                "securityContext": nobody(),
-                "containers": [{
-                    "name": APP, "image": self.app, "imagePullPolicy": "IfNotPresent",
-                    "securityContext": {
-                        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }],
-            },
-        });
-        let deployment = json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(s.kernel),
-            "spec": {
-                "replicas": 1, "selector": {"matchLabels": {"app": s.kernel}}, "template": template,
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            },
-        });
+        let storage = format!("claim:{}", claim(s));
+        let namespace = &s.namespace;
+        let deployment = Workload { namespace, name: s.kernel, kernel: s.kernel, storage: &storage, app: &self.app };
         let peers = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": meta(&peers_service(s)),
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": peers_service(s), "namespace": namespace},
             "spec": {"type": "NodePort", "selector": {"app": s.kernel}, "ports": [{"port": FEDERATION}]},
         });
-        let ontology = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("flights"),
-            "data": {"flights.ontology": ontology},
-        });
-        let items = [restricted_namespace(&s.namespace), ontology, claim_object(s), peers, deployment];
+        let ontology = workload::ontology_map(namespace, ontology);
+        let items = [restricted_namespace(namespace), ontology, claim_object(s), peers, deployment.deployment()];
         json!({"apiVersion": "v1", "kind": "List", "items": items})
     }
 
@@ -327,7 +298,7 @@ fn peers_service(s: &Side) -> String {
     format!("{}-peers", s.kernel)
 }
 
-fn rule(name: &str, operation: &str, types: &[&str]) -> Value {
+pub fn rule(name: &str, operation: &str, types: &[&str]) -> Value {
     json!({"name": name, "action": "Allow", "operations": [operation], "types": types})
 }
 

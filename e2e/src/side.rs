@@ -1,14 +1,14 @@
 //! One side of a pair: a workload with a kernel beside it, in a namespace of a cluster.
 
 use crate::cluster::{Cluster, is_ready, name_of, stays};
+pub use crate::kernel::AGENT;
+use crate::kernel::Kernel;
 use crate::prepare::Archive;
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::condition;
 use serde_json::Value;
 
-/// The sidecar that is injected.
-pub const AGENT: &str = "mew-agent";
 /// The container of the application.
 pub const APP: &str = "app";
 
@@ -81,26 +81,14 @@ impl Side {
 
     // ----------------------------------------------------------------- data
 
-    /// Runs a statement beside the agent, as people do.
-    fn mew(&self, command: &[&str]) -> Result<String> {
-        let pod = name_of(&self.pod()?);
-        let mut args = vec!["exec", pod.as_str(), "-n", &self.namespace, "-c", AGENT, "--", "mew"];
-        args.extend(command);
-        self.cluster.kubectl(&args)
-    }
-
     pub fn execute(&self, statement: &str) -> Result<()> {
-        self.mew(&["exec", statement]).map(drop)
+        let pod = name_of(&self.pod()?);
+        Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod }.execute(statement)
     }
 
     pub fn rows(&self, query: &str) -> Result<Vec<Vec<String>>> {
-        let text = self.mew(&["query", "-o", "csv", query])?;
-        let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let mut rows = Vec::new();
-        for r in reader.records() {
-            rows.push(r?.iter().map(str::to_owned).collect());
-        }
-        Ok(rows)
+        let pod = name_of(&self.pod()?);
+        Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod }.rows(query)
     }
 
     pub fn wait_for_rows(&self, what: &str, query: &str, good: impl Fn(&[Vec<String>]) -> bool) -> Result<()> {
@@ -125,11 +113,7 @@ impl Side {
 
     /// Ready about the spec as it is.
     pub fn becomes_ready(&self, kind: &str, name: &str) -> Result<Value> {
-        let good = |o: &Value| {
-            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
-            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
-        };
-        self.wait(kind, name, "is ready", good)
+        self.cluster.becomes_ready(kind, &self.namespace, name)
     }
 
     pub fn all_ready(&self) -> Result<()> {
