@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod assets;
+pub mod charts;
 pub mod cluster;
 pub mod dirs;
 pub mod go;
