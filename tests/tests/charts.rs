@@ -1,9 +1,12 @@
 //! The charts: what they render, what they refuse, what they say of themselves, and what real API servers say to them.
 //!
-//! `MEW_WRITE_GOLDEN=1` writes the renderings and the tables of the READMEs anew, for a person to read the difference.
+//! `MEW_WRITE_GOLDEN=1` writes the renderings, the tables of the READMEs and the page of rights anew, for a person to read the
+//! difference.
 
 #[path = "charts/papers.rs"]
 mod papers;
+#[path = "charts/rights_page.rs"]
+mod rights_page;
 #[path = "charts/rules.rs"]
 mod rules;
 #[path = "charts/servers.rs"]
