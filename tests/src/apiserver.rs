@@ -19,31 +19,43 @@ const START: Duration = Duration::from_secs(120);
 /// Nobody wants what they have not written yet.
 const GRACE: Duration = Duration::from_secs(1);
 const KUBECONFIG: &str = "kubeconfig";
+const AUDIT: &str = "audit.log";
+const AUDIT_POLICY: &str = "audit-policy.json";
 
 pub struct ApiServer {
     dir: PathBuf,
     kubectl: Kubectl,
     port: u16,
     etcd_port: u16,
-    /// The version that it behaves like, if not its own.
-    emulates: Option<String>,
+    setup: Setup,
     server: Option<Process>,
     etcd: Process,
+}
+
+/// What is not usual about a server.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// The version that it behaves like, such as `1.33`, if not its own: it serves and validates what that version did.
+    pub emulates: Option<String>,
+    /// Whether it writes down who asked for what; see [`ApiServer::audit`].
+    pub is_audited: bool,
+    /// The port at which it listens to everybody, instead of a free one of loopback: only in a network of its own.
+    pub port: Option<u16>,
 }
 
 impl ApiServer {
     /// Starts an empty one, with a directory of that name.
     pub fn start(name: &str) -> Result<Self> {
-        Self::start_as(name, None)
+        Self::start_as(name, Setup::default())
     }
 
-    /// Starts one that behaves like an older version, such as `1.33`: it serves and validates what that version did.
-    pub fn start_as(name: &str, version: Option<&str>) -> Result<Self> {
+    pub fn start_as(name: &str, setup: Setup) -> Result<Self> {
         let assets = kube_assets();
         let dir = scratch(name)?;
         println!("logs of {name}: {}", dir.display());
         pki::make(&dir.join("pki"))?;
-        let (port, etcd_port, peer_port) = (free_port()?, free_port()?, free_port()?);
+        let (etcd_port, peer_port) = (free_port()?, free_port()?);
+        let port = setup.port.map_or_else(free_port, Ok)?;
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
         let mut c = dying_with_us(&assets.etcd);
         c.args(["--unsafe-no-fsync", "--log-level", "warn", "--data-dir"])
@@ -53,9 +65,16 @@ impl ApiServer {
             .arg(format!("--initial-cluster=default={peer}"));
         let etcd = Process::start("etcd", c, &dir)?.with_grace(GRACE);
         let kubectl = Kubectl::new(&assets.kubectl, &dir.join(KUBECONFIG), &dir);
-        let mut api =
-            ApiServer { dir, kubectl, port, etcd_port, emulates: version.map(str::to_owned), server: None, etcd };
-        api.write_kubeconfig()?;
+        let mut api = ApiServer { dir, kubectl, port, etcd_port, setup, server: None, etcd };
+        let pki = |f: &str| api.dir.join("pki").join(f);
+        let admin = json!({"client-certificate": pki("admin.crt"), "client-key": pki("admin.key")});
+        api.write_kubeconfig(&api.kubeconfig(), &api.url(), &admin)?;
+        // Who, what and how it ended; no contents.
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata"}],
+        });
+        fs::write(api.dir.join(AUDIT_POLICY), policy.to_string())?;
         api.start_server()?;
         Ok(api)
     }
@@ -64,7 +83,9 @@ impl ApiServer {
     pub fn start_server(&mut self) -> Result<()> {
         let pki = |f: &str| self.dir.join("pki").join(f).display().to_string();
         let mut c = dying_with_us(&kube_assets().kube_apiserver);
-        c.args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
+        let listen = if self.setup.port.is_some() { "0.0.0.0" } else { "127.0.0.1" };
+        c.arg(format!("--bind-address={listen}"))
+            .args(["--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
             .arg(format!("--secure-port={}", self.port))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
             .args(["--etcd-compaction-interval=0", "--etcd-count-metric-poll-period=0"])
@@ -77,7 +98,11 @@ impl ApiServer {
             .arg(format!("--service-account-signing-key-file={}", pki("sa.key")))
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"])
             .arg("--event-ttl=10m")
-            .args(self.emulates.iter().map(|v| format!("--emulated-version={v}")));
+            .args(self.setup.emulates.iter().map(|v| format!("--emulated-version={v}")));
+        if self.setup.is_audited {
+            c.arg(format!("--audit-policy-file={}", self.dir.join(AUDIT_POLICY).display()))
+                .arg(format!("--audit-log-path={}", self.dir.join(AUDIT).display()));
+        }
         self.server = Some(Process::start("kube-apiserver", c, &self.dir)?.with_grace(GRACE));
         until("the API server is ready", START, || {
             self.etcd.check()?;
@@ -95,17 +120,38 @@ impl ApiServer {
         self.server = None;
     }
 
-    fn write_kubeconfig(&self) -> Result<()> {
-        let pki = |f: &str| self.dir.join("pki").join(f);
-        let server = format!("https://127.0.0.1:{}", self.port);
+    fn write_kubeconfig(&self, file: &Path, url: &str, user: &Value) -> Result<()> {
+        let ca = self.dir.join("pki/ca.crt");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": pki("ca.crt")}}],
-            "users": [{"name": "admin", "user": {"client-certificate": pki("admin.crt"), "client-key": pki("admin.key")}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": ca}}],
+            "users": [{"name": "user", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
         });
         // JSON is YAML.
-        Ok(fs::write(self.kubeconfig(), serde_json::to_vec_pretty(&config)?)?)
+        fs::write(file, serde_json::to_vec_pretty(&config)?).with_context(|| file.display().to_string())
+    }
+
+    /// Where it is, for whoever is on this machine.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Of a service account, which reaches the server at this URL.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str, url: &str) -> Result<PathBuf> {
+        let token = self.kubectl(&["create", "token", account, "-n", namespace, "--duration", "24h"])?;
+        let file = self.dir.join(format!("{namespace}.{account}.kubeconfig"));
+        self.write_kubeconfig(&file, url, &json!({"token": token.trim()}))?;
+        Ok(file)
+    }
+
+    /// Every request so far and how it ended, as the server has written it down.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let file = self.dir.join(AUDIT);
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|l| serde_json::from_str(l).with_context(|| l.to_owned())).collect()
     }
 
     /// Of an administrator.

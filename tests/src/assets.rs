@@ -1,6 +1,6 @@
 //! etcd, kube-apiserver and kubectl: given, or built once from `tests/kube` by Go.
 
-use crate::go::{self, FLAGS, built_once};
+use crate::go;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,9 @@ fn find() -> Result<Assets> {
 fn built() -> Result<PathBuf> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube");
     let gomod = fs::read_to_string(module.join("go.mod"))?;
-    let (flags, ldflags) = (format!("{FLAGS} -mod=readonly"), ldflags(&gomod)?);
-    let recipe = format!("{flags}\n{ldflags}\n{gomod}");
-    let bin = go::directory("bin")?;
-    for (name, package, takes) in PROGRAMS {
-        built_once(&bin, name, &recipe, takes, |part| {
-            let mut c = go::go(&module, &flags);
-            c.args(["build", "-ldflags", &ldflags, "-o"]).arg(part).arg(package);
-            go::finish(c)
-        })?;
+    let (ldflags, bin) = (ldflags(&gomod)?, go::directory("bin")?);
+    for program in PROGRAMS {
+        go::built_of(&module, &bin, &ldflags, program)?;
     }
     Ok(bin)
 }

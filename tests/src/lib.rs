@@ -2,8 +2,10 @@
 
 pub mod apiserver;
 pub mod assets;
+pub mod charts;
 pub mod cluster;
 pub mod dirs;
+pub mod flights;
 pub mod go;
 pub mod http;
 pub mod kstatus;
