@@ -2,10 +2,15 @@
 
 pub mod apiserver;
 pub mod assets;
+pub mod charts;
 pub mod cluster;
 pub mod dirs;
+pub mod flights;
+pub mod go;
 pub mod http;
 pub mod kstatus;
+pub mod kubectl;
+pub mod output;
 pub mod pki;
 pub mod ports;
 pub mod process;

@@ -1,8 +1,8 @@
-use super::upgrade::{LOAD_EVERY_MS, acknowledged, all_arrived_once, goes_on, load, restart};
 use super::{Case, mending};
 use crate::cluster::Cluster;
 use crate::install::SYSTEM;
-use crate::pair::{Pair, commit_roots};
+use crate::load::{self, EVERY_MS, Load};
+use crate::pair::commit_roots;
 use crate::side::Side;
 use crate::wait::{PATIENCE, until};
 use crate::world::World;
@@ -11,33 +11,39 @@ use serde_json::{Value, json};
 
 pub const CASE: Case = Case {
     name: "ca-rotated",
-    core: true,
-    proves: "a CA is replaced under load: not while the peer refuses the new root; no status flaps, nothing is lost",
+    core: false,
+    proves: "both CAs are replaced under load, and not while the peer refuses the new root: no status flaps, nothing is lost",
     run,
 };
 
 fn run(w: &mut World) -> Result<()> {
     let p = w.flights()?;
-    load(&p.east, LOAD_EVERY_MS)?;
+    let w = &*w;
+    Load::Airports.start(&p.east, EVERY_MS)?;
     let acknowledged = mending(
         || {
             p.all_ready()?;
-            let before = acknowledged(&p.east)?;
+            let before = load::acknowledged(&p.east)?;
             let (east, west) = (w.east_said()?, w.west_said()?);
             let since = (east.now_ms(), west.now_ms());
+            let connected = [p.east.connected_since()?, p.west.connected_since()?];
             // The side that dials, and the side that is dialled.
             rotated(&p.east, &p.west)?;
             rotated(&p.west, &p.east)?;
-            let written = goes_on(&p, before)?;
+            let written = load::goes_on(&p.east, before)?;
+            ensure!(
+                connected == [p.east.connected_since()?, p.west.connected_since()?],
+                "the connection was not up all the time"
+            );
             east.steady(&p.east.sync_names(), since.0)?;
             west.steady(&p.west.sync_names(), since.1)?;
             Ok(written)
         },
-        || load(&p.east, 0),
+        || load::stop(&p.east),
     )?;
     // Pods that are made now know nothing of the old roots.
-    p.sides().into_iter().try_for_each(restart)?;
-    all_arrived_once(&p, acknowledged)?;
+    p.sides().into_iter().try_for_each(Side::restart)?;
+    Load::Airports.all_arrived_once(&p.east, &p.west, acknowledged)?;
     p.all_ready()?;
     p.same()
 }
