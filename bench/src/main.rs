@@ -3,6 +3,7 @@
 //!
 //! Prints a table and the marks, and with `--json` writes every figure of every run. Asserts nothing about time.
 
+mod embedded;
 mod machine;
 mod marks;
 mod measure;
@@ -12,7 +13,10 @@ mod postgres;
 mod race;
 mod report;
 mod rows;
+mod soak;
+mod store;
 mod transactions;
+mod worker;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -42,12 +46,18 @@ struct Args {
     /// Seconds of each of the twelve transaction phases; 0 leaves them out
     #[arg(long, default_value_t = 2)]
     transactions: u64,
-    /// Only one part
+    /// Seconds of the soak and of commits without upkeep in `store`
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Only one part; without it `race`, `transactions` and `operator`
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// What this process is to do for another one of this program
+    #[arg(long, hide = true)]
+    worker: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,11 +72,18 @@ enum Part {
     OurTransactions,
     /// Memory of operator and agents, apply to Ready, faults
     Operator,
+    /// The store: memory, opening after kill -9, disk, commits during checkpoints and compaction
+    Store,
+    /// Changes for as long as --seconds says, with upkeep: memory, disk, and everything checked after kill -9
+    Soak,
 }
 
 fn main() -> Result<()> {
     let a = Args::parse();
-    measure(&a)
+    match &a.worker {
+        Some(work) => worker::run(work),
+        None => measure(&a),
+    }
 }
 
 fn measure(a: &Args) -> Result<()> {
@@ -75,8 +92,10 @@ fn measure(a: &Args) -> Result<()> {
         steady_seconds: a.steady,
         lag_seconds: a.lag,
         catch_up: a.catch_up,
+        seconds: a.seconds,
     };
     let wants = |parts: &[Part]| a.only.is_none_or(|o| parts.contains(&o));
+    let asked = |part: Part| a.only == Some(part);
     let machine = in_directory("machine", Machine::look)?;
     let mut r = Report::new(plan, machine);
     for run in 1..=a.runs {
@@ -101,6 +120,12 @@ fn measure(a: &Args) -> Result<()> {
             part(&mut r, run, "postgres", "transactions-postgres", |dir, say| {
                 transactions::theirs(&bin, dir, a.entities, a.transactions, say)
             })?;
+        }
+        if asked(Part::Store) {
+            part(&mut r, run, "store", "store", |dir, say| store::run(dir, a.entities, a.seconds, say))?;
+        }
+        if asked(Part::Soak) {
+            part(&mut r, run, "soak", "soak", |dir, say| soak::run(dir, a.entities, a.seconds, say))?;
         }
         if wants(&[Part::Operator]) {
             part(&mut r, run, "operator", "operator", |dir, say| operator::pair::run(dir, run, say))?;
