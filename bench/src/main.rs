@@ -9,6 +9,7 @@ mod marks;
 mod measure;
 mod operator;
 mod ours;
+mod peers;
 mod postgres;
 mod race;
 mod report;
@@ -46,7 +47,7 @@ struct Args {
     /// Seconds of each of the twelve transaction phases; 0 leaves them out
     #[arg(long, default_value_t = 2)]
     transactions: u64,
-    /// Seconds of the soak and of commits without upkeep in `store`
+    /// Seconds of the soak, of each phase of `peers`, and of commits without upkeep in `store`
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Only one part; without it `race`, `transactions` and `operator`
@@ -74,6 +75,8 @@ enum Part {
     Operator,
     /// The store: memory, opening after kill -9, disk, commits during checkpoints and compaction
     Store,
+    /// Local writes while a peer is live, slow, stopped, dead or catching up
+    Peers,
     /// Changes for as long as --seconds says, with upkeep: memory, disk, and everything checked after kill -9
     Soak,
 }
@@ -123,6 +126,9 @@ fn measure(a: &Args) -> Result<()> {
         }
         if asked(Part::Store) {
             part(&mut r, run, "store", "store", |dir, say| store::run(dir, a.entities, a.seconds, say))?;
+        }
+        if asked(Part::Peers) {
+            part(&mut r, run, "peers", "peers", |dir, say| peers::run(dir, a.entities, a.seconds, say))?;
         }
         if asked(Part::Soak) {
             part(&mut r, run, "soak", "soak", |dir, say| soak::run(dir, a.entities, a.seconds, say))?;
