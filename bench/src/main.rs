@@ -1,5 +1,6 @@
 //! Side by side with PostgreSQL's logical replication, on the same machine, in the same run: initial copy, steady stream,
-//! lag and catch-up of two agents over mTLS; then what operator and agent cost, and how soon they say what is.
+//! lag and catch-up of two agents over mTLS, and durable transactions; and what has no peer: the store by itself, local
+//! writes beside peers of all kinds, a soak, and what the operator costs. README.md says what each part measures.
 //!
 //! Prints a table and the marks, and with `--json` writes every figure of every run. Asserts nothing about time.
 
@@ -50,7 +51,10 @@ struct Args {
     /// Seconds of the soak, of each phase of `peers`, and of commits without upkeep in `store`
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Only one part; without it `race`, `transactions` and `operator`
+    /// Numbers of Syncs that `--only operator` declares, one after the other
+    #[arg(long, value_delimiter = ',', default_values_t = [10_usize, 1000, 10_000])]
+    syncs: Vec<usize>,
+    /// Only one part; without it `race`, `transactions` and the small half of `operator`
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Write all figures to this file
@@ -71,7 +75,7 @@ enum Part {
     Transactions,
     /// The same, without PostgreSQL
     OurTransactions,
-    /// Memory of operator and agents, apply to Ready, faults
+    /// Memory of operator and agents, apply to Ready, faults; thousands of Syncs, and the loss of a region
     Operator,
     /// The store: memory, opening after kill -9, disk, commits during checkpoints and compaction
     Store,
@@ -135,6 +139,9 @@ fn measure(a: &Args) -> Result<()> {
         }
         if wants(&[Part::Operator]) {
             part(&mut r, run, "operator", "operator", |dir, say| operator::pair::run(dir, run, say))?;
+        }
+        if asked(Part::Operator) {
+            part(&mut r, run, "operator", "fleet", |_, say| operator::fleet(run, &a.syncs, say))?;
         }
     }
     println!("{}", r.table());
