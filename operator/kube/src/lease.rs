@@ -140,3 +140,22 @@ impl Elector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another replica waits for [`DURATION`] from a later moment on, as it sees a renewal after it was asked for.
+    #[test]
+    fn a_tenure_is_over_before_another_may_begin() {
+        assert!(GIVE_UP + RENEW < DURATION, "also if the last try to renew begins just before it gives up");
+        let now = Instant::now();
+        let t = Tenure::new(now);
+        assert!(t.holds() && t.left() <= GIVE_UP);
+        let long_ago = now.checked_sub(GIVE_UP).expect("this machine is up for longer than that");
+        t.renew(long_ago);
+        assert!(!t.holds() && t.left().is_zero());
+        t.renew(now);
+        assert!(t.holds(), "for all who share it");
+    }
+}
