@@ -171,7 +171,7 @@ impl Board {
     /// Waits until a Sync says that its agent has this generation.
     pub async fn programmed(&self, name: &str, generation: i64) -> Result<Instant> {
         let mut news = self.news.subscribe();
-        while !self.lock().objects.get(name).is_some_and(|s| s.programmed >= generation) {
+        while self.lock().objects.get(name).is_none_or(|s| s.programmed < generation) {
             news.changed().await?;
         }
         Ok(Instant::now())

@@ -148,7 +148,7 @@ impl Drop for Held<'_> {
 impl Session {
     async fn run(self, mut from: Streaming<AgentMessage>, tx: Sender) {
         let id = loop {
-            match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation) {
+            match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation, now_ms()) {
                 Claim::Held(id) => break id,
                 Claim::Refused(p) => {
                     let _ = tx.send(Err(Status::failed_precondition(p.message))).await;

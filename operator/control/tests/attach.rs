@@ -116,7 +116,7 @@ impl Operator {
     }
 
     fn reported(&self) -> Option<Report> {
-        self.state(KERNEL).and_then(|s| s.report)
+        self.state(KERNEL).and_then(|s| s.report).map(|r| (*r).clone())
     }
 }
 
@@ -249,7 +249,7 @@ async fn only_the_kernels_own_token_opens_its_attachment() {
     }
     let state = o.state(KERNEL).expect("the kernel has an agent");
     assert!(state.attached && state.refused_claim.is_none(), "{state:?}");
-    assert_eq!(state.report, Some(report("mine")));
+    assert_eq!(state.report.as_deref(), Some(&report("mine")));
     // And it goes on.
     holder.reports(&report("still mine")).await;
     until("the next report is here", || o.reported() == Some(report("still mine"))).await;
