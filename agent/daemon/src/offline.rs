@@ -1,8 +1,9 @@
 //! What is done with a data directory while no agent runs on it.
 
+use crate::SEGMENT_BYTES;
+use crate::ontology;
 use crate::state::StateDir;
 use crate::upkeep::TOMBSTONES_MS;
-use crate::{SEGMENT_BYTES, read_ontology};
 use anyhow::{Context, Result, bail, ensure};
 use mew_kernel::Kernel;
 use mew_model::Ontology;
@@ -199,7 +200,7 @@ pub struct Compacted {
 /// Compacts a log as far as that is possible without losing what a flow still needs.
 pub fn compact(data: &Path, ontology: &Path) -> Result<Compacted> {
     let log = log_of(data)?;
-    let ontology = read_ontology(ontology)?;
+    let (_, ontology) = ontology::read(ontology)?;
     let report = check(&ReadOnlyDir::new(&log))?;
     ensure!(report.damages.is_empty(), "the log is damaged, and stays as it is: {}", listed(&report));
     let kernel_id = report.kernel_id.with_context(|| format!("{} holds no kernel yet", log.display()))?;

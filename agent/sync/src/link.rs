@@ -3,22 +3,30 @@
 mod consent;
 mod flows;
 mod greeting;
+mod outstanding;
+mod own;
+mod pump;
 mod renewal;
 mod report;
 
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
-use flows::{Flow, Own};
+use flows::Flow;
 use mew_contract::report::{Denial, Inbound};
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
+use own::Own;
 use renewal::Handover;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
 
+pub use outstanding::Outstanding;
+
+/// What a process that ends tells its peers as the reason.
+const STOPPING: &str = "Stopping";
 /// Refusals of the peer's flows that are remembered for the report.
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
@@ -55,6 +63,8 @@ pub enum Event {
     Changed(Arc<Vec<String>>),
     /// Which root this side's certificate comes from, if it is known.
     OwnRoot(Option<String>),
+    /// This process ends: the peer is told, and no connection is made or taken any more.
+    Goodbye,
 }
 
 #[derive(Clone, Debug)]
@@ -110,6 +120,8 @@ struct Session {
     nonce: u64,
     next_flow: u32,
     flows: BTreeMap<u32, Flow>,
+    /// The flow that sends first the next time.
+    turn: u32,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
     /// When it may be replaced for another root's sake.
@@ -142,6 +154,8 @@ pub struct Link {
     /// Which root this side's certificate comes from.
     own_root: Option<String>,
     handover: Option<Handover>,
+    /// Nothing is opened any more.
+    ended: bool,
 }
 
 impl Link {
@@ -165,6 +179,7 @@ impl Link {
             inbound_failed: 0,
             inbound_denied: BTreeMap::new(),
             held_due: false,
+            ended: false,
         }
     }
 
@@ -178,7 +193,7 @@ impl Link {
     }
 
     fn enabled(&self) -> bool {
-        !self.config.suspend && self.config.blocked.is_none()
+        !self.config.suspend && self.config.blocked.is_none() && !self.ended
     }
 
     /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
@@ -218,6 +233,7 @@ impl Link {
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
             Event::OwnRoot(root) => self.own_root = root,
+            Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;
@@ -343,6 +359,15 @@ impl Link {
         self.lost(now, random, Some(why));
     }
 
+    /// Says that this process ends. The connection is not closed: the peer does, once it has heard.
+    fn goodbye(&mut self, out: &mut Vec<Effect>) {
+        if let Some(c) = self.conn() {
+            send(out, c, Body::Disconnect(wire::Disconnect { reason: STOPPING.to_owned() }));
+        }
+        self.drop_flows();
+        (self.state, self.ended) = (State::Idle, true);
+    }
+
     fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
         let another_root = self.shows_another_root(now);
         match &mut self.state {
@@ -420,12 +445,7 @@ impl Link {
                 if let Some(c) = self.conn() {
                     out.push(Effect::Close(c));
                 }
-                let reason = Reason::ALL.iter().copied().find(|r| r.code() == d.reason).unwrap_or(Reason::Unreachable);
-                self.lost(
-                    now,
-                    random,
-                    Some(Problem::new(reason, format!("the peer closed the connection ({})", d.reason))),
-                );
+                self.lost(now, random, Some(parting(&d.reason)));
             }
             Body::Renew(_) => {
                 if let State::Up(s) = &mut self.state
@@ -452,6 +472,15 @@ impl Link {
             denials: self.denials.iter().cloned().collect(),
         }
     }
+}
+
+/// Why the peer closed the connection, as it says.
+fn parting(said: &str) -> Problem {
+    if said == STOPPING {
+        return Problem::new(Reason::Unreachable, "the peer's agent has stopped; flows go on when it is back");
+    }
+    let reason = Reason::ALL.iter().copied().find(|r| r.code() == said).unwrap_or(Reason::Unreachable);
+    Problem::new(reason, format!("the peer closed the connection ({said})"))
 }
 
 /// Single certificates of some PEM texts, to compare sets of them.

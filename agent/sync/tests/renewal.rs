@@ -296,6 +296,21 @@ fn nothing_is_missed_while_one_connection_takes_the_place_of_another() {
     }
 }
 
+/// What was sent over the old connection may not be confirmed: an agent that ends just then waits for the new one.
+#[test]
+fn an_end_waits_for_the_connection_that_is_on_its_way() {
+    let mut s = Side::live(true);
+    s.hear(Body::Renew(wire::Renew {}));
+    let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "late"}"#, &Params::new());
+    spawned.expect("a statement of this ontology");
+    s.handle(Event::Closed(s.conn, None));
+    let waits = |s: &Side| s.link.outstanding(s.kernel.head()).iter().map(|o| o.waits).collect::<Vec<_>>();
+    assert_eq!(waits(&s), [true]);
+    // Nobody is waited for who does not come.
+    s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers")));
+    assert_eq!(waits(&s), [false]);
+}
+
 #[test]
 fn what_is_not_known_for_long_is_not_said() {
     // The new connection cannot be made.

@@ -4,7 +4,9 @@
 mod authorities;
 mod claims;
 mod service;
+mod strangers;
 
 pub use authorities::{Authorities, Ca, State, Step, StepError, StoredError};
 pub use claims::{Claim, Registry};
 pub use service::{Backend, ControlService};
+pub use strangers::Bounded;

@@ -55,10 +55,16 @@ impl Follower {
         let mut look = tokio::time::interval(LOOK);
         let mut renew = tokio::time::interval(SERVING_RENEW);
         loop {
+            let step = async {
+                tokio::select! {
+                    _ = renew.tick() => self.serve(),
+                    _ = look.tick() => self.follow().await,
+                }
+            };
             let done = tokio::select! {
+                // What it may be writing just now is not worth waiting for.
                 () = stop.cancelled() => return,
-                _ = renew.tick() => self.serve(),
-                _ = look.tick() => self.follow().await,
+                done = step => done,
             };
             let problem =
                 done.err().map(|e| format!("the CAs that were loaded stay in force: {e:#}")).unwrap_or_default();

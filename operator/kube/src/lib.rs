@@ -4,6 +4,10 @@
 
 mod authority;
 mod backend;
+mod bundles;
+mod declared;
+mod definitions;
+mod doubt;
 mod follow;
 mod health;
 mod lead;
@@ -15,12 +19,13 @@ mod webhook;
 pub use authority::{Published, Stored, is_led, published};
 pub use webhook::WebhookOptions;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use backend::KubeBackend;
 use follow::Follower;
 use health::Health;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use lead::Leader;
 use lease::Elector;
 use mew_control::{Authorities, ControlService, Registry};
 use mew_tls::incoming;
@@ -29,6 +34,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub const MANAGER: &str = "mew-operator";
@@ -91,7 +98,9 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     };
     let health = Health::default();
     health.set_webhook(hooks.is_some().then(|| "the webhook has no certificate yet".to_owned()));
-    let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
+    let mut tasks: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
+    let probes = health::serve(health.clone(), health_listener, stop.clone());
+    tasks.spawn(async move { ("the probes", probes.await.map_err(Into::into)) });
     let client = client(&o).await?;
     let cas = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -99,7 +108,11 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     };
     let follower = Follower::new(client.clone(), o.clone(), cas)?;
     let (cas, serving) = (follower.authorities(), follower.serving());
-    let following = tokio::spawn(follower.run(stop.clone()));
+    let following = follower.run(stop.clone());
+    tasks.spawn(async move {
+        following.await;
+        ("what follows the CAs", Ok(()))
+    });
     let registry = Arc::new(Registry::default());
     let backend = Arc::new(KubeBackend::new(client.clone(), o.clone(), cas.clone(), health.clone()));
     let service = ControlService {
@@ -111,27 +124,47 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     let server = tonic::transport::Server::builder()
         .add_service(service.into_server())
         .serve_with_incoming_shutdown(incoming(listener, serving), stop.clone().cancelled_owned());
-    let server = tokio::spawn(server);
-    let webhook = o.webhook.clone().zip(hooks).map(|(w, listener)| {
+    tasks.spawn(async move { ("the service that agents attach to", server.await.map_err(Into::into)) });
+    if let Some((w, listener)) = o.webhook.clone().zip(hooks) {
         let (client, namespace) = (client.clone(), o.namespace.clone());
-        tokio::spawn(webhook::run(client, namespace, w, cas.clone(), listener, health.clone(), stop.clone()))
-    });
+        let webhook = webhook::run(client, namespace, w, cas.clone(), listener, health.clone(), stop.clone());
+        tasks.spawn(async move { ("the webhook", webhook.await) });
+    }
 
     let elector = Elector::new(client.clone(), &o.namespace, &o.identity);
-    lead::run(client, o.clone(), cas, registry, health.clone(), elector, stop.clone()).await?;
+    let leader = Leader { client, options: o.clone(), authorities: cas, registry, health };
+    let mut leading = tokio::spawn(lead::run(leader, elector, stop.clone()));
+    let ended = tokio::select! {
+        // First, as everything ends after it.
+        biased;
+        () = stop.cancelled() => Ok(()),
+        r = &mut leading => Err(over(r.map(|r| ("the election", r)))),
+        Some(r) = tasks.join_next() => Err(over(r)),
+    };
+    // A part that is missing is missed by whoever depends on it: what starts this process starts it again, as a whole.
+    if let Err(e) = &ended {
+        tracing::error!("the operator ends: {e:#}");
+    }
     stop.cancel();
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::warn!("attachments were cut off");
+    let rest = async {
+        if !leading.is_finished() {
+            let _ = (&mut leading).await;
+        }
+        while tasks.join_next().await.is_some() {}
+    };
+    if timeout(DRAIN, rest).await.is_err() {
+        tracing::warn!("what was still open was cut off");
     }
-    if let Some(w) = webhook
-        && tokio::time::timeout(DRAIN, w).await.is_err()
-    {
-        tracing::warn!("reviews were cut off");
+    ended
+}
+
+/// What has ended that should not have, and why.
+fn over(task: Result<(&'static str, Result<()>), JoinError>) -> anyhow::Error {
+    match task {
+        Ok((what, Ok(()))) => anyhow!("{what} has ended by itself"),
+        Ok((what, Err(e))) => e.context(format!("{what} has ended")),
+        Err(e) => anyhow!(e).context("a part of the operator has failed"),
     }
-    // What it may be writing just now is not worth waiting for.
-    following.abort();
-    probes.abort();
-    Ok(())
 }
 
 async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> Authorities {

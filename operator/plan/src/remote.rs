@@ -1,10 +1,11 @@
 //! A Remote: validate, resolve, plan its item, fold the reports into its status.
 
-use crate::gates::{Gate, GateStatus, Gates, rfc3339};
+use crate::gates::{Gate, GateStatus, Gates, abnormal, rfc3339};
+use crate::index::{Agent, Index};
+use crate::items::Item;
 use crate::policy::{Applicable, applicable};
 use crate::{
-    AgentState, Inputs, KernelName, Name, Said, confirmed, confirmed_item, find_remote, keeps_old_status, kernel_of,
-    last_error, namespace_of, programmed, rejection,
+    CLAIM_MS, Inputs, KernelName, Name, Said, keeps_old_status, kernel_of, last_error, namespace_of, programmed,
 };
 use mew_contract::report::LinkState;
 use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
@@ -22,10 +23,10 @@ use std::collections::BTreeMap;
 /// For taking over other roots. It takes an agent a fraction of a second.
 const TAKES_OVER_MS: u64 = 5_000;
 
-pub struct Planned {
+pub(crate) struct Planned {
     pub kernel: KernelName,
     /// What the agent gets; `None` if the spec alone is wrong.
-    pub item: Option<RemoteItem>,
+    pub item: Option<Item>,
     /// What this side finds wrong without asking anybody.
     pub problem: Option<Problem>,
 }
@@ -38,7 +39,7 @@ pub fn labels(r: &Remote) -> BTreeMap<String, String> {
     r.metadata.labels.clone().unwrap_or_default()
 }
 
-pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
+pub(crate) fn plan(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote) -> Planned {
     let kernel = kernel_of(name, r);
     let errors = validate::remote(&r.spec);
     let uri = KernelUri::parse(&r.spec.uri);
@@ -51,12 +52,13 @@ pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
     let unreadable = i.objects.unreadable.iter().find(|n| namespace_of(n) == namespace_of(name));
     let unreadable = unreadable
         .map(|n| Problem::new(Reason::PolicyDenied, format!("policy {n} cannot be read, so nothing may pass")));
-    let problem = conflict(i, name, r)
+    let problem = x
+        .conflict(name, r)
         .or(unreadable)
         .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
         .or_else(|| roots.as_ref().err().cloned());
     let item = item(name, &r.spec, uri, &policies, roots.unwrap_or_default(), problem.clone());
-    Planned { kernel, item: Some(item), problem }
+    Planned { kernel, item: Item::of(&item), problem }
 }
 
 fn item(
@@ -163,26 +165,6 @@ fn certificates(text: &str) -> Result<String, &'static str> {
     if out.is_empty() { Err("holds no certificate") } else { Ok(out) }
 }
 
-/// An older Remote of the same kernel that names the same peer, or the same trust domain with other roots.
-fn conflict(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
-    let id = |r: &Remote| KernelUri::parse(&r.spec.uri).map(|u| u.kernel_id);
-    let age = |n: &Name, r: &Remote| (r.metadata.creation_timestamp.as_ref().map(|t| t.0), n.clone());
-    i.objects.remotes.iter().filter(|(n, o)| *n != name && kernel_of(n, o) == kernel_of(name, r)).find_map(|(n, o)| {
-        if o.spec.peer.trust_domain != r.spec.peer.trust_domain || age(n, o) > age(name, r) {
-            return None;
-        }
-        if id(o) == id(r) {
-            return Some(Problem::new(Reason::Conflicted, format!("Remote {n} is older and names the same peer")));
-        }
-        (o.spec.peer.trust_bundle_refs != r.spec.peer.trust_bundle_refs).then(|| {
-            Problem::new(
-                Reason::Conflicted,
-                format!("Remote {n} is older and names other bundles for the same trust domain"),
-            )
-        })
-    })
-}
-
 /// What is known of the connection.
 pub fn connected(r: &RemoteReport) -> GateStatus {
     match (r.state, &r.problem) {
@@ -198,46 +180,33 @@ pub fn connected(r: &RemoteReport) -> GateStatus {
 
 /// Whether the agent has the Remote's item as it is planned now. Other roots change nothing of what is known of a connection,
 /// and one agent after the other takes them over: it gets a moment before they are missed.
-pub fn is_confirmed(i: &Inputs<'_>, a: &AgentState, name: &str, p: &Planned) -> bool {
-    let in_time = || a.behind_since_ms.is_none_or(|since| i.now_ms.saturating_sub(since) < TAKES_OVER_MS);
-    confirmed(a, name, p.item.as_ref(), |s| &s.remotes) || (in_time() && differs_in_roots_only(a, name, p))
+pub(crate) fn is_confirmed(i: &Inputs<'_>, a: Option<&Agent<'_>>, name: &str, p: &Planned) -> bool {
+    let (Some(a), Some(item)) = (a, &p.item) else { return false };
+    let in_time = || a.state.behind_since_ms.is_none_or(|since| i.now_ms.saturating_sub(since) < TAKES_OVER_MS);
+    a.has_remote(name, item.mark) || (in_time() && a.has_remote_but_for_roots(name, item.mark))
 }
 
-fn differs_in_roots_only(a: &AgentState, name: &str, p: &Planned) -> bool {
-    let had = confirmed_item(a, name, |s| &s.remotes);
-    let had = had.and_then(|v| serde_json::from_value::<RemoteItem>(v.clone()).ok());
-    let (Some(had), Some(item)) = (had, &p.item) else { return false };
-    RemoteItem { roots: item.roots.clone(), ..had } == *item
-}
-
-pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
+pub(crate) fn status(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
     let old = r.status.clone().unwrap_or_default();
-    let syncs = i
-        .objects
-        .syncs
-        .iter()
-        .filter(|(n, s)| {
-            namespace_of(n) == namespace_of(name) && s.spec.remote_ref.name == name.split_once('/').map_or("", |n| n.1)
-        })
-        .count();
-    if keeps_old_status(i, &p.kernel)
+    let syncs = x.syncs_of(name);
+    let agent = x.agent(&p.kernel);
+    if keeps_old_status(i, agent)
         && p.problem.is_none()
         && old.observed_generation == r.metadata.generation
         && !old.conditions.is_empty()
     {
         return RemoteStatus { syncs: Some(syncs as i64), ..old };
     }
-    let said = programmed(i, &p.kernel, |a| is_confirmed(i, a, name, p), |rep| find_remote(rep, name));
+    let is_confirmed = is_confirmed(i, agent, name, p);
+    let said = programmed(i, &p.kernel, agent, is_confirmed, agent.and_then(|a| a.remote(name)));
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
     // Some faults only the agent can see belong to an earlier gate.
     let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
-    let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(i, a, name, p))
-        .cloned()
-        .or_else(|| p.problem.clone())
-        .or(seen);
+    let rejection = agent.filter(|_| is_confirmed).and_then(|a| a.rejection("Remote", name));
+    let problem = rejection.cloned().or_else(|| p.problem.clone()).or(seen);
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
@@ -260,10 +229,13 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         suspended: report.is_some_and(|r| r.state == LinkState::Suspended),
         was_ready: old.first_ready_time.is_some(),
     };
-    let agent = i.agents.get(&p.kernel).and_then(|a| a.report.as_ref());
-    let claim = i.agents.get(&p.kernel).and_then(|a| a.refused_claim.clone());
-    let attached = i.agents.get(&p.kernel).filter(|a| a.attached);
-    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or(claim);
+    let claim = agent.and_then(|a| a.state.refused_claim.as_ref());
+    let claim = claim.filter(|c| i.now_ms.saturating_sub(c.at_ms) < CLAIM_MS).map(|c| &c.problem);
+    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or_else(|| claim.cloned());
+    let mut conditions = gates.conditions(&old.conditions, r.metadata.generation, i.now_ms);
+    // Its holder works, so nothing is less ready for it.
+    conditions.extend(claim.map(|c| abnormal(&old.conditions, c.reason.code(), c, r.metadata.generation, i.now_ms)));
+    let attached = agent.map(|a| a.state).filter(|a| a.attached);
     let peer = report.and_then(|r| r.peer.as_ref());
     let roots = peer.filter(|_| report.is_some_and(|r| r.state == LinkState::Connected)).map(|p| &p.roots);
     RemoteStatus {
@@ -271,6 +243,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         phase: Some(phase(r, report, &old).into()),
         health: Some(health(report).into()),
         kernel: agent
+            .and_then(|a| a.state.report.as_ref())
             .map(|a| KernelStatus {
                 id: a.kernel_id.clone(),
                 incarnation: a.incarnation.clone(),
@@ -299,7 +272,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         syncs: Some(syncs as i64),
         inbound_flows: report.map(inbound).or(old.inbound_flows),
         certificates: crate::some(Certificates {
-            not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
+            not_after: agent.and_then(|a| a.state.report.as_ref()?.certificate_not_after_ms).map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
             root: attached.and_then(|a| a.report.as_ref()?.certificate_root.clone()),
             root_in_use: roots.and_then(|r| r.own.clone()),
@@ -308,7 +281,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         }),
         first_ready_time: old.first_ready_time.clone().or_else(|| gates.is_ready().then(|| rfc3339(i.now_ms))),
         last_error: last_error(old.last_error.as_ref(), error.as_ref(), i.now_ms),
-        conditions: gates.conditions(&old.conditions, r.metadata.generation, i.now_ms),
+        conditions,
     }
 }
 

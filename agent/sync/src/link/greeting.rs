@@ -90,6 +90,7 @@ impl Link {
             nonce: 0,
             next_flow,
             flows: BTreeMap::new(),
+            turn: 0,
             renew_at: peer_end.map(|end| renew_at(now.wall_ms, end)),
             replace_at: 0,
             replacing: false,

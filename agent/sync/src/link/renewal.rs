@@ -113,6 +113,11 @@ impl Link {
         }
     }
 
+    /// The peer has closed the connection, and the one that takes its place is on its way.
+    pub(super) fn is_coming_back(&self) -> bool {
+        matches!(self.state, State::Dialling) && self.handover.is_some()
+    }
+
     /// Whether all is known again.
     pub(super) fn settle(&mut self, now: Now) {
         let Some(h) = &self.handover else { return };
