@@ -53,6 +53,8 @@ pub enum Event {
     Wake,
     /// These entities changed in the kernel: what they blocked may be applied now.
     Changed(Arc<Vec<String>>),
+    /// This side shows another certificate from now on.
+    Renewed,
 }
 
 #[derive(Clone, Debug)]
@@ -195,6 +197,7 @@ impl Link {
                 }
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
+            Event::Renewed => self.renew(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;
@@ -224,6 +227,7 @@ impl Link {
             || r.roots != self.config.roots;
         // A root that is gone may be one that was stolen: what it let in must prove itself again.
         let root_gone = !certificates(&self.config.roots).is_subset(&certificates(&r.roots));
+        let other_certificate = r.certificate != self.config.certificate;
         self.config = r;
         self.rules = rules;
         if !self.enabled() {
@@ -240,6 +244,8 @@ impl Link {
             }
             self.drop_flows();
             (self.state, self.attempt) = (State::Idle, 0);
+        } else if other_certificate {
+            self.renew(out);
         }
         self.configure_flows(now, syncs, rules_changed, kernel, out);
     }
@@ -265,6 +271,17 @@ impl Link {
         };
         send(out, c.conn, Body::Handshake(hello));
         self.state = State::Greeting { conn: c, since: now.mono_ms };
+    }
+
+    /// A connection with the new certificate takes the place of the one that is up, once it is up itself; and what waits for
+    /// its next try has a better chance now.
+    fn renew(&mut self, out: &mut Vec<Effect>) {
+        match &self.state {
+            State::Up(s) if s.conn.dialled => out.push(Effect::Dial),
+            State::Up(s) => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
+            State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
+            State::Idle | State::Dialling | State::Greeting { .. } => {}
+        }
     }
 
     /// The connection failed or broke: plan the next try.

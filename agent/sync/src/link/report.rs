@@ -27,6 +27,8 @@ impl Link {
             peer,
             latency_ms: self.latency_ms,
             inbound: self.inbound(),
+            // Whoever has the certificates knows.
+            certificate_not_after_ms: None,
         };
         let sources = self.sources();
         let flows = self
