@@ -8,6 +8,7 @@ mod certificate;
 mod failpoints;
 mod health;
 mod metrics;
+mod mounted;
 pub mod offline;
 mod operator;
 mod state;
@@ -51,6 +52,8 @@ pub struct AgentOptions {
     /// The data ends with this agent: another one of the kernel begins with nothing, once this one is gone.
     pub ephemeral: bool,
     pub ontology: PathBuf,
+    /// A directory of certificates that Remotes name by `auth.certificateRef`.
+    pub certificates: Option<PathBuf>,
     pub operator: OperatorAddress,
     /// For applications; loopback.
     pub listen: SocketAddr,
@@ -110,6 +113,12 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(dir) = options.certificates.clone() {
+        let mut mounted = mounted::Mounted::new(dir, &identity);
+        // Before the first Remote asks for one.
+        mounted.look(&hub);
+        tasks.spawn(mounted.follow(hub.clone(), stop.clone()));
+    }
     let api = serve_api(
         Api { kernel: kernel.clone(), hub: hub.clone(), hosts: options.hosts.clone().into() },
         api,
@@ -140,7 +149,7 @@ fn is_busy(e: &anyhow::Error) -> bool {
 }
 
 async fn bind(at: SocketAddr, what: &str) -> Result<TcpListener> {
-    match TcpListener::bind(at).await {
+    match mew_tls::listen(at).await {
         Ok(l) => Ok(l),
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
             bail!("{what} cannot listen on {at}: another process uses this port; stop it or choose another port")

@@ -1,6 +1,8 @@
 //! All links of an agent: a thread per link runs its state machine, tasks move frames, commits wake them.
 
+use crate::certificates::{Certificates, NamedCertificate};
 use crate::dial::{self, Opened};
+use crate::handover::Handover;
 use crate::held;
 use crate::outbox::{OUTBOX, Outbox, Outgoing, outbox};
 use crate::records::{self, Voices};
@@ -73,7 +75,7 @@ pub struct Hub {
 }
 
 struct Shared {
-    own: Mutex<Option<Material>>,
+    certificates: Mutex<Certificates>,
     next_conn: AtomicU64,
     started: Instant,
     clock_offset_ms: i64,
@@ -154,7 +156,7 @@ impl Hub {
             observer: config.observer,
             runtime: Handle::current(),
             shared: Arc::new(Shared {
-                own: Mutex::default(),
+                certificates: Mutex::default(),
                 next_conn: AtomicU64::new(1),
                 started: Instant::now(),
                 clock_offset_ms: config.clock_offset_ms,
@@ -191,16 +193,31 @@ impl Hub {
 
     /// This agent's certificate and key; connections that are up stay up.
     pub fn set_material(&self, m: Material) {
-        *lock(&self.shared.own) = Some(m);
-        self.rebuild_server();
+        lock(&self.shared.certificates).set_own(m);
+        self.rebuild_server(&lock(&self.links));
         self.wake_all();
     }
 
-    fn rebuild_server(&self) {
-        // Held to the end: of two that rebuild at once, the later one has the newer links and certificate.
+    /// All certificates that Remotes may name in place of this agent's own. Where one is another than before, a new
+    /// connection takes the place of the one that is up.
+    pub fn set_certificates(&self, named: BTreeMap<String, NamedCertificate>) {
+        let changed = lock(&self.shared.certificates).set_named(named);
+        if changed.is_empty() {
+            return;
+        }
         let links = lock(&self.links);
-        let Some(own) = lock(&self.shared.own).clone() else { return };
-        match server_config(&own, Some(trust(&links))) {
+        self.rebuild_server(&links);
+        for l in links.values().filter(|l| l.config.certificate.as_ref().is_some_and(|c| changed.contains(c))) {
+            let _ = l.events.send(Message::Event(Event::Renewed, None));
+        }
+    }
+
+    /// Of two that rebuild at once, the later one has the newer links and certificates, as both hold the links.
+    fn rebuild_server(&self, links: &BTreeMap<String, LinkHandle>) {
+        // It is shown before anybody knows who comes, so all Remotes that accept name the same one.
+        let name = links.values().find(|l| l.accepts()).and_then(|l| l.config.certificate.as_deref());
+        let Some(own) = lock(&self.shared.certificates).to_accept(name) else { return self.server.store(None) };
+        match server_config(&own, Some(trust(links))) {
             Ok(c) => self.server.store(Some(c)),
             Err(e) => tracing::error!(error = %e, "this agent's certificate cannot be used"),
         }
@@ -223,15 +240,20 @@ impl Hub {
                 }
                 keep
             });
-            for r in remotes {
-                let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
-                let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
+            for r in &remotes {
+                let l = links.entry(r.name.clone()).or_insert_with(|| self.start(r));
                 l.config = r.clone();
                 l.epoch += 1;
-                let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
+            }
+            // Before a link asks its peer to come anew because of another certificate.
+            self.rebuild_server(&links);
+            for r in remotes {
+                let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
+                if let Some(l) = links.get(&r.name) {
+                    let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
+                }
             }
         }
-        self.rebuild_server();
         drop(done);
         // Ends with an error once every link has dropped its end.
         while settled.recv_timeout(SETTLE).is_ok() {}
@@ -249,9 +271,14 @@ impl Hub {
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
         let (mut remotes, mut flows) = (Vec::new(), Vec::new());
+        let now_ms = self.wall_ms();
         for l in lock(&self.links).values() {
             if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.is_fresh()) {
-                remotes.push(s.remote.clone());
+                let mut remote = s.remote.clone();
+                if let Some(name) = &l.config.certificate {
+                    lock(&self.shared.certificates).complete(name, now_ms, &mut remote);
+                }
+                remotes.push(remote);
                 flows.extend(s.flows.iter().cloned());
             }
         }
@@ -329,6 +356,7 @@ impl Hub {
             report: handle.report.clone(),
             traffic: handle.traffic.clone(),
             epoch: 0,
+            handover: Handover::default(),
             stop: handle.stop.clone(),
             conns: HashMap::new(),
             random: std::hash::RandomState::new(),
@@ -363,6 +391,7 @@ struct Runner {
     report: Arc<Mutex<Option<Said>>>,
     traffic: Arc<Traffic>,
     epoch: u64,
+    handover: Handover,
     stop: CancellationToken,
     conns: HashMap<ConnId, (Outbox, CancellationToken)>,
     random: std::hash::RandomState,
@@ -421,6 +450,16 @@ impl Runner {
             self.conns.remove(conn);
             self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
         }
+        match &e {
+            Event::Connected(_) => {
+                if let Some(s) = lock(&self.report).as_ref() {
+                    self.handover.begin(Instant::now(), &s.remote, &s.flows);
+                }
+            }
+            // What was said before is not about this configuration.
+            Event::Configure(..) => self.handover = Handover::default(),
+            _ => {}
+        }
         if matches!(e, Event::ConnectFailed(_)) {
             self.counters.connection_errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -453,6 +492,7 @@ impl Runner {
             }
         }
         let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
+        let (remote, flows) = self.handover.say(Instant::now(), remote, flows);
         *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows });
     }
 
@@ -468,9 +508,10 @@ impl Runner {
 
     fn dial(&self) {
         let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
-        let own = lock(&self.shared.own).clone();
+        let config = self.link.config();
+        let own = lock(&self.shared.certificates).to_dial(config.certificate.as_deref(), self.shared.wall_ms());
         let (config, events, inbox, stop) =
-            (self.link.config().clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
+            (config.clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
         self.runtime.spawn(async move {
             match dial::dial(&config, own, conn).await {
                 Err(p) => drop(events.send(Message::Event(Event::ConnectFailed(p), None))),

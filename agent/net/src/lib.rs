@@ -4,7 +4,9 @@
 pub mod api;
 pub mod archive;
 mod backup;
+mod certificates;
 mod dial;
+mod handover;
 mod held;
 mod hub;
 pub mod json;
@@ -13,5 +15,6 @@ mod peers;
 mod records;
 mod traffic;
 
+pub use certificates::NamedCertificate;
 pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};

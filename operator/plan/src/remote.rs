@@ -6,6 +6,7 @@ use crate::{
     AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, keeps_old_status, kernel_of, last_error,
     namespace_of, programmed, rejection,
 };
+use jiff::Timestamp;
 use mew_contract::report::LinkState;
 use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
 use mew_contract::{Problem, Reason, RemoteItem, RemoteReport};
@@ -49,6 +50,7 @@ pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
     let unreadable = unreadable
         .map(|n| Problem::new(Reason::PolicyDenied, format!("policy {n} cannot be read, so nothing may pass")));
     let problem = conflict(i, name, r)
+        .or_else(|| other_certificate(i, name, r))
         .or(unreadable)
         .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
         .or_else(|| roots.as_ref().err().cloned());
@@ -83,6 +85,7 @@ fn item(
         dial: mode == ConnectionMode::Dial,
         accept: mode == ConnectionMode::Accept,
         roots,
+        certificate: certificate(s).map(str::to_owned),
         connect_timeout_ms: ms(s.timeouts.as_ref().and_then(|t| t.connect.as_ref()), 30_000),
         retry: Retry {
             initial_ms: ms(retry.and_then(|r| r.initial_interval.as_ref()), 1_000),
@@ -116,6 +119,11 @@ fn item(
     }
 }
 
+/// The Secret whose certificate this side shows, if not the one of the operator.
+fn certificate(s: &RemoteSpec) -> Option<&str> {
+    s.auth.as_ref()?.certificate_ref.as_ref().map(|r| r.name.as_str())
+}
+
 /// Certificates that may sign for the peer's trust domain; the own domain's are known.
 fn roots(i: &Inputs<'_>, name: &Name, r: &Remote) -> Result<Vec<String>, Problem> {
     let peer = &r.spec.peer;
@@ -145,12 +153,36 @@ fn roots(i: &Inputs<'_>, name: &Name, r: &Remote) -> Result<Vec<String>, Problem
     Ok(out)
 }
 
+/// Older Remotes of the same kernel: they have what two cannot have.
+fn elders<'a>(i: &Inputs<'a>, name: &'a Name, r: &'a Remote) -> impl Iterator<Item = (&'a Name, &'a Remote)> {
+    let mine = age(name, r);
+    let others = i.objects.remotes.iter().filter(move |(n, o)| *n != name && kernel_of(n, o) == kernel_of(name, r));
+    others.filter(move |(n, o)| age(n, o) <= mine)
+}
+
+/// Of two of one age, the name decides.
+fn age(name: &Name, r: &Remote) -> (Option<Timestamp>, Name) {
+    (r.metadata.creation_timestamp.as_ref().map(|t| t.0), name.clone())
+}
+
+/// Who accepts shows its certificate before it knows who has come, so one kernel accepts with one.
+fn other_certificate(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
+    let accepts = |s: &RemoteSpec| s.connection_mode == Some(ConnectionMode::Accept);
+    let other = |o: &&Remote| accepts(&o.spec) && certificate(&o.spec) != certificate(&r.spec);
+    let (n, o) = elders(i, name, r).find(|(_, o)| accepts(&r.spec) && other(o))?;
+    let theirs = certificate(&o.spec).map_or_else(|| "none".to_owned(), |c| format!("Secret {c}"));
+    let message = format!(
+        "Remote {n} is older, accepts connections too and names another certificate ({theirs}) in auth.certificateRef; a \
+         kernel shows the same one to all who come"
+    );
+    Some(Problem::new(Reason::Conflicted, message))
+}
+
 /// An older Remote of the same kernel that names the same peer, or the same trust domain with other roots.
 fn conflict(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
     let id = |r: &Remote| KernelUri::parse(&r.spec.uri).map(|u| u.kernel_id);
-    let age = |n: &Name, r: &Remote| (r.metadata.creation_timestamp.as_ref().map(|t| t.0), n.clone());
-    i.objects.remotes.iter().filter(|(n, o)| *n != name && kernel_of(n, o) == kernel_of(name, r)).find_map(|(n, o)| {
-        if o.spec.peer.trust_domain != r.spec.peer.trust_domain || age(n, o) > age(name, r) {
+    elders(i, name, r).find_map(|(n, o)| {
+        if o.spec.peer.trust_domain != r.spec.peer.trust_domain {
             return None;
         }
         if id(o) == id(r) {
@@ -163,6 +195,11 @@ fn conflict(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
             )
         })
     })
+}
+
+/// What is wrong now: of a connection that is up, a report only says what will go wrong.
+pub fn present(r: &RemoteReport) -> Option<&Problem> {
+    r.problem.as_ref().filter(|_| r.state != LinkState::Connected)
 }
 
 /// What is known of the connection.
@@ -205,8 +242,8 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
-    // Some faults only the agent can see belong to an earlier gate.
-    let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
+    // Some faults only the agent can see belong to an earlier gate. What is still to come is none yet.
+    let seen = report.and_then(present).cloned().filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
     let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(a, name, p))
         .cloned()
         .or_else(|| p.problem.clone())
@@ -257,20 +294,23 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
             })
             .or(old.peer),
         // A peer that dials comes from a port that means nothing.
-        connected_endpoint: report
-            .filter(|r| r.state == LinkState::Connected && r.problem.is_none())
-            .and_then(|x| x.endpoint.clone())
-            .map(|e| {
+        connected_endpoint: report.filter(|r| r.state == LinkState::Connected).and_then(|x| x.endpoint.clone()).map(
+            |e| {
                 if r.spec.connection_mode == Some(ConnectionMode::Accept) {
                     e.rsplit_once(':').map_or(e.clone(), |(h, _)| h.to_owned())
                 } else {
                     e
                 }
-            }),
+            },
+        ),
         syncs: Some(syncs as i64),
         inbound_flows: report.map(inbound).or(old.inbound_flows),
         certificates: crate::some(Certificates {
-            not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
+            not_after: match certificate(&r.spec) {
+                Some(_) => report.and_then(|r| r.certificate_not_after_ms),
+                None => agent.and_then(|a| a.certificate_not_after_ms),
+            }
+            .map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
         }),
         first_ready_time: old.first_ready_time.clone().or_else(|| gates.is_ready().then(|| rfc3339(i.now_ms))),

@@ -164,7 +164,7 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
         Said::Current(r) => Some(r),
         Said::Not(_) => None,
     };
-    let problem = problem(i, name, p, kernel, report, link.and_then(|l| l.problem.as_ref()));
+    let problem = problem(i, name, p, kernel, report, link.and_then(remote::present));
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
