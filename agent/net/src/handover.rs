@@ -19,7 +19,7 @@ struct Before {
 }
 
 impl Handover {
-    /// A connection has come; this was said last.
+    /// A connection has come, or gone as another one is coming; this was said last.
     pub fn begin(&mut self, now: Instant, remote: &RemoteReport, flows: &[FlowReport]) {
         if self.0.is_none() && remote.state == LinkState::Connected {
             self.0 = Some(Before { since: now, remote: remote.clone(), flows: flows.to_vec() });

@@ -451,7 +451,7 @@ impl Runner {
             self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
         }
         match &e {
-            Event::Connected(_) => {
+            Event::Connected(_) | Event::Closed(..) => {
                 if let Some(s) = lock(&self.report).as_ref() {
                     self.handover.begin(Instant::now(), &s.remote, &s.flows);
                 }

@@ -108,6 +108,8 @@ struct Session {
     flows: BTreeMap<u32, Flow>,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
+    /// A connection that shall take the place of this one is being made.
+    redialled: bool,
 }
 
 pub struct Link {
@@ -185,8 +187,17 @@ impl Link {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
-            // Of a dial that was given up when the configuration changed.
-            Event::ConnectFailed(_) => {}
+            Event::ConnectFailed(_) => {
+                // Of a dial that was given up when the configuration changed, or that was to take the place of what is up.
+                if let State::Up(s) = &mut self.state {
+                    s.redialled = false;
+                }
+            }
+            // The peer has closed it because what takes its place is up there already, and here in a moment.
+            Event::Closed(conn, None) if self.is_current(conn) && self.is_redialled() => {
+                self.drop_flows();
+                self.state = State::Dialling;
+            }
             Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
@@ -217,6 +228,10 @@ impl Link {
 
     fn is_current(&self, conn: ConnId) -> bool {
         self.conn() == Some(conn)
+    }
+
+    fn is_redialled(&self) -> bool {
+        matches!(&self.state, State::Up(s) if s.redialled)
     }
 
     fn configure(&mut self, now: Now, r: RemoteItem, syncs: Vec<SyncItem>, kernel: &Kernel, out: &mut Vec<Effect>) {
@@ -273,11 +288,14 @@ impl Link {
         self.state = State::Greeting { conn: c, since: now.mono_ms };
     }
 
-    /// A connection with the new certificate takes the place of the one that is up, once it is up itself; and what waits for
-    /// its next try has a better chance now.
+    /// A new connection shall take the place of the one that is up, once it is up itself; and what waits for its next try has
+    /// a better chance now.
     fn renew(&mut self, out: &mut Vec<Effect>) {
-        match &self.state {
-            State::Up(s) if s.conn.dialled => out.push(Effect::Dial),
+        match &mut self.state {
+            State::Up(s) if s.conn.dialled => {
+                s.redialled = true;
+                out.push(Effect::Dial);
+            }
             State::Up(s) => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
             State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
             State::Idle | State::Dialling | State::Greeting { .. } => {}
@@ -333,10 +351,7 @@ impl Link {
                 // Certificates are renewed long before: the peer has another one by now. The new connection takes the
                 // place of this one once it is up.
                 s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
-                match s.conn.dialled {
-                    true => out.push(Effect::Dial),
-                    false => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
-                }
+                self.renew(out);
             }
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
@@ -397,7 +412,7 @@ impl Link {
             }
             Body::Renew(_) => {
                 if matches!(&self.state, State::Up(s) if s.conn.dialled) {
-                    out.push(Effect::Dial);
+                    self.renew(out);
                 }
             }
             body => self.flow_frame(now, random, body, kernel, out),
@@ -457,6 +472,7 @@ impl Link {
             next_flow,
             flows: BTreeMap::new(),
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
+            redialled: false,
         }));
         self.open_all(now, kernel, out);
         self.wake(now, random, out);
