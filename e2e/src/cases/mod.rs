@@ -2,6 +2,7 @@
 //! could not.
 
 mod ca_deleted;
+mod certificate_ref;
 mod columns;
 mod crd_deleted;
 mod denial;
@@ -48,6 +49,7 @@ pub const CASES: &[Case] = &[
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,
+    certificate_ref::CASE,
 ];
 
 /// Mends what the body breaks, also if it fails; the next case needs it whole.
