@@ -225,13 +225,20 @@ fn renewals(p: &mut Pair) -> Result<()> {
         p.arrives()?;
     }
 
-    progress("another issuer, with an overlap");
+    steady.verdict()?;
+
+    progress("another issuer, which the peer believes a little later");
     let next = Issuer::new("a, the next")?;
-    believe(&p.sink, &p.source.trust_domain, &[&p.issuers.0, &next])?;
-    p.flows()?;
     let before = p.sink.becomes_ready("remotes", "source")?;
+    let steady = Steady::watch(&[&p.source]);
     p.give(&next.issue(&identity(&p.source), 3 * DAY)?)?;
-    p.sink.wait("remotes", "source", "sees the next issuer's", |o| peer_end(o) != peer_end(&before))?;
+    let own = p.source.wait("remotes", "sink", "has the next issuer's", |o| {
+        let end = &o["status"]["certificates"]["notAfter"];
+        end.is_string() && end != peer_end(&before)
+    })?;
+    believe(&p.sink, &p.source.trust_domain, &[&p.issuers.0, &next])?;
+    let end = &own["status"]["certificates"]["notAfter"];
+    p.sink.wait("remotes", "source", "sees the next issuer's", |o| peer_end(o) == end)?;
     p.flows()?;
     steady.verdict()?;
     // The old root goes; whoever still showed its certificates would be cut off.

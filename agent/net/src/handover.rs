@@ -7,7 +7,7 @@ use mew_contract::{FlowReport, RemoteReport};
 use std::time::{Duration, Instant};
 
 /// A handshake, the flows, a first batch: a few round trips and a commit. What takes longer is no handover any more.
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Handover(Option<Before>);

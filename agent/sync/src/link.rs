@@ -24,6 +24,9 @@ const MAX_PEER_FLOWS: usize = 256;
 /// Bytes of a peer's incarnation and version, which are kept and reported.
 const MAX_WORD: usize = 128;
 
+/// What is up goes on when the connection that shall take its place cannot be made: the peer may not trust a new issuer yet.
+const REDIAL_MS: u64 = 10_000;
+
 /// When to dial anew: after nine tenths of what is left, and not more often than once a second.
 fn renewal(now_ms: u64, end_ms: u64) -> u64 {
     now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
@@ -188,10 +191,13 @@ impl Link {
             Event::Connected(c) => self.connected(now, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
             Event::ConnectFailed(_) => {
-                // Of a dial that was given up when the configuration changed, or that was to take the place of what is up.
-                if let State::Up(s) = &mut self.state {
-                    s.redialled = false;
+                if let State::Up(s) = &mut self.state
+                    && std::mem::take(&mut s.redialled)
+                {
+                    let again = now.wall_ms + REDIAL_MS;
+                    s.renew_at = Some(s.renew_at.map_or(again, |t| t.min(again)));
                 }
+                // Or of a dial that was given up when the configuration changed.
             }
             // The peer has closed it because what takes its place is up there already, and here in a moment.
             Event::Closed(conn, None) if self.is_current(conn) && self.is_redialled() => {

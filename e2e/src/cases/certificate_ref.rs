@@ -44,24 +44,20 @@ fn certified(w: &World, p: &Pair) -> Result<()> {
         believes(side, other)?;
     }
     p.all_ready()?;
-    let (east, west) = (w.east_said()?, w.west_said()?);
-    let since = (east.now_ms(), west.now_ms());
     for s in p.sides() {
         s.patch("remote", s.peer, &json!({"spec": {"auth": {"certificateRef": {"name": SECRET}}}}))?;
         tells(s, "CertificatePending", &[SECRET])?;
     }
+    say("certificates in place of the operators'");
+    renewed(p, &issuers, DAY)?;
+    p.all_ready()?;
 
-    for n in 0..=ROTATIONS {
-        say(&format!("certificates, number {n}"));
-        // Each ends at another time, which is seen at the other end.
-        let life = DAY + n * Duration::from_secs(3600);
-        for (side, other, issuer) in [(&p.east, &p.west, &issuers.0), (&p.west, &p.east, &issuers.1)] {
-            let before = peer_end(&other.object("remote", other.peer)?);
-            give(side, SECRET, &issuer.issue(&identity(side), life)?)?;
-            let seen = other.wait("remote", other.peer, "sees the new certificate", |o| peer_end(o) != before)?;
-            let own = side.wait("remote", side.peer, "tells of its own", |o| own_end(o) == peer_end(&seen))?;
-            ensure!(own_end(&own).is_some(), "no end is known: {own}");
-        }
+    // Now everything is as it was declared, and only Secrets change.
+    let (east, west) = (w.east_said()?, w.west_said()?);
+    let since = (east.now_ms(), west.now_ms());
+    for n in 1..=ROTATIONS {
+        say(&format!("rotation {n} of {ROTATIONS}"));
+        renewed(p, &issuers, DAY + n * Duration::from_secs(3600))?;
         let (a, i) = (p.write_east()?.seen_by(east), p.write_west()?.seen_by(west));
         p.arrives_west(&a)?;
         p.arrives_east(&i)?;
@@ -74,10 +70,23 @@ fn certified(w: &World, p: &Pair) -> Result<()> {
     give(&p.east, SECRET, &issuers.0.issue(&somebody, DAY)?)?;
     tells(&p.east, "IdentityMismatch", &[&somebody, &identity(&p.east)])?;
     give(&p.east, SECRET, &issuers.0.issue(&identity(&p.east), DAY)?)?;
-    only_what_the_pod_names(&p.east, &issuers.0)?;
     p.same()?;
     east.steady(&p.east.sync_names(), since.0)?;
-    west.steady(&p.west.sync_names(), since.1)
+    west.steady(&p.west.sync_names(), since.1)?;
+    only_what_the_pod_names(&p.east, &issuers.0)
+}
+
+/// Both sides get certificates that end at another time than before, and see each other's.
+fn renewed(p: &Pair, issuers: &(Issuer, Issuer), life: Duration) -> Result<()> {
+    let before = [peer_end(&p.east.object("remote", p.east.peer)?), peer_end(&p.west.object("remote", p.west.peer)?)];
+    give(&p.east, SECRET, &issuers.0.issue(&identity(&p.east), life)?)?;
+    give(&p.west, SECRET, &issuers.1.issue(&identity(&p.west), life)?)?;
+    for ((side, other), before) in [(&p.east, &p.west), (&p.west, &p.east)].into_iter().zip(before) {
+        let seen = side.wait("remote", side.peer, "sees the new certificate", |o| peer_end(o) != before)?;
+        let own = other.wait("remote", other.peer, "tells of its own", |o| own_end(o) == peer_end(&seen))?;
+        ensure!(own_end(&own).is_some(), "no end is known: {own}");
+    }
+    Ok(())
 }
 
 fn identity(s: &Side) -> String {
@@ -110,19 +119,19 @@ fn believes(s: &Side, issuer: &Issuer) -> Result<()> {
     let map = s.object("configmap", bundle)?;
     let (key, old) = map["data"].as_object().and_then(|d| d.iter().next()).context("the bundle is empty")?;
     let pem = format!("{}\n{}", old.as_str().unwrap_or_default().trim(), issuer.root_pem);
-    s.patch("configmap", bundle, &json!({"data": {key.as_str(): pem}}))
+    s.patch("configmap", bundle, &json!({"data": {(key.as_str()): pem}}))
 }
 
 /// Puts the Secret, as its issuer does, and has the kubelet look at it at once rather than within a minute or two.
 fn give(s: &Side, name: &str, tls: &Tls) -> Result<()> {
     s.cluster.apply(&tls.secret(&s.namespace, name).to_string())?;
     let pod = name_of(&s.pod()?);
-    let looked = format!("example.com/changed={}", crc(&tls.chain));
+    let looked = format!("example.com/changed={}", mark(&tls.chain));
     s.cluster.kubectl(&["annotate", "pod", &pod, "-n", &s.namespace, "--overwrite", &looked]).map(drop)
 }
 
 /// Another value for another certificate.
-fn crc(text: &str) -> String {
+fn mark(text: &str) -> String {
     text.bytes().fold(0u32, |sum, b| sum.rotate_left(5) ^ u32::from(b)).to_string()
 }
 
