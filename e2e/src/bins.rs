@@ -1,59 +1,43 @@
 //! The programs of a cluster. Where there is an engine they are the user's own; elsewhere all are built from Go
-//! modules, once, into the cache that the tests use too. What one was built from is beside it, as text: another text
-//! means to build again.
+//! modules, once, into the cache that the tests use too.
 
 use crate::engine::Engine;
 use crate::prepare::Tools;
 use crate::run::{in_path, output_within};
-use crate::steps::{say, step};
+use crate::steps::step;
 use anyhow::{Context, Result, ensure};
 use mew_tests::assets::{kube_assets, version_flags};
 use mew_tests::dirs::{cache, root};
+use mew_tests::go::{BUILD, FLAGS, Module, built_once, directory, finish, go, is_built};
 use mew_tests::tools;
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-/// A slow machine with an empty cache.
-const BUILD: Duration = Duration::from_secs(3600);
-const FLAGS: &str = "-trimpath -buildvcs=false";
+/// The directory of the cache that the tests build their API server into.
+const BIN: &str = "bin";
 const KIND: &str = "v0.33.0";
 /// What kind and kubeadm ask for, each in its version above and in `tests/kube/go.mod`.
 const CONTAINERD: &str = "v2.3.4";
 const COREDNS: &str = "v1.14.2";
 const LOCAL_PATH: &str = "v0.0.30";
 
-struct Module {
-    name: &'static str,
-    package: &'static str,
-    version: &'static str,
-    tags: &'static str,
-    ldflags: &'static str,
-    /// On two cores with an empty cache.
-    takes: &'static str,
-}
-
-const fn module(name: &'static str, package: &'static str, version: &'static str, takes: &'static str) -> Module {
-    Module { name, package, version, tags: "", ldflags: "", takes }
-}
-
-static KIND_ITSELF: Module = module("kind", "sigs.k8s.io/kind", KIND, "10 seconds");
+static KIND_ITSELF: Module = Module::new("kind", "sigs.k8s.io/kind", KIND, "10 seconds");
 /// One of containerd's three programs.
 const fn of_containerd(name: &'static str, package: &'static str) -> Module {
     Module {
         tags: "no_aufs no_zfs no_btrfs no_devmapper",
         ldflags: "-X github.com/containerd/containerd/v2/version.Version=v2.3.4",
-        ..module(name, package, CONTAINERD, "2 minutes")
+        ..Module::new(name, package, CONTAINERD, "2 minutes")
     }
 }
 static IN_NODES: [Module; 5] = [
     of_containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
     of_containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
     of_containerd("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
-    module("coredns", "github.com/coredns/coredns", COREDNS, "4 minutes"),
-    module("local-path-provisioner", "github.com/rancher/local-path-provisioner", LOCAL_PATH, "3 minutes"),
+    Module::new("coredns", "github.com/coredns/coredns", COREDNS, "4 minutes"),
+    Module::new("local-path-provisioner", "github.com/rancher/local-path-provisioner", LOCAL_PATH, "3 minutes"),
 ];
 /// Of the module `tests/kube`, beside what the tests build of it.
 static OF_KUBERNETES: [(&str, &str); 5] = [
@@ -67,7 +51,7 @@ static OF_KUBERNETES: [(&str, &str); 5] = [
 pub fn kind(engine: Engine) -> Result<PathBuf> {
     match in_path(KIND_ITSELF.name).filter(|_| engine != Engine::Bare) {
         Some(k) => Ok(k),
-        None => installed(&directory()?, &KIND_ITSELF),
+        None => KIND_ITSELF.installed(&directory(BIN)?),
     }
 }
 
@@ -92,12 +76,12 @@ pub fn in_nodes() -> Result<(PathBuf, String)> {
         "KUBEBUILDER_ASSETS is set; a node image takes its programs from tests/kube alone"
     );
     kube_assets();
-    let bin = directory()?;
+    let bin = directory(BIN)?;
     for m in &IN_NODES {
-        installed(&bin, m)?;
+        m.installed(&bin)?;
     }
     let recipe = of_kubernetes(&bin)?;
-    let modules: Vec<String> = IN_NODES.iter().chain([&KIND_ITSELF]).map(recipe_of).collect();
+    let modules: Vec<String> = IN_NODES.iter().chain([&KIND_ITSELF]).map(Module::recipe).collect();
     Ok((bin, format!("{recipe}\n{}", modules.join("\n"))))
 }
 
@@ -120,58 +104,6 @@ fn kube_module() -> PathBuf {
     root().join("tests/kube")
 }
 
-fn directory() -> Result<PathBuf> {
-    let bin = cache()?.join("bin");
-    fs::create_dir_all(&bin)?;
-    Ok(bin)
-}
-
-fn recipe_of(m: &Module) -> String {
-    format!("{} {}@{} tags={} ldflags={} {FLAGS}", m.name, m.package, m.version, m.tags, m.ldflags)
-}
-
-/// Only one process builds at a time.
-fn lock(bin: &Path) -> Result<File> {
-    let lock = File::create(bin.join("lock"))?;
-    if lock.try_lock().is_err() {
-        say("waiting for another process that builds");
-        lock.lock()?;
-    }
-    Ok(lock)
-}
-
-fn is_built(bin: &Path, name: &str, recipe: &str) -> bool {
-    bin.join(name).exists() && fs::read_to_string(bin.join(format!("{name}.recipe"))).is_ok_and(|r| r == recipe)
-}
-
-/// What was built takes its place at once: an interrupted build leaves no half a program.
-fn put(bin: &Path, name: &str, built: &Path, recipe: &str) -> Result<()> {
-    fs::rename(built, bin.join(name)).with_context(|| built.display().to_string())?;
-    Ok(fs::write(bin.join(format!("{name}.recipe")), recipe)?)
-}
-
-fn go(dir: &Path, flags: &str) -> Command {
-    let mut c = Command::new("go");
-    c.current_dir(dir).env("CGO_ENABLED", "0").env("GOFLAGS", flags).env("GOTOOLCHAIN", "local");
-    c
-}
-
-fn installed(bin: &Path, m: &Module) -> Result<PathBuf> {
-    let recipe = recipe_of(m);
-    if !is_built(bin, m.name, &recipe) {
-        let _lock = lock(bin)?;
-        step(&format!("build {} {} (once, about {})", m.name, m.version, m.takes), || {
-            let part = bin.join("part");
-            let mut c = go(bin, FLAGS);
-            c.env("GOBIN", &part).args(["install", "-tags", m.tags, "-ldflags", &format!("-s -w {}", m.ldflags)]);
-            c.arg(format!("{}@{}", m.package, m.version));
-            output_within(c, "", BUILD).context("Go is needed to build what is not in PATH")?;
-            put(bin, m.name, &part.join(m.name), &recipe)
-        })?;
-    }
-    Ok(bin.join(m.name))
-}
-
 /// Builds what is missing of the module `tests/kube`, and returns its recipe. The tests need no kubeadm, so the module
 /// does not require what kubeadm needs: a copy of it does.
 fn of_kubernetes(bin: &Path) -> Result<String> {
@@ -185,7 +117,6 @@ fn of_kubernetes(bin: &Path) -> Result<String> {
     if missing.is_empty() {
         return Ok(recipe);
     }
-    let _lock = lock(bin)?;
     let copy = bin.join("kube");
     fs::create_dir_all(&copy)?;
     for f in ["go.mod", "go.sum"] {
@@ -193,14 +124,12 @@ fn of_kubernetes(bin: &Path) -> Result<String> {
     }
     let mut c = go(&copy, &flags);
     c.args(["get", "-tool", &format!("k8s.io/kubernetes/cmd/kubeadm@{version}")]);
-    output_within(c, "", BUILD)?;
+    finish(c)?;
     for (name, takes) in missing {
-        step(&format!("build {name} {version} (once, about {takes})"), || {
-            let part = bin.join(format!("{name}.part"));
+        built_once(bin, name, &recipe, takes, |part| {
             let mut c = go(&copy, &flags);
-            c.args(["build", "-ldflags", &ldflags, "-o"]).arg(&part).arg(format!("k8s.io/kubernetes/cmd/{name}"));
-            output_within(c, "", BUILD)?;
-            put(bin, name, &part, &recipe)
+            c.args(["build", "-ldflags", &ldflags, "-o"]).arg(part).arg(format!("k8s.io/kubernetes/cmd/{name}"));
+            finish(c)
         })?;
     }
     fs::remove_dir_all(&copy)?;

@@ -2,9 +2,11 @@
 
 use crate::engine::Engine;
 use crate::prepare::{Archive, Prepared, Tools};
-use crate::run::{both, output, output_within};
-use crate::wait::until;
+use crate::run::{CALL, both, output_within};
+use crate::wait::{PATIENCE, until};
 use anyhow::{Context, Result, ensure};
+use mew_tests::kstatus::condition;
+use mew_tests::kubectl::Kubectl;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +22,9 @@ pub struct Cluster {
     pub trust_domain: &'static str,
     pub engine: Engine,
     tools: Tools,
+    kubectl: Kubectl,
     kubeconfig: PathBuf,
-    /// Of kubectl and helm, whose caches shall not be the user's.
+    /// Of kubectl and helm, whose caches shall not be the user's; logs about this cluster go there too.
     home: PathBuf,
 }
 
@@ -29,7 +32,8 @@ impl Cluster {
     pub fn new(name: &'static str, trust_domain: &'static str, p: &Prepared) -> Self {
         let home = p.logs.join(name);
         let kubeconfig = home.join("kubeconfig");
-        Cluster { name, trust_domain, engine: p.engine, tools: p.tools.clone(), kubeconfig, home }
+        let kubectl = Kubectl::new(&p.tools.kubectl, &kubeconfig, &home);
+        Cluster { name, trust_domain, engine: p.engine, tools: p.tools.clone(), kubectl, kubeconfig, home }
     }
 
     // ------------------------------------------------------------------ kind
@@ -91,6 +95,22 @@ impl Cluster {
         self.engine.exec(node, args)
     }
 
+    /// Starts a node that was stopped, and waits until it is ready and has said so since.
+    pub fn start_node(&self, node: &str) -> Result<()> {
+        let heard = || Ok::<_, anyhow::Error>(self.get("lease", "kube-node-lease", node)?["spec"]["renewTime"].take());
+        let before = heard()?;
+        self.engine.start(node)?;
+        until(&format!("{node} is ready again"), PATIENCE, || {
+            Ok((heard()? != before && is_ready(&self.get("node", "", node)?)).then_some(()))
+        })
+    }
+
+    /// Every node with its address, as they are now.
+    pub fn nodes(&self) -> Result<Vec<(String, String)>> {
+        let all = self.list("nodes", "", "")?;
+        all.iter().map(|n| Ok((name_of(n), address_of(n).context("a node has no address")?))).collect()
+    }
+
     /// How the pods of this cluster reach a node of another one: by its name, as its address changes when it is started
     /// again; by its address where the engine has no names.
     pub fn way_to(&self, other: &Cluster) -> Result<String> {
@@ -98,10 +118,7 @@ impl Cluster {
         if self.on_node(&self.control_plane(), &["getent", "hosts", &node]).is_ok() {
             return Ok(node);
         }
-        let object = other.get("node", "", &node)?;
-        let mut addresses = object["status"]["addresses"].as_array().into_iter().flatten();
-        let internal = addresses.find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str());
-        Ok(internal.with_context(|| format!("{node} has no address"))?.to_owned())
+        address_of(&other.get("node", "", &node)?).with_context(|| format!("{node} has no address"))
     }
 
     // --------------------------------------------------------------- kubectl
@@ -109,7 +126,7 @@ impl Cluster {
     /// A program that finds this cluster.
     pub fn command(&self, program: &Path) -> Command {
         let mut c = Command::new(program);
-        c.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.home.join("kube-cache"));
+        c.envs(self.kubectl.environment());
         for (variable, dir) in
             [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
         {
@@ -118,23 +135,17 @@ impl Cluster {
         c
     }
 
-    /// Where logs about this cluster go.
-    pub fn logs(&self) -> PathBuf {
-        self.home.clone()
-    }
-
-    pub fn kubectl_command(&self) -> Command {
-        self.command(&self.tools.kubectl)
+    /// kubectl at this cluster.
+    pub fn client(&self) -> &Kubectl {
+        &self.kubectl
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
+        self.kubectl.run(args)
     }
 
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let mut c = self.kubectl_command();
-        c.args(args);
-        output(c, stdin)
+        self.kubectl.run_with(args, stdin)
     }
 
     pub fn helm(&self, args: &[&str], values: &str) -> Result<String> {
@@ -147,7 +158,7 @@ impl Cluster {
     pub fn mew(&self, args: &[&str]) -> Result<(String, String)> {
         let mut c = self.command(&self.tools.mew);
         c.args(args);
-        both(c, "", crate::run::CALL)
+        both(c, "", CALL)
     }
 
     // --------------------------------------------------------------- objects
@@ -158,30 +169,16 @@ impl Cluster {
 
     /// `None` if there is no such object. The namespace is empty for kinds without one.
     pub fn find(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let mut args = vec!["get", kind, name, "-o", "json", "--ignore-not-found"];
-        if !namespace.is_empty() {
-            args.extend(["-n", namespace]);
-        }
-        let text = self.kubectl(&args)?;
-        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
+        self.kubectl.find(kind, namespace, name)
     }
 
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        self.find(kind, namespace, name)?.with_context(|| format!("{kind} {name} does not exist in {namespace:?}"))
+        self.kubectl.get(kind, namespace, name)
     }
 
     /// Objects with these labels; an empty namespace means none or all of them.
     pub fn list(&self, kind: &str, namespace: &str, labels: &str) -> Result<Vec<Value>> {
-        let mut args = vec!["get", kind, "-o", "json"];
-        args.extend(if namespace.is_empty() { vec!["-A"] } else { vec!["-n", namespace] });
-        if !labels.is_empty() {
-            args.extend(["-l", labels]);
-        }
-        let mut all: Value = serde_json::from_str(&self.kubectl(&args)?)?;
-        match all["items"].take() {
-            Value::Array(items) => Ok(items),
-            other => anyhow::bail!("kubectl get {kind}: no list: {other}"),
-        }
+        self.kubectl.list(kind, namespace, labels)
     }
 
     /// Waits until an object is as it should be; a failure shows its status.
@@ -203,6 +200,15 @@ impl Cluster {
             Value::Null => "it does not exist".to_owned(),
             v => serde_json::to_string_pretty(&v["status"]).unwrap_or_default(),
         })
+    }
+
+    /// Ready about the spec as it is.
+    pub fn becomes_ready(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
+        let good = |o: &Value| {
+            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
+            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
+        };
+        self.wait(kind, namespace, name, "is ready", good, PATIENCE)
     }
 
     /// A change of some fields.
@@ -239,6 +245,12 @@ impl Cluster {
 pub fn container_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     let lists = ["containerStatuses", "initContainerStatuses"].map(|l| pod["status"][l].as_array());
     lists.into_iter().flatten().flatten().find(|s| s["name"] == name)
+}
+
+/// Of a node, inside the engine's network.
+fn address_of(node: &Value) -> Option<String> {
+    let mut addresses = node["status"]["addresses"].as_array()?.iter();
+    addresses.find(|a| a["type"] == "InternalIP")?["address"].as_str().map(str::to_owned)
 }
 
 /// Of a node or a pod.

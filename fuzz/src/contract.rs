@@ -70,7 +70,7 @@ const DECLARED: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: eu-roots, namespace: shop}
-data: {ca.crt: '-----BEGIN CERTIFICATE-----'}
+data: {ca.crt: '-----BEGIN CERTIFICATE-----ZXU=-----END CERTIFICATE-----'}
 ---
 apiVersion: federation.mew.dev/v1alpha1
 kind: Remote

@@ -3,48 +3,59 @@
 
 use crate::assets::kube_assets;
 use crate::dirs::scratch;
+use crate::kubectl::Kubectl;
 use crate::pki;
 use crate::ports::free_port;
-use crate::process::{Process, dying_with_us, run};
+use crate::process::{Process, dying_with_us};
 use crate::wait::until;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// It takes 2 or 3 seconds; this is for a machine that is busy with something else.
 const START: Duration = Duration::from_secs(120);
-/// The longest that one kubectl may take, `kubectl wait` included.
-const KUBECTL: Duration = Duration::from_secs(240);
 /// Nobody wants what they have not written yet.
 const GRACE: Duration = Duration::from_secs(1);
 const KUBECONFIG: &str = "kubeconfig";
+const AUDIT: &str = "audit.log";
+const AUDIT_POLICY: &str = "audit-policy.json";
 
 pub struct ApiServer {
     dir: PathBuf,
+    kubectl: Kubectl,
     port: u16,
     etcd_port: u16,
-    /// The version that it behaves like, if not its own.
-    emulates: Option<String>,
+    setup: Setup,
     server: Option<Process>,
     etcd: Process,
+}
+
+/// What is not usual about a server.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// The version that it behaves like, such as `1.33`, if not its own: it serves and validates what that version did.
+    pub emulates: Option<String>,
+    /// Whether it writes down who asked for what; see [`ApiServer::audit`].
+    pub is_audited: bool,
+    /// The port at which it listens to everybody, instead of a free one of loopback: only in a network of its own.
+    pub port: Option<u16>,
 }
 
 impl ApiServer {
     /// Starts an empty one, with a directory of that name.
     pub fn start(name: &str) -> Result<Self> {
-        Self::start_as(name, None)
+        Self::start_as(name, Setup::default())
     }
 
-    /// Starts one that behaves like an older version, such as `1.33`: it serves and validates what that version did.
-    pub fn start_as(name: &str, version: Option<&str>) -> Result<Self> {
+    pub fn start_as(name: &str, setup: Setup) -> Result<Self> {
         let assets = kube_assets();
         let dir = scratch(name)?;
         println!("logs of {name}: {}", dir.display());
         pki::make(&dir.join("pki"))?;
-        let (port, etcd_port, peer_port) = (free_port()?, free_port()?, free_port()?);
+        let (etcd_port, peer_port) = (free_port()?, free_port()?);
+        let port = setup.port.map_or_else(free_port, Ok)?;
         let (client, peer) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
         let mut c = dying_with_us(&assets.etcd);
         c.args(["--unsafe-no-fsync", "--log-level", "warn", "--data-dir"])
@@ -53,8 +64,17 @@ impl ApiServer {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .arg(format!("--initial-cluster=default={peer}"));
         let etcd = Process::start("etcd", c, &dir)?.with_grace(GRACE);
-        let mut api = ApiServer { dir, port, etcd_port, emulates: version.map(str::to_owned), server: None, etcd };
-        api.write_kubeconfig()?;
+        let kubectl = Kubectl::new(&assets.kubectl, &dir.join(KUBECONFIG), &dir);
+        let mut api = ApiServer { dir, kubectl, port, etcd_port, setup, server: None, etcd };
+        let pki = |f: &str| api.dir.join("pki").join(f);
+        let admin = json!({"client-certificate": pki("admin.crt"), "client-key": pki("admin.key")});
+        api.write_kubeconfig(&api.kubeconfig(), &api.url(), &admin)?;
+        // Who, what and how it ended; no contents.
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata"}],
+        });
+        fs::write(api.dir.join(AUDIT_POLICY), policy.to_string())?;
         api.start_server()?;
         Ok(api)
     }
@@ -63,7 +83,9 @@ impl ApiServer {
     pub fn start_server(&mut self) -> Result<()> {
         let pki = |f: &str| self.dir.join("pki").join(f).display().to_string();
         let mut c = dying_with_us(&kube_assets().kube_apiserver);
-        c.args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
+        let listen = if self.setup.port.is_some() { "0.0.0.0" } else { "127.0.0.1" };
+        c.arg(format!("--bind-address={listen}"))
+            .args(["--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
             .arg(format!("--secure-port={}", self.port))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
             .args(["--etcd-compaction-interval=0", "--etcd-count-metric-poll-period=0"])
@@ -76,7 +98,11 @@ impl ApiServer {
             .arg(format!("--service-account-signing-key-file={}", pki("sa.key")))
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false"])
             .arg("--event-ttl=10m")
-            .args(self.emulates.iter().map(|v| format!("--emulated-version={v}")));
+            .args(self.setup.emulates.iter().map(|v| format!("--emulated-version={v}")));
+        if self.setup.is_audited {
+            c.arg(format!("--audit-policy-file={}", self.dir.join(AUDIT_POLICY).display()))
+                .arg(format!("--audit-log-path={}", self.dir.join(AUDIT).display()));
+        }
         self.server = Some(Process::start("kube-apiserver", c, &self.dir)?.with_grace(GRACE));
         until("the API server is ready", START, || {
             self.etcd.check()?;
@@ -94,17 +120,38 @@ impl ApiServer {
         self.server = None;
     }
 
-    fn write_kubeconfig(&self) -> Result<()> {
-        let pki = |f: &str| self.dir.join("pki").join(f);
-        let server = format!("https://127.0.0.1:{}", self.port);
+    fn write_kubeconfig(&self, file: &Path, url: &str, user: &Value) -> Result<()> {
+        let ca = self.dir.join("pki/ca.crt");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": pki("ca.crt")}}],
-            "users": [{"name": "admin", "user": {"client-certificate": pki("admin.crt"), "client-key": pki("admin.key")}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": ca}}],
+            "users": [{"name": "user", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
         });
         // JSON is YAML.
-        Ok(fs::write(self.kubeconfig(), serde_json::to_vec_pretty(&config)?)?)
+        fs::write(file, serde_json::to_vec_pretty(&config)?).with_context(|| file.display().to_string())
+    }
+
+    /// Where it is, for whoever is on this machine.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Of a service account, which reaches the server at this URL.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str, url: &str) -> Result<PathBuf> {
+        let token = self.kubectl(&["create", "token", account, "-n", namespace, "--duration", "24h"])?;
+        let file = self.dir.join(format!("{namespace}.{account}.kubeconfig"));
+        self.write_kubeconfig(&file, url, &json!({"token": token.trim()}))?;
+        Ok(file)
+    }
+
+    /// Every request so far and how it ended, as the server has written it down.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let file = self.dir.join(AUDIT);
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|l| serde_json::from_str(l).with_context(|| l.to_owned())).collect()
     }
 
     /// Of an administrator.
@@ -117,19 +164,18 @@ impl ApiServer {
         &self.dir
     }
 
+    /// kubectl at this server.
+    pub fn client(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
     /// What kubectl prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
+        self.kubectl.run(args)
     }
 
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String> {
-        let mut c = kubectl_for(&self.dir);
-        c.args(args);
-        let out = run(c, stdin, KUBECTL)?;
-        if !out.status.success() {
-            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        self.kubectl.run_with(args, stdin)
     }
 
     pub fn apply(&self, yaml: &str) -> Result<String> {
@@ -142,17 +188,11 @@ impl ApiServer {
 
     /// `None` if there is no such object. The namespace is empty for kinds without one.
     pub fn find_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        let mut args = vec!["get", kind, name, "-o", "json", "--ignore-not-found"];
-        if !namespace.is_empty() {
-            args.extend(["-n", namespace]);
-        }
-        let text = self.kubectl(&args)?;
-        Ok(if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text)?) })
+        self.kubectl.find(kind, namespace, name)
     }
 
     pub fn get_json(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        let found = self.find_json(kind, namespace, name)?;
-        found.with_context(|| format!("{kind} {name} does not exist in {namespace:?}"))
+        self.kubectl.get(kind, namespace, name)
     }
 
     /// Waits until an object is as it should be. `what` is for the failure, which also shows the object.
@@ -206,13 +246,6 @@ impl ApiServer {
         let args = ["create", "token", account, "-n", namespace, "--audience", audience, "--duration", "24h"];
         Ok(self.kubectl(&args)?.trim().to_owned())
     }
-}
-
-/// kubectl, without arguments, for the server of this directory.
-pub fn kubectl_for(dir: &Path) -> Command {
-    let mut c = dying_with_us(&kube_assets().kubectl);
-    c.env("KUBECONFIG", dir.join(KUBECONFIG)).env("HOME", dir).env_remove("KUBECACHEDIR");
-    c
 }
 
 impl Drop for ApiServer {

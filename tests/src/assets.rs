@@ -1,13 +1,10 @@
 //! etcd, kube-apiserver and kubectl: given, or built once from `tests/kube` by Go.
 
-use crate::dirs::cache;
-use crate::process::{progress, run};
+use crate::go;
 use anyhow::{Context, Result, bail};
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// The three programs.
 #[derive(Clone, Debug)]
@@ -23,9 +20,6 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "3 minutes"),
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl", "20 seconds"),
 ];
-/// A slow machine with an empty module cache.
-const BUILD: Duration = Duration::from_secs(3600);
-pub(crate) const FLAGS: &str = "-trimpath -buildvcs=false -mod=readonly";
 
 /// Panics if there are none and none can be built: nothing can be tested then.
 pub fn kube_assets() -> &'static Assets {
@@ -52,46 +46,9 @@ fn find() -> Result<Assets> {
 fn built() -> Result<PathBuf> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube");
     let gomod = fs::read_to_string(module.join("go.mod"))?;
-    let ldflags = ldflags(&gomod)?;
-    let recipe = format!("{FLAGS}\n{ldflags}\n{gomod}");
-    built_once("bin", &PROGRAMS, &recipe, |package, part| {
-        let mut c = go_build("build", &ldflags);
-        c.current_dir(&module).arg("-o").arg(part).arg(package);
-        finish(c, package)
-    })
-}
-
-/// A directory of the cache with these programs (name, package, how long it takes), each made by `build` in the file that it
-/// is told, unless it is there already.
-pub(crate) fn built_once(
-    dir: &str,
-    programs: &[(&str, &str, &str)],
-    recipe: &str,
-    build: impl Fn(&str, &Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let bin = cache()?.join(dir);
-    fs::create_dir_all(&bin)?;
-    let lock = File::create(bin.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            progress("waiting for programs that another test builds …");
-            lock.lock()?;
-        }
-        Err(TryLockError::Error(e)) => return Err(e.into()),
-    }
-    for (name, package, time) in programs {
-        // What a binary was made from is beside it, as text: something else there means to build again.
-        let (exe, stamp) = (bin.join(name), bin.join(format!("{name}.recipe")));
-        if exe.exists() && fs::read_to_string(&stamp).is_ok_and(|s| s == recipe) {
-            continue;
-        }
-        progress(&format!("building {name} (once, about {time}) …"));
-        // A process that was killed while it built must leave no half a binary.
-        let part = exe.with_extension("part");
-        build(package, &part)?;
-        fs::rename(&part, &exe)?;
-        fs::write(&stamp, recipe)?;
+    let (ldflags, bin) = (ldflags(&gomod)?, go::directory("bin")?);
+    for program in PROGRAMS {
+        go::built_of(&module, &bin, &ldflags, program)?;
     }
     Ok(bin)
 }
@@ -122,20 +79,4 @@ pub fn version_flags(version: &str) -> Result<String> {
         }
     }
     Ok(flags)
-}
-
-/// `go build` or `go install`, the rest of its arguments to come.
-pub(crate) fn go_build(verb: &str, ldflags: &str) -> Command {
-    let mut c = Command::new("go");
-    c.env("CGO_ENABLED", "0").env("GOFLAGS", FLAGS).env("GOTOOLCHAIN", "local").args([verb, "-ldflags", ldflags]);
-    c
-}
-
-pub(crate) fn finish(c: Command, package: &str) -> Result<()> {
-    let out =
-        run(c, "", BUILD).context("Go is needed, or KUBEBUILDER_ASSETS and MEW_HELM must name what it would build")?;
-    if !out.status.success() {
-        bail!("{package} cannot be built:\n{}", String::from_utf8_lossy(&out.stderr));
-    }
-    Ok(())
 }

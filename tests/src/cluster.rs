@@ -61,7 +61,11 @@ impl Cluster {
     }
 
     pub fn without_operator(name: &str, trust_domain: &str) -> Result<Self> {
-        let api = ApiServer::start(name)?;
+        Self::at(ApiServer::start(name)?, trust_domain)
+    }
+
+    /// With the CRDs at this server, and without an operator.
+    pub fn at(api: ApiServer, trust_domain: &str) -> Result<Self> {
         install_crds(&api)?;
         api.create_namespace(SYSTEM)?;
         Ok(Cluster { trust_domain: trust_domain.to_owned(), operators: Vec::new(), api })
@@ -69,12 +73,18 @@ impl Cluster {
 
     /// Starts one more replica, waits until it is ready (it leads, or follows another one), and returns its number.
     pub fn start_operator(&mut self) -> Result<usize> {
+        let admin = self.api.kubeconfig();
+        self.start_operator_as(&admin, &[])
+    }
+
+    /// The same with the rights of another account, and with more arguments.
+    pub fn start_operator_as(&mut self, kubeconfig: &Path, more: &[String]) -> Result<usize> {
         let identity = format!("operator-{}", self.operators.len());
         let (port, health) = (free_port()?, free_port()?);
         let args = [
             "operator",
             "--kubeconfig",
-            &self.api.kubeconfig().display().to_string(),
+            &kubeconfig.display().to_string(),
             "--trust-domain",
             &self.trust_domain,
             "--namespace",
@@ -86,8 +96,8 @@ impl Cluster {
             "--identity",
             &identity,
         ]
-        .map(str::to_owned)
-        .to_vec();
+        .map(str::to_owned);
+        let args = args.into_iter().chain(more.iter().cloned()).collect();
         let mut o = Operator { identity, port, health, args, logs: self.api.dir().to_owned(), process: None };
         o.start()?;
         self.operators.push(o);

@@ -2,12 +2,17 @@
 
 pub mod apiserver;
 pub mod assets;
+pub mod charts;
 pub mod cluster;
 pub mod dirs;
+pub mod flights;
+pub mod go;
 pub mod haproxy;
 pub mod http;
 pub mod issuer;
 pub mod kstatus;
+pub mod kubectl;
+pub mod output;
 pub mod packages;
 pub mod pki;
 pub mod ports;

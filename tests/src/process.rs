@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(10);
 /// It takes a moment; this is for a machine that is busy with something else.
 const ONCE: Duration = Duration::from_secs(60);
+/// Before a command line: the program ends with this one, where the system has a tool for that.
+pub(crate) const DYING: [&str; 4] = ["setpriv", "--pdeathsig", "TERM", "--"];
 /// Lines of a log that are shown when something went wrong.
 const TAIL: usize = 12;
 
@@ -136,15 +138,15 @@ fn spawn(command: Command) -> Result<Child> {
 pub fn dying_with_us(program: &Path) -> Command {
     static SETPRIV: OnceLock<bool> = OnceLock::new();
     let has = *SETPRIV.get_or_init(|| {
-        let mut c = Command::new("setpriv");
-        c.args(["--pdeathsig", "TERM", "--", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut c = Command::new(DYING[0]);
+        c.args(&DYING[1..]).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
         c.status().is_ok_and(|s| s.success())
     });
     if !has {
         return Command::new(program);
     }
-    let mut c = Command::new("setpriv");
-    c.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    let mut c = Command::new(DYING[0]);
+    c.args(&DYING[1..]).arg(program);
     c
 }
 

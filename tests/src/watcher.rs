@@ -1,15 +1,13 @@
 //! The judge: it watches what Syncs say of themselves, and compares that with what probes saw of the data. `Ready=True` while
 //! a change is older than maxLag and has not arrived is a lie.
 
-use crate::apiserver::{ApiServer, kubectl_for};
 use crate::kstatus::condition;
+use crate::kubectl::Kubectl;
 use crate::process::Process;
-use crate::wait::LOOK;
 use anyhow::Result;
 use mew_crds::quantities::duration_ms;
 use serde_json::{Deserializer, Value};
 use std::io::BufReader;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +17,10 @@ use std::time::{Duration, Instant};
 const MAX_LAG_MS: u64 = 60_000;
 /// From the fact over the agent's report and the operator's write to this watch: 250 ms, 50 ms and a busy machine.
 pub const GRACE_MS: u64 = 3_000;
+/// The same, where an agent is gone: it counts as gone once it has been silent for so long.
+pub const SILENCE_MS: u64 = mew_plan::SILENT_MS + GRACE_MS;
+/// Before a watch that ended is begun again: the server, or the kind, was away.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a Sync said from this moment on.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,13 +139,13 @@ struct Shared {
 
 impl Watcher {
     /// The CRDs must be installed.
-    pub fn start(api: &ApiServer) -> Self {
+    pub fn start(server: &Kubectl) -> Self {
         let (start, shared) = (Instant::now(), Arc::new(Shared::default()));
-        let (theirs, dir) = (shared.clone(), api.dir().to_owned());
+        let (theirs, server) = (shared.clone(), server.clone());
         let thread = std::thread::spawn(move || {
             while !theirs.stop.load(Ordering::SeqCst) {
-                theirs.watch(&dir, start);
-                std::thread::sleep(LOOK); // the server was away
+                theirs.watch(&server, start);
+                std::thread::sleep(PAUSE);
             }
         });
         Watcher { start, shared, thread: Some(thread) }
@@ -165,10 +167,10 @@ impl Watcher {
 
 impl Shared {
     /// Until the watch ends.
-    fn watch(&self, dir: &Path, start: Instant) {
-        let mut kubectl = kubectl_for(dir);
-        kubectl.args(["get", "syncs", "-A", "-w", "-o", "json", "--output-watch-events"]);
-        let Ok((process, out)) = Process::piped("watch-syncs", kubectl, dir) else { return };
+    fn watch(&self, server: &Kubectl, start: Instant) {
+        let mut kubectl = server.command();
+        kubectl.args(["get", "syncs.federation.mew.dev", "-A", "-w", "-o", "json", "--output-watch-events"]);
+        let Ok((process, out)) = Process::piped("watch-syncs", kubectl, server.dir()) else { return };
         {
             let mut running = lock(&self.kubectl);
             if self.stop.load(Ordering::SeqCst) {

@@ -1,29 +1,26 @@
 //! The charts: what they render, what they refuse, what they say of themselves, and what real API servers say to them.
 //!
-//! `MEW_WRITE_GOLDEN=1` writes the renderings and the tables of the READMEs anew, for a person to read the difference.
+//! `MEW_WRITE_GOLDEN=1` writes the renderings, the tables of the READMEs and the page of rights anew, for a person to read the
+//! difference.
 
 #[path = "charts/papers.rs"]
 mod papers;
+#[path = "charts/rights_page.rs"]
+mod rights_page;
 #[path = "charts/rules.rs"]
 mod rules;
 #[path = "charts/servers.rs"]
 mod servers;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use mew_tests::charts::{self, objects};
 use mew_tests::dirs::root;
-use mew_tests::process::run;
 use mew_tests::tools::helm;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
-/// It takes a tenth of a second; this is for a machine that is busy with something else.
-const HELM: Duration = Duration::from_secs(60);
-/// The oldest Kubernetes that the charts are for.
-const OLDEST: &str = "1.33";
 /// Of the workspace, and so of everything in it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,33 +82,12 @@ impl Chart {
 
     /// The manifests with these values; of two files the later one wins.
     fn render(&self, namespace: &str, values: &[&Path]) -> Result<String> {
-        let mut c = helm();
-        c.args(["template", self.release]).arg(self.dir());
-        c.args(["--namespace", namespace, "--kube-version", &format!("{OLDEST}.0")]);
-        for v in values {
-            c.arg("--values").arg(v);
-        }
-        output(c)
+        charts::render(self.name, self.release, namespace, values)
     }
 }
 
 fn folder() -> PathBuf {
     root().join("tests/tests/charts")
-}
-
-/// What helm prints; what it complains of is the error.
-fn output(c: Command) -> Result<String> {
-    let out = run(c, "", HELM)?;
-    if !out.status.success() {
-        bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(String::from_utf8(out.stdout)?)
-}
-
-/// The objects of a rendering.
-fn objects(text: &str) -> Result<Vec<Value>> {
-    let all: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| anyhow!("{e}"))?;
-    Ok(all.into_iter().filter(|o| !o.is_null()).collect())
 }
 
 /// Kind, namespace and name of an object, for people.
@@ -202,7 +178,7 @@ fn helm_lint_finds_nothing() -> Result<()> {
         for case in chart.cases()? {
             let mut c = helm();
             c.args(["lint", "--strict", "--quiet"]).arg(chart.dir()).arg("--values").arg(&case.values);
-            output(c).with_context(|| format!("{} with {}", chart.name, case.name))?;
+            charts::says(c).with_context(|| format!("{} with {}", chart.name, case.name))?;
         }
     }
     Ok(())
@@ -214,7 +190,7 @@ fn an_older_kubernetes_is_refused() -> Result<()> {
         let mut c = helm();
         c.args(["template", chart.release]).arg(chart.dir()).arg("--values").arg(chart.case("default")?.values);
         c.args(["--kube-version", "1.32.9"]);
-        let e = output(c).err().with_context(|| format!("{} takes 1.32", chart.name))?;
+        let e = charts::says(c).err().with_context(|| format!("{} takes 1.32", chart.name))?;
         ensure!(format!("{e:#}").contains("requires kubeVersion"), "{e:#}");
     }
     Ok(())

@@ -2,37 +2,25 @@
 //! at the client API.
 
 use anyhow::{Context, Result, ensure};
-use mew_tests::cluster::{Agent, Cluster, PATIENCE};
-use mew_tests::dirs::root;
+use mew_tests::cluster::{Agent, PATIENCE};
+use mew_tests::flights::{Flights, NAMESPACE};
 use mew_tests::http::metric;
 use mew_tests::kstatus::{Status, condition, kstatus};
 use mew_tests::wait::until;
 use mew_tests::watcher::{Probe, Watcher};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::Duration;
 
-const NAMESPACE: &str = "flights";
-/// What the example's manifests say; the tests have ports of their own.
-const EAST_PEERS: &str = "127.0.0.1:9001";
-const WEST_PEERS: &str = "127.0.0.1:9101";
 const STATES: [&str; 3] = ["CA", "NY", "WA"];
 const AIRPORTS_PER_STATE: usize = 7;
 /// An agent reports at least every 5 s, and an operator plans at least every second: two reports are among so many plans.
 const PLANS_AT_REST: u64 = 12;
 
-struct Pair {
-    east_agent: Agent,
-    west_agent: Agent,
-    east: Cluster,
-    west: Cluster,
-}
-
 #[test]
 fn a_declared_flow_flows_and_its_status_is_true() -> Result<()> {
     let mut p = start()?;
-    let watcher = Watcher::start(&p.east.api);
+    let watcher = Watcher::start(p.east.api.client());
     load(&p.east_agent)?;
     declare(&p)?;
     becomes_ready(&p)?;
@@ -47,24 +35,12 @@ fn a_declared_flow_flows_and_its_status_is_true() -> Result<()> {
     gone_at_once(&p)
 }
 
-fn start() -> Result<Pair> {
-    let (east, west) = thread::scope(|s| {
-        let east = s.spawn(|| Cluster::start("east", "east.example"));
-        let west = Cluster::start("west", "west.example");
-        (east.join().map_err(|_| anyhow::anyhow!("starting the east panicked")), west)
-    });
-    let (east, west) = (east??, west?);
-    let ontology = root().join("examples/airports/flights.ontology");
-    for c in [&east, &west] {
-        c.api.create_namespace(NAMESPACE)?;
-    }
-    let east_agent = east.start_agent(NAMESPACE, "us-east", &ontology)?;
-    let west_agent = west.start_agent(NAMESPACE, "us-west", &ontology)?;
+fn start() -> Result<Flights> {
+    let p = Flights::start()?;
     // Each team commits what the other one exports.
-    for (from, agent, to) in [(&east, &east_agent, &west), (&west, &west_agent, &east)] {
-        to.api.apply(&from.export_trust(NAMESPACE, agent)?)?;
-    }
-    Ok(Pair { east_agent, west_agent, east, west })
+    p.west.api.apply(&p.trust_in_east()?)?;
+    p.east.api.apply(&p.trust_in_west()?)?;
+    Ok(p)
 }
 
 /// Before anything is declared: what is there must arrive by the initial copy.
@@ -91,25 +67,17 @@ fn spawn_airport(east: &Agent, iata: &str, state: &str, country: &str, n: usize)
     east.execute(text, params).map(|_| ())
 }
 
-/// The example as it is committed, but for the ports.
-fn manifest(p: &Pair, file: &str) -> Result<String> {
-    let path = root().join("examples/airports").join(file);
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let ours = |port: u16| format!("127.0.0.1:{port}");
-    Ok(text.replace(EAST_PEERS, &ours(p.east_agent.federation)).replace(WEST_PEERS, &ours(p.west_agent.federation)))
-}
-
-fn declare(p: &Pair) -> Result<()> {
+fn declare(p: &Flights) -> Result<()> {
     for file in ["us-west/policy.yaml", "us-west/remote.yaml"] {
-        p.west.api.apply(&manifest(p, file)?)?;
+        p.west.api.apply(&p.manifest(file)?)?;
     }
     for file in ["us-east/policy.yaml", "us-east/remote.yaml", "us-east/syncs.yaml"] {
-        p.east.api.apply(&manifest(p, file)?)?;
+        p.east.api.apply(&p.manifest(file)?)?;
     }
     Ok(())
 }
 
-fn becomes_ready(p: &Pair) -> Result<()> {
+fn becomes_ready(p: &Flights) -> Result<()> {
     for sync in ["sync/states", "sync/airports", "remote/us-west", "federationpolicy/coasts"] {
         p.east.api.wait_ready(sync, NAMESPACE, PATIENCE)?;
     }
@@ -130,7 +98,7 @@ fn becomes_ready(p: &Pair) -> Result<()> {
 }
 
 /// Ready was claimed: this is looked at once, not waited for.
-fn everything_arrived(p: &Pair) -> Result<()> {
+fn everything_arrived(p: &Flights) -> Result<()> {
     let both =
         |text: &str| -> Result<(Vec<Value>, Vec<Value>)> { Ok((p.east_agent.rows(text)?, p.west_agent.rows(text)?)) };
     let (east, west) = both("MATCH s: State RETURN s.code ORDER BY s.code")?;
@@ -152,7 +120,7 @@ fn everything_arrived(p: &Pair) -> Result<()> {
 }
 
 /// What the east has sent, the west has received.
-fn bytes_are_counted(p: &Pair) -> Result<()> {
+fn bytes_are_counted(p: &Flights) -> Result<()> {
     let bytes = |agent: &Agent, peer: &str, direction: &str| -> Result<f64> {
         let name = format!(r#"federation_sync_bytes_total{{remote="{NAMESPACE}/{peer}",direction="{direction}"}}"#);
         metric(agent.health, &name)?.with_context(|| format!("no {name}"))
@@ -178,7 +146,7 @@ fn table(text: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
     Ok(out)
 }
 
-fn columns_are_true(p: &Pair) -> Result<()> {
+fn columns_are_true(p: &Flights) -> Result<()> {
     let text = p.east.api.kubectl(&["get", "syncs", "-n", NAMESPACE])?;
     let header: Vec<&str> = text.lines().next().unwrap_or("").split_whitespace().collect();
     ensure!(header == ["NAME", "READY", "REASON", "REMOTE", "DIRECTION", "LAG", "FAILED", "AGE"], "{text}");
@@ -208,7 +176,7 @@ fn columns_are_true(p: &Pair) -> Result<()> {
     Ok(())
 }
 
-fn denied_is_not_ready(p: &Pair) -> Result<()> {
+fn denied_is_not_ready(p: &Flights) -> Result<()> {
     let s = p.east.api.get_json("sync", NAMESPACE, "inspections")?;
     ensure!(kstatus(&s) != Status::Current, "a denied sync is taken for fine: {s}");
     let accepted = condition(&s, "Accepted").context("it has no Accepted")?;
@@ -220,7 +188,7 @@ fn denied_is_not_ready(p: &Pair) -> Result<()> {
 }
 
 /// A change of an entity that both have.
-fn live_change(p: &Pair, watcher: &Watcher) -> Result<Probe> {
+fn live_change(p: &Flights, watcher: &Watcher) -> Result<Probe> {
     p.east_agent.execute(r#"MATCH a: Airport WHERE a.iata = "CA0" SET a.name = "Renamed""#, json!({}))?;
     let written = watcher.now_ms();
     until("the change is in the west", PATIENCE, || {
@@ -231,7 +199,7 @@ fn live_change(p: &Pair, watcher: &Watcher) -> Result<Probe> {
 }
 
 /// Planned again and again, with new reports, and no object changes.
-fn at_rest_nothing_is_written(p: &Pair) -> Result<()> {
+fn at_rest_nothing_is_written(p: &Flights) -> Result<()> {
     for c in [&p.east, &p.west] {
         let operator = c.leader()?;
         let look = || -> Result<_> { Ok((c.versions()?, operator.counters()?.1)) };
@@ -257,7 +225,7 @@ fn at_rest_nothing_is_written(p: &Pair) -> Result<()> {
 }
 
 /// A write in the east goes on as if nothing had happened, and the Sync says that it does not arrive.
-fn peer_dies(p: &mut Pair, watcher: &Watcher) -> Result<Probe> {
+fn peer_dies(p: &mut Flights, watcher: &Watcher) -> Result<Probe> {
     let api = &p.east.api;
     api.kubectl(&["patch", "sync", "airports", "-n", NAMESPACE, "--type=merge", "-p", r#"{"spec":{"maxLag":"2s"}}"#])?;
     let seen = |s: &Value| s["status"]["observedGeneration"] == s["metadata"]["generation"];
@@ -280,7 +248,7 @@ fn peer_dies(p: &mut Pair, watcher: &Watcher) -> Result<Probe> {
 }
 
 /// Nobody has to be there for a deletion.
-fn gone_at_once(p: &Pair) -> Result<()> {
+fn gone_at_once(p: &Flights) -> Result<()> {
     let api = &p.east.api;
     let delete = |kind: &str, name: &str| -> Result<()> {
         let object = api.get_json(kind, NAMESPACE, name)?;

@@ -2,6 +2,7 @@
 
 use crate::certificate::{self, Validity};
 use crate::health::Health;
+use crate::older::UnknownFields;
 use crate::operator::OperatorChannel;
 use crate::state::{Identity, StateDir};
 use crate::{AgentOptions, VERSION};
@@ -115,6 +116,7 @@ pub struct Attachment {
     pub kernel: Arc<Kernel>,
     pub hub: Arc<Hub>,
     pub health: Health,
+    pub unknown: UnknownFields,
 }
 
 /// What is in force.
@@ -232,10 +234,11 @@ impl Attachment {
     }
 
     fn apply(&self, bytes: &[u8], force: &mut InForce) -> Result<()> {
-        let s = Snapshot::decode(bytes).context("a snapshot that this agent cannot read")?;
+        let mut s = Snapshot::decode(bytes).context("a snapshot that this agent cannot read")?;
         if s.kernel_id != self.identity.kernel_id {
             bail!("a snapshot for {}, this is {}", s.kernel_id, self.identity.kernel_id);
         }
+        self.unknown.mark(&mut s);
         let (remotes, syncs, rejected) = s.items();
         for r in &rejected {
             tracing::error!(kind = %r.kind, name = %r.name, "{}", r.problem.message);

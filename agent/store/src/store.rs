@@ -183,7 +183,7 @@ impl Store {
         let mut built: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>> = BTreeMap::new();
         for t in o.types() {
             let was = view.ontology().by_number(t.number);
-            let is_new = |a: &&Attribute| was.and_then(|w| w.attrs.get(&a.name)?.indexed_in) != a.indexed_in;
+            let is_new = |a: &&Arc<Attribute>| was.and_then(|w| w.attrs.get(&a.name)?.indexed_in) != a.indexed_in;
             let new: Vec<_> = t.attrs.values().filter(is_new).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
             if new.is_empty() {
                 continue;

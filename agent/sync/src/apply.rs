@@ -53,10 +53,9 @@ pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes) -> Result<Outcome,
     if !from.rules.import.contains(&e.ty) {
         return Ok(Outcome::Rejected(format!("type {} may not come from this peer", tx.ontology().type_name(e.ty))));
     }
-    let own = tx.identity().kernel_id.clone();
     if let Some(k) = name::kernel_of_sync_id(e.sync_id)
         && k != from.peer_kernel_id
-        && k != own
+        && k != tx.identity().kernel_id
     {
         return Ok(Outcome::Rejected(format!("{:?} names the kernel {k}, and forwarding is not allowed", e.sync_id)));
     }

@@ -144,13 +144,28 @@ fn roots(i: &Inputs<'_>, name: &Name, r: &Remote) -> Result<Vec<String>, Problem
         let Some(map) = i.objects.bundles.get(&at) else {
             return missing(format!("ConfigMap {} does not exist", b.name));
         };
-        match map.get(key) {
-            Some(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => out.push(pem.clone()),
-            Some(_) => return missing(format!("ConfigMap {}: the key {key} holds no certificate", b.name)),
+        match map.get(key).map(|text| certificates(text)) {
+            Some(Ok(pem)) => out.push(pem),
+            Some(Err(why)) => return missing(format!("ConfigMap {}: the key {key} {why}", b.name)),
             None => return missing(format!("ConfigMap {} has no key {key}", b.name)),
         }
     }
     Ok(out)
+}
+
+/// The certificates in a text, and nothing else of it: whoever writes a Remote may name a ConfigMap that he cannot read,
+/// and what lies beside the certificates, such as a key, must not reach his agent.
+fn certificates(text: &str) -> Result<String, &'static str> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b.is_ascii_whitespace() || b"+/=".contains(&b);
+    let mut out = String::new();
+    for block in text.split(BEGIN).skip(1) {
+        let body = block.split_once(END).map(|(body, _)| body).filter(|body| body.bytes().all(is_base64));
+        let body = body.ok_or("holds a certificate that is not whole")?;
+        out.extend([BEGIN, body, END, "\n"]);
+    }
+    if out.is_empty() { Err("holds no certificate") } else { Ok(out) }
 }
 
 /// Older Remotes of the same kernel: they have what two cannot have.

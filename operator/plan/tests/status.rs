@@ -753,6 +753,16 @@ fn what_is_missing_is_named() {
     let text = m(&mut w, Reason::BundleNotFound);
     assert!(text.contains("holds no certificate"), "{text}");
 
+    // Of two certificates the second one is cut off, or something else is in it.
+    for wrong in
+        ["-----BEGIN CERTIFICATE-----\nZXU=\n", "-----BEGIN CERTIFICATE-----\na: b\n-----END CERTIFICATE-----\n"]
+    {
+        let mut w = World::declared();
+        w.bundle(BUNDLE, "ca.crt", &format!("{PEM}{wrong}"));
+        let text = m(&mut w, Reason::BundleNotFound);
+        assert!(text.contains("not whole"), "{text}");
+    }
+
     let mut w = World::declared();
     w.edit_remote("peer", json!({"trustDomain": FOREIGN}));
     let text = m(&mut w, Reason::BundleNotFound);
@@ -774,6 +784,17 @@ fn roots_are_those_of_the_trust_domain() {
     assert_eq!(w.items().0[0].roots, [OWN_PEM], "the own domain's roots never come from a Remote");
     w.objects.bundles.clear();
     w.edit_remote("peer", remote_spec()["peer"].clone());
+    assert!(w.items().0[0].roots.is_empty() && w.items().0[0].blocked.is_some());
+}
+
+/// Whoever writes a Remote may name a ConfigMap that he cannot read.
+#[test]
+fn of_a_bundle_only_certificates_are_sent() {
+    let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+    let mut w = World::declared();
+    w.bundle(BUNDLE, "ca.crt", &format!("# of the old CA\n{PEM}{key}password: secret\n{OWN_PEM}token: secret\n"));
+    assert_eq!(w.items().0[0].roots, [format!("{PEM}{OWN_PEM}")]);
+    w.bundle(BUNDLE, "ca.crt", key);
     assert!(w.items().0[0].roots.is_empty() && w.items().0[0].blocked.is_some());
 }
 

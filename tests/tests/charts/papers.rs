@@ -1,7 +1,7 @@
 //! What the charts say of themselves is true: the tables of their READMEs, the descriptions of their values, the names of
 //! metrics.
 
-use crate::{CHARTS, Chart, committed, objects};
+use crate::{CHARTS, Chart, committed};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mew_tests::dirs::root;
 use serde_json::Value;
@@ -37,42 +37,49 @@ fn between(text: &str, mark: &str, now: &str) -> Result<String> {
     Ok(format!("{before}{begin}{now}{end}{after}"))
 }
 
-fn words(v: &Value) -> String {
+/// Of a list of strings.
+pub fn words(v: &Value) -> String {
     let all: Vec<&str> = v.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     all.join(", ")
 }
 
-/// `| value | default | meaning |`, from values.yaml.
-fn values(chart: &Chart) -> Result<String> {
-    let text = chart.read("values.yaml")?;
-    let defaults: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow!("{e}"))?;
-    let mut table = "| value | default | meaning |\n|---|---|---|\n".to_owned();
-    for (path, meaning) in commented(&text) {
-        let default = defaults.pointer(&format!("/{}", path.replace('.', "/"))).context(path.clone())?;
-        table += &format!("| `{path}` | `{default}` | {} |\n", meaning.replace('<', "&lt;"));
+/// What the schema lets a value be, in a few words. Patterns are not for people: a refusal says what is wanted.
+fn takes(s: &Value) -> String {
+    if let Some(all) = s["enum"].as_array() {
+        let all: Vec<String> = all.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
+        return all.join(", ");
     }
-    Ok(table)
+    if let Some(definition) = s["$ref"].as_str() {
+        return definition.rsplit('/').next().unwrap_or_default().to_owned();
+    }
+    let kind = s["type"].as_str().map_or_else(|| words(&s["type"]).replace(", ", " or "), str::to_owned);
+    let bounds = match (s["minimum"].as_i64(), s["maximum"].as_i64()) {
+        (Some(least), Some(most)) => format!(", {least} to {most}"),
+        (Some(least), None) => format!(", from {least}"),
+        _ => String::new(),
+    };
+    match (kind.as_str(), s["properties"].as_object()) {
+        ("array", _) => format!("list of {}", takes(&s["items"])),
+        ("object", Some(fields)) => {
+            let mut names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            format!("{{{}}}", names.join(", "))
+        }
+        ("object", None) => "strings by name".to_owned(),
+        _ => format!("{kind}{bounds}"),
+    }
 }
 
-/// `| where | resources | names | verbs |`, from the roles of the default case.
-fn rights(chart: &Chart) -> Result<String> {
-    let mut table = "| where | resources | names | verbs |\n|---|---|---|---|\n".to_owned();
-    for role in objects(&chart.render(chart.namespace, &[&chart.case("default")?.values])?)? {
-        let place = match role["kind"].as_str() {
-            Some("ClusterRole") => "all namespaces",
-            Some("Role") => "its own namespace",
-            _ => continue,
-        };
-        for rule in role["rules"].as_array().into_iter().flatten() {
-            let group = match rule["apiGroups"][0].as_str() {
-                None | Some("") => String::new(),
-                Some(g) => format!(".{g}"),
-            };
-            let resources: Vec<String> =
-                words(&rule["resources"]).split(", ").map(|resource| format!("{resource}{group}")).collect();
-            let (names, verbs) = (words(&rule["resourceNames"]), words(&rule["verbs"]));
-            table += &format!("| {place} | {} | {names} | {verbs} |\n", resources.join(", "));
-        }
+/// `| value | takes | default | meaning |`, from values.schema.json and values.yaml.
+fn values(chart: &Chart) -> Result<String> {
+    let text = chart.read("values.yaml")?;
+    let all: Value = serde_json::from_str(&chart.read("values.schema.json")?)?;
+    let defaults: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow!("{e}"))?;
+    let mut table = "| value | takes | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for (path, meaning) in commented(&text) {
+        let default = defaults.pointer(&format!("/{}", path.replace('.', "/"))).context(path.clone())?;
+        let takes = takes(schema(&all, &path).with_context(|| format!("the schema does not know {path}"))?);
+        table += &format!("| `{path}` | {takes} | `{default}` | {} |\n", meaning.replace('<', "&lt;"));
     }
     Ok(table)
 }
@@ -80,10 +87,7 @@ fn rights(chart: &Chart) -> Result<String> {
 #[test]
 fn tables_of_the_readmes_are_as_generated() -> Result<()> {
     for chart in CHARTS.iter().filter(|c| c.name != "mew-crds") {
-        let mut text = between(&chart.read("README.md")?, "values", &values(chart)?)?;
-        if text.contains("<!-- rights -->") {
-            text = between(&text, "rights", &rights(chart)?)?;
-        }
+        let text = between(&chart.read("README.md")?, "values", &values(chart)?)?;
         committed(&chart.dir().join("README.md"), &text)?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 
 use crate::{CHARTS, Chart, VERSION, objects};
 use anyhow::{Context, Result, ensure};
-use mew_tests::apiserver::ApiServer;
+use mew_tests::apiserver::{ApiServer, Setup};
 use mew_tests::wait::until;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -38,7 +38,10 @@ fn kubernetes_1_36_takes_the_charts() -> Result<()> {
 }
 
 fn takes_the_charts(version: &str) -> Result<()> {
-    let api = ApiServer::start_as(&format!("kubernetes-{version}"), Some(version))?;
+    let api = ApiServer::start_as(
+        &format!("kubernetes-{version}"),
+        Setup { emulates: Some(version.to_owned()), ..Setup::default() },
+    )?;
     let said: Value = serde_json::from_str(&api.kubectl(&["get", "--raw=/version"])?)?;
     let part = |f: &str| said[f].as_str().unwrap_or_default().to_owned();
     ensure!(format!("{}.{}", part("emulationMajor"), part("emulationMinor")) == version, "it is not {version}: {said}");

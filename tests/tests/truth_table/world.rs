@@ -72,7 +72,7 @@ pub fn start() -> Result<World> {
     let mid_agent = west.start_agent(NAMESPACE, "us-mid", &mid_ontology(&west))?;
     exchange_trust(NAMESPACE, &east, &west)?;
     let mut w = World {
-        watcher: Watcher::start(&east.api),
+        watcher: Watcher::start(east.api.client()),
         probes: Vec::new(),
         second: None,
         east_agent,
