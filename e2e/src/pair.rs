@@ -103,7 +103,11 @@ impl Pair {
         let deployment = Workload { namespace, name: s.kernel, kernel: s.kernel, storage: &storage, app: &self.app };
         let peers = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": peers_service(s), "namespace": namespace},
-            "spec": {"type": "NodePort", "selector": {"app": s.kernel}, "ports": [{"port": FEDERATION}]},
+            "spec": {
+                "type": "NodePort", "selector": {"app": s.kernel}, "ports": [{"port": FEDERATION}],
+                // Peers reach an agent that is not ready: its disk may be full, and it has much to send.
+                "publishNotReadyAddresses": true,
+            },
         });
         let ontology = workload::ontology_map(namespace, ontology);
         let items = [restricted_namespace(namespace), ontology, claim_object(s), peers, deployment.deployment()];

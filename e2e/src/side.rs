@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::condition;
 use serde_json::Value;
 
+/// What an agent says that has no kernel yet, or ends.
+const TRY_AGAIN: [&str; 2] = ["the kernel is not open yet", "this agent is stopping"];
 /// The container of the application.
 pub const APP: &str = "app";
 
@@ -81,14 +83,25 @@ impl Side {
 
     // ----------------------------------------------------------------- data
 
+    /// Asks the kernel; again if its agent stands by, or ends, and so did nothing.
+    fn ask<T>(&self, ask: impl Fn(&Kernel<'_>) -> Result<T>) -> Result<T> {
+        let once = || {
+            let pod = name_of(&self.pod()?);
+            ask(&Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod })
+        };
+        let what = format!("{}: the kernel of {} takes statements", self.cluster.name, self.kernel);
+        until(&what, PATIENCE, || match once() {
+            Err(e) if TRY_AGAIN.iter().any(|t| format!("{e:#}").contains(t)) => Ok(None),
+            r => Ok(Some(r)),
+        })?
+    }
+
     pub fn execute(&self, statement: &str) -> Result<()> {
-        let pod = name_of(&self.pod()?);
-        Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod }.execute(statement)
+        self.ask(|k| k.execute(statement))
     }
 
     pub fn rows(&self, query: &str) -> Result<Vec<Vec<String>>> {
-        let pod = name_of(&self.pod()?);
-        Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod }.rows(query)
+        self.ask(|k| k.rows(query))
     }
 
     pub fn wait_for_rows(&self, what: &str, query: &str, good: impl Fn(&[Vec<String>]) -> bool) -> Result<()> {

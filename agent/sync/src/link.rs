@@ -2,35 +2,37 @@
 
 mod consent;
 mod flows;
+mod outstanding;
+mod own;
+mod pump;
+mod renewal;
 mod report;
 
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
-use flows::{Flow, Own};
-use mew_contract::report::{Denial, Inbound};
+use flows::Flow;
+use mew_contract::report::Denial;
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
+use own::Own;
+use renewal::renewal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
 
+pub use outstanding::Outstanding;
+
+/// What a process that ends tells its peers as the reason.
+const STOPPING: &str = "Stopping";
 /// Refusals of the peer's flows that are remembered for the report.
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
 const MAX_PEER_FLOWS: usize = 256;
 /// Bytes of a peer's incarnation and version, which are kept and reported.
 const MAX_WORD: usize = 128;
-
-/// What is up goes on when the connection that shall take its place cannot be made: the peer may not trust a new issuer yet.
-const REDIAL_MS: u64 = 10_000;
-
-/// When to dial anew: after nine tenths of what is left, and not more often than once a second.
-fn renewal(now_ms: u64, end_ms: u64) -> u64 {
-    now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
-}
 
 /// Numbers a connection; the caller chooses, ascending.
 pub type ConnId = u64;
@@ -58,6 +60,8 @@ pub enum Event {
     Changed(Arc<Vec<String>>),
     /// This side shows another certificate from now on.
     Renewed,
+    /// This process ends: the peer is told, and no connection is made or taken any more.
+    Goodbye,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +113,8 @@ struct Session {
     nonce: u64,
     next_flow: u32,
     flows: BTreeMap<u32, Flow>,
+    /// The flow that sends first the next time.
+    turn: u32,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
     /// A connection that shall take the place of this one is being made.
@@ -134,6 +140,8 @@ pub struct Link {
     inbound_denied: BTreeMap<String, String>,
     /// A retry of what is held could not be made; make it at the next occasion.
     held_due: bool,
+    /// Nothing is opened any more.
+    ended: bool,
 }
 
 impl Link {
@@ -154,6 +162,7 @@ impl Link {
             inbound_failed: 0,
             inbound_denied: BTreeMap::new(),
             held_due: false,
+            ended: false,
         }
     }
 
@@ -167,7 +176,7 @@ impl Link {
     }
 
     fn enabled(&self) -> bool {
-        !self.config.suspend && self.config.blocked.is_none()
+        !self.config.suspend && self.config.blocked.is_none() && !self.ended
     }
 
     /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
@@ -190,15 +199,8 @@ impl Link {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
-            Event::ConnectFailed(_) => {
-                if let State::Up(s) = &mut self.state
-                    && std::mem::take(&mut s.redialled)
-                {
-                    let again = now.wall_ms + REDIAL_MS;
-                    s.renew_at = Some(s.renew_at.map_or(again, |t| t.min(again)));
-                }
-                // Or of a dial that was given up when the configuration changed.
-            }
+            // Of one that should take the place of what is up, or of a dial that was given up when the configuration changed.
+            Event::ConnectFailed(_) => self.redial_failed(now),
             // The peer has closed it because what takes its place is up there already, and here in a moment.
             Event::Closed(conn, None) if self.is_current(conn) && self.is_redialled() => {
                 self.drop_flows();
@@ -215,6 +217,7 @@ impl Link {
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
             Event::Renewed => self.renew(&mut out),
+            Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;
@@ -234,10 +237,6 @@ impl Link {
 
     fn is_current(&self, conn: ConnId) -> bool {
         self.conn() == Some(conn)
-    }
-
-    fn is_redialled(&self) -> bool {
-        matches!(&self.state, State::Up(s) if s.redialled)
     }
 
     fn configure(&mut self, now: Now, r: RemoteItem, syncs: Vec<SyncItem>, kernel: &Kernel, out: &mut Vec<Effect>) {
@@ -294,20 +293,6 @@ impl Link {
         self.state = State::Greeting { conn: c, since: now.mono_ms };
     }
 
-    /// A new connection shall take the place of the one that is up, once it is up itself; and what waits for its next try has
-    /// a better chance now.
-    fn renew(&mut self, out: &mut Vec<Effect>) {
-        match &mut self.state {
-            State::Up(s) if s.conn.dialled => {
-                s.redialled = true;
-                out.push(Effect::Dial);
-            }
-            State::Up(s) => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
-            State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
-            State::Idle | State::Dialling | State::Greeting { .. } => {}
-        }
-    }
-
     /// The connection failed or broke: plan the next try.
     fn lost(&mut self, now: Now, random: u64, why: Option<Problem>) {
         self.drop_flows();
@@ -332,6 +317,15 @@ impl Link {
             out.push(Effect::Close(c));
         }
         self.lost(now, random, Some(why));
+    }
+
+    /// Says that this process ends. The connection is not closed: the peer does, once it has heard.
+    fn goodbye(&mut self, out: &mut Vec<Effect>) {
+        if let Some(c) = self.conn() {
+            send(out, c, Body::Disconnect(wire::Disconnect { reason: STOPPING.to_owned() }));
+        }
+        self.drop_flows();
+        (self.state, self.ended) = (State::Idle, true);
     }
 
     fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
@@ -409,12 +403,7 @@ impl Link {
                 if let Some(c) = self.conn() {
                     out.push(Effect::Close(c));
                 }
-                let reason = Reason::ALL.iter().copied().find(|r| r.code() == d.reason).unwrap_or(Reason::Unreachable);
-                self.lost(
-                    now,
-                    random,
-                    Some(Problem::new(reason, format!("the peer closed the connection ({})", d.reason))),
-                );
+                self.lost(now, random, Some(parting(&d.reason)));
             }
             Body::Renew(_) => {
                 if matches!(&self.state, State::Up(s) if s.conn.dialled) {
@@ -477,26 +466,22 @@ impl Link {
             nonce: 0,
             next_flow,
             flows: BTreeMap::new(),
+            turn: 0,
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
             redialled: false,
         }));
         self.open_all(now, kernel, out);
         self.wake(now, random, out);
     }
+}
 
-    fn inbound(&self) -> Inbound {
-        let open = match &self.state {
-            State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
-            _ => 0,
-        };
-        let denied = self.inbound_denied.len() as u64;
-        Inbound {
-            total: open + denied,
-            denied,
-            failed: self.inbound_failed,
-            denials: self.denials.iter().cloned().collect(),
-        }
+/// Why the peer closed the connection, as it says.
+fn parting(said: &str) -> Problem {
+    if said == STOPPING {
+        return Problem::new(Reason::Unreachable, "the peer's agent has stopped; flows go on when it is back");
     }
+    let reason = Reason::ALL.iter().copied().find(|r| r.code() == said).unwrap_or(Reason::Unreachable);
+    Problem::new(reason, format!("the peer closed the connection ({said})"))
 }
 
 /// Single certificates of some PEM texts, to compare sets of them.

@@ -1,6 +1,7 @@
 //! The application of the suite. It needs its kernel from its first moment, as applications do: if nothing answers, it
-//! ends with an error, and the pod's restarts show that it was started before its agent. With `LOAD_EVERY_MS` it then
-//! writes what `LOAD_OF` says, at a steady rate, and says what was acknowledged.
+//! ends with an error, and the pod's restarts show that it was started before its agent. If the agent answers that it
+//! stands by for the pod that is replaced, it waits: a pod that ends for that would never be ready, and the other one would
+//! stay. With `LOAD_EVERY_MS` it then writes what `LOAD_OF` says, at a steady rate, and says what was acknowledged.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -9,9 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const KERNEL: &str = "127.0.0.1:9000";
+/// What an agent says that has no kernel yet.
+const STANDBY: &str = "the kernel is not open yet";
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// What is written, with a number for a name, and how it is counted.
 struct Load {
@@ -44,7 +48,12 @@ async fn work() -> Result<()> {
         Ok("inspections") => INSPECTIONS,
         Ok(other) => bail!("LOAD_OF is {other:?}"),
     };
-    let first = load.count().await.context("the kernel did not answer the first statement")?;
+    let first = loop {
+        match load.count().await {
+            Err(e) if e.to_string().contains(STANDBY) => sleep(AGAIN).await,
+            r => break r.context("the kernel did not answer the first statement")?,
+        }
+    };
     println!("the kernel answered the first statement");
     let every: u64 = env::var("LOAD_EVERY_MS").map_or(Ok(0), |v| v.parse()).context("LOAD_EVERY_MS")?;
     if every == 0 {

@@ -51,5 +51,6 @@ fn runs(w: &World, image: &Archive) -> Result<()> {
 }
 
 fn roll_back(c: &Cluster) -> Result<()> {
-    c.helm(&["rollback", OPERATOR, "--namespace", SYSTEM, "--wait", "--timeout", "300s"], "").map(drop)
+    c.helm(&["rollback", OPERATOR, "--namespace", SYSTEM, "--wait", "--timeout", "300s"], "")?;
+    install::settles(c)
 }

@@ -83,10 +83,10 @@ async fn client(o: &OperatorOptions) -> Result<Client> {
 /// Runs until `stop`.
 pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
-    let listener = mew_tls::listen(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
-    let health_listener = mew_tls::listen(o.health).await.with_context(|| format!("health at {}", o.health))?;
+    let listener = mew_tls::listen(o.listen).with_context(|| format!("agents cannot attach at {}", o.listen))?;
+    let health_listener = mew_tls::listen(o.health).with_context(|| format!("health at {}", o.health))?;
     let hooks = match &o.webhook {
-        Some(w) => Some(mew_tls::listen(w.listen).await.with_context(|| format!("the webhook at {}", w.listen))?),
+        Some(w) => Some(mew_tls::listen(w.listen).with_context(|| format!("the webhook at {}", w.listen))?),
         None => None,
     };
     let health = Health::default();
