@@ -4,8 +4,10 @@
 pub mod api;
 pub mod archive;
 mod backup;
+mod certificates;
 mod dial;
 mod gate;
+mod handover;
 mod held;
 mod hub;
 pub mod json;
@@ -15,6 +17,7 @@ mod records;
 mod standby;
 mod traffic;
 
+pub use certificates::NamedCertificate;
 pub use gate::Gate;
 pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};

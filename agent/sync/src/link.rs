@@ -5,18 +5,20 @@ mod flows;
 mod outstanding;
 mod own;
 mod pump;
+mod renewal;
 mod report;
 
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 use flows::Flow;
-use mew_contract::report::{Denial, Inbound};
+use mew_contract::report::Denial;
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
 use own::Own;
+use renewal::renewal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
@@ -31,11 +33,6 @@ const MAX_DENIALS: usize = 16;
 const MAX_PEER_FLOWS: usize = 256;
 /// Bytes of a peer's incarnation and version, which are kept and reported.
 const MAX_WORD: usize = 128;
-
-/// When to dial anew: after nine tenths of what is left, and not more often than once a second.
-fn renewal(now_ms: u64, end_ms: u64) -> u64 {
-    now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
-}
 
 /// Numbers a connection; the caller chooses, ascending.
 pub type ConnId = u64;
@@ -61,6 +58,8 @@ pub enum Event {
     Wake,
     /// These entities changed in the kernel: what they blocked may be applied now.
     Changed(Arc<Vec<String>>),
+    /// This side shows another certificate from now on.
+    Renewed,
     /// This process ends: the peer is told, and no connection is made or taken any more.
     Goodbye,
 }
@@ -118,6 +117,8 @@ struct Session {
     turn: u32,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
+    /// A connection that shall take the place of this one is being made.
+    redialled: bool,
 }
 
 pub struct Link {
@@ -198,8 +199,13 @@ impl Link {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
-            // Of a dial that was given up when the configuration changed.
-            Event::ConnectFailed(_) => {}
+            // Of one that should take the place of what is up, or of a dial that was given up when the configuration changed.
+            Event::ConnectFailed(_) => self.redial_failed(now),
+            // The peer has closed it because what takes its place is up there already, and here in a moment.
+            Event::Closed(conn, None) if self.is_current(conn) && self.is_redialled() => {
+                self.drop_flows();
+                self.state = State::Dialling;
+            }
             Event::Closed(conn, p) if self.is_current(conn) => self.lost(now, random, p),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
@@ -210,6 +216,7 @@ impl Link {
                 }
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
+            Event::Renewed => self.renew(&mut out),
             Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
@@ -240,6 +247,7 @@ impl Link {
             || r.roots != self.config.roots;
         // A root that is gone may be one that was stolen: what it let in must prove itself again.
         let root_gone = !certificates(&self.config.roots).is_subset(&certificates(&r.roots));
+        let other_certificate = r.certificate != self.config.certificate;
         self.config = r;
         self.rules = rules;
         if !self.enabled() {
@@ -256,6 +264,8 @@ impl Link {
             }
             self.drop_flows();
             (self.state, self.attempt) = (State::Idle, 0);
+        } else if other_certificate {
+            self.renew(out);
         }
         self.configure_flows(now, syncs, rules_changed, kernel, out);
     }
@@ -341,10 +351,7 @@ impl Link {
                 // Certificates are renewed long before: the peer has another one by now. The new connection takes the
                 // place of this one once it is up.
                 s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
-                match s.conn.dialled {
-                    true => out.push(Effect::Dial),
-                    false => send(out, s.conn.conn, Body::Renew(wire::Renew {})),
-                }
+                self.renew(out);
             }
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
@@ -400,7 +407,7 @@ impl Link {
             }
             Body::Renew(_) => {
                 if matches!(&self.state, State::Up(s) if s.conn.dialled) {
-                    out.push(Effect::Dial);
+                    self.renew(out);
                 }
             }
             body => self.flow_frame(now, random, body, kernel, out),
@@ -461,23 +468,10 @@ impl Link {
             flows: BTreeMap::new(),
             turn: 0,
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
+            redialled: false,
         }));
         self.open_all(now, kernel, out);
         self.wake(now, random, out);
-    }
-
-    fn inbound(&self) -> Inbound {
-        let open = match &self.state {
-            State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
-            _ => 0,
-        };
-        let denied = self.inbound_denied.len() as u64;
-        Inbound {
-            total: open + denied,
-            denied,
-            failed: self.inbound_failed,
-            denials: self.denials.iter().cloned().collect(),
-        }
     }
 }
 

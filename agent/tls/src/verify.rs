@@ -13,6 +13,7 @@ use rustls::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error as ThisError;
 
 /// Why a peer was refused by this side.
@@ -92,6 +93,18 @@ impl Trust {
     pub fn readmits(&self, peer: &Peer) -> Result<SpiffeId, Failure> {
         let (ee, inter) = peer.chain.split_first().ok_or(Failure::NoIdentity)?;
         self.verify(ee, inter, UnixTime::now(), Usage::Client)
+    }
+
+    /// Whether others with this trust would take a certificate of this side, whoever dials.
+    pub(crate) fn accepts_at_both_ends(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        since_1970: Duration,
+    ) -> Result<(), Failure> {
+        let now = UnixTime::since_unix_epoch(since_1970);
+        self.verify(ee, inter, now, Usage::Server)?;
+        self.verify(ee, inter, now, Usage::Client).map(drop)
     }
 
     fn verify(

@@ -3,6 +3,7 @@
 
 mod backup_restored;
 mod ca_deleted;
+mod certificate_ref;
 mod certificates_rotated;
 mod chart_upgrade;
 mod columns;
@@ -66,6 +67,7 @@ pub const CASES: &[Case] = &[
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,
+    certificate_ref::CASE,
     unreadable_secret::CASE,
     kernel_claimed::CASE,
     network_cut::CASE,

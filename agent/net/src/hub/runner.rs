@@ -2,6 +2,7 @@
 
 use super::{Counters, Hub, LOOK, LinkHandle, Observer, Passing, Shared, lock};
 use crate::dial::{self, Opened};
+use crate::handover::Handover;
 use crate::outbox::{OUTBOX, Outbox};
 use crate::traffic::{Traffic, data_bytes};
 use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
@@ -61,6 +62,7 @@ pub(super) struct Runner {
     report: Arc<Mutex<Option<Said>>>,
     traffic: Arc<Traffic>,
     epoch: u64,
+    handover: Handover,
     stop: CancellationToken,
     conns: HashMap<ConnId, (Outbox, CancellationToken)>,
     random: std::hash::RandomState,
@@ -83,6 +85,7 @@ impl Runner {
             report: handle.report.clone(),
             traffic: handle.traffic.clone(),
             epoch: 0,
+            handover: Handover::default(),
             stop: handle.stop.clone(),
             conns: HashMap::new(),
             random: std::hash::RandomState::new(),
@@ -149,6 +152,16 @@ impl Runner {
             self.conns.remove(conn);
             self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
         }
+        match &e {
+            Event::Connected(_) | Event::Closed(..) => {
+                if let Some(s) = lock(&self.report).as_ref() {
+                    self.handover.begin(Instant::now(), &s.remote, &s.flows);
+                }
+            }
+            // What was said before is not about this configuration.
+            Event::Configure(..) => self.handover = Handover::default(),
+            _ => {}
+        }
         if matches!(e, Event::ConnectFailed(_)) {
             self.counters.connection_errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -185,6 +198,7 @@ impl Runner {
         }
         let draining = self.shared.draining.load(Ordering::Acquire);
         let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
+        let (remote, flows) = self.handover.say(Instant::now(), remote, flows);
         let outstanding = draining.then(|| self.link.outstanding(self.kernel.head()));
         *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows, outstanding });
         if draining {
@@ -204,9 +218,10 @@ impl Runner {
 
     fn dial(&self) {
         let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
-        let own = lock(&self.shared.own).clone();
+        let config = self.link.config();
+        let own = lock(&self.shared.certificates).to_dial(config.certificate.as_deref(), self.shared.wall_ms());
         let (config, events, inbox, stop) =
-            (self.link.config().clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
+            (config.clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
         let readers = self.shared.readers.clone();
         self.runtime.spawn(async move {
             match dial::dial(&config, own, conn).await {

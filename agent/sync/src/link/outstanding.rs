@@ -69,10 +69,10 @@ impl Link {
             head,
         };
         let none = BTreeMap::new();
-        let (open, greeting) = match &self.state {
+        let (open, comes) = match &self.state {
             State::Up(s) => (&s.flows, false),
             State::Greeting { .. } => (&none, true),
-            State::Idle | State::Backoff { .. } | State::Dialling => (&none, false),
+            State::Idle | State::Backoff { .. } | State::Dialling => (&none, self.is_coming_back()),
         };
         let sources = open.values().filter_map(|f| match &f.end {
             End::Source(s) => Some(of(&f.name, true, None, Some(s.confirmed()))),
@@ -84,7 +84,7 @@ impl Link {
                 Some(End::Source(_) | End::Sink(_)) => None,
                 // Asked, and the answer is on its way; or refused, or not connected, and asked again later.
                 asked => {
-                    let waits = greeting || asked.is_some();
+                    let waits = comes || asked.is_some();
                     let problem = o.problem.as_ref().or(self.problem.as_ref()).filter(|_| !waits);
                     Some(of(&o.item.name, waits, problem, o.confirmed))
                 }
