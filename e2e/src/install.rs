@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub const SYSTEM: &str = "mew-system";
 /// Name of the release, the Deployment and the Lease.
 pub const OPERATOR: &str = "mew-operator";
-const CRDS: &str = "mew-crds";
+pub const CRDS: &str = "mew-crds";
 pub const REPLICAS: u32 = 2;
 
 /// Pods that could do harm are refused, by the API server itself.

@@ -7,6 +7,7 @@ mod cluster;
 mod dump;
 mod engine;
 mod install;
+mod page;
 mod pair;
 mod prepare;
 mod run;

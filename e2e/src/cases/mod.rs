@@ -12,11 +12,13 @@ mod leader_lost;
 mod namespace_deleted;
 mod operators_gone;
 mod peer_deleted;
+mod people;
 mod pvc_kept;
 mod pvc_wiped;
 mod revoked;
 mod rollout;
 mod sync;
+mod tutorial;
 mod upgrade;
 
 use crate::world::World;
@@ -31,7 +33,10 @@ pub struct Case {
 }
 
 pub const CASES: &[Case] = &[
+    // It begins with clusters in which nothing is installed.
+    tutorial::CASE,
     install::CASE,
+    people::CASE,
     inject::CASE,
     sync::CASE,
     columns::CASE,
