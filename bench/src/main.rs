@@ -1,25 +1,34 @@
 //! Side by side with PostgreSQL's logical replication, on the same machine, in the same run: initial copy, steady stream,
-//! lag and catch-up of two agents over mTLS; then what operator and agent cost, and how soon they say what is.
+//! lag and catch-up of two agents over mTLS, and durable transactions; and what has no peer: the store by itself, local
+//! writes beside peers of all kinds, a soak, and what the operator costs. README.md says what each part measures.
 //!
-//! Prints a table, and with `--json` writes every figure of every run. Asserts nothing about time.
+//! Prints a table and the marks, and with `--json` writes every figure of every run. Asserts nothing about time.
 
+mod embedded;
+mod machine;
+mod marks;
 mod measure;
 mod operator;
 mod ours;
+mod peers;
 mod postgres;
 mod race;
 mod report;
 mod rows;
+mod soak;
+mod store;
 mod transactions;
+mod worker;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use mew_tests::process::progress;
-use race::{Figures, Plan, Runner};
+use machine::Machine;
+use race::{Figures, Plan};
+use report::{Phases, Report};
 use std::path::{Path, PathBuf};
 
 #[derive(Parser)]
-#[command(about = "Measures MEW Federation beside PostgreSQL's logical replication")]
+#[command(about = "Measures MEW Federation, beside PostgreSQL where that does the same")]
 struct Args {
     /// Entities at the source; half of them match
     #[arg(long, default_value_t = 200_000)]
@@ -39,12 +48,21 @@ struct Args {
     /// Seconds of each of the twelve transaction phases; 0 leaves them out
     #[arg(long, default_value_t = 2)]
     transactions: u64,
-    /// Only one part
+    /// Seconds of the soak, of each phase of `peers`, and of commits without upkeep in `store`
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Numbers of Syncs that `--only operator` declares, one after the other
+    #[arg(long, value_delimiter = ',', default_values_t = [10_usize, 1000, 10_000])]
+    syncs: Vec<usize>,
+    /// Only one part; without it `race`, `transactions` and the small half of `operator`
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// What this process is to do for another one of this program
+    #[arg(long, hide = true)]
+    worker: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,68 +75,100 @@ enum Part {
     Transactions,
     /// The same, without PostgreSQL
     OurTransactions,
-    /// Memory of operator and agents, apply to Ready, faults
+    /// Memory of operator and agents, apply to Ready, faults; thousands of Syncs, and the loss of a region
     Operator,
+    /// The store: memory, opening after kill -9, disk, commits during checkpoints and compaction
+    Store,
+    /// Local writes while a peer is live, slow, stopped, dead or catching up
+    Peers,
+    /// Changes for as long as --seconds says, with upkeep: memory, disk, and everything checked after kill -9
+    Soak,
 }
 
 fn main() -> Result<()> {
     let a = Args::parse();
-    let plan = Plan { entities: a.entities, steady_seconds: a.steady, lag_seconds: a.lag, catch_up: a.catch_up };
+    match &a.worker {
+        Some(work) => worker::run(work),
+        None => measure(&a),
+    }
+}
+
+fn measure(a: &Args) -> Result<()> {
+    let plan = Plan {
+        entities: a.entities,
+        steady_seconds: a.steady,
+        lag_seconds: a.lag,
+        catch_up: a.catch_up,
+        seconds: a.seconds,
+    };
     let wants = |parts: &[Part]| a.only.is_none_or(|o| parts.contains(&o));
-    let mut r = report::Report::new(plan);
+    let asked = |part: Part| a.only == Some(part);
+    let machine = in_directory("machine", Machine::look)?;
+    let mut r = Report::new(plan, machine);
     for run in 1..=a.runs {
         if wants(&[Part::Race, Part::Ours]) {
-            let f = racing("mew", run, &plan, |dir| Ok(Box::new(ours::Ours::start(dir)?)))?;
-            r.add(run, "mew", f);
+            part(&mut r, run, "mew", "race", |dir, say| race::run(&mut ours::Ours::start(dir)?, &plan, say))?;
         }
         if wants(&[Part::Race]) {
             let bin = postgres::programs()?;
             r.peer_version = postgres::version(&bin)?;
-            let f = racing("postgres", run, &plan, |dir| Ok(Box::new(postgres::Postgres::start(&bin, dir)?)))?;
-            r.add(run, "postgres", f);
+            part(&mut r, run, "postgres", "race-postgres", |dir, say| {
+                race::run(&mut postgres::Postgres::start(&bin, dir)?, &plan, say)
+            })?;
         }
         if wants(&[Part::Transactions, Part::OurTransactions]) && a.transactions > 0 {
-            let (dir, who) = (directory(&format!("transactions-{run}"))?, "mew");
-            let f = transactions::ours(&dir, a.entities, a.transactions, &saying(run, who))?;
-            r.add(run, who, f);
-            std::fs::remove_dir_all(&dir)?;
+            part(&mut r, run, "mew", "transactions", |dir, say| {
+                transactions::ours(dir, a.entities, a.transactions, say)
+            })?;
         }
         if wants(&[Part::Transactions]) && a.transactions > 0 {
-            let (bin, who) = (postgres::programs()?, "postgres");
+            let bin = postgres::programs()?;
             r.peer_version = postgres::version(&bin)?;
-            let dir = directory(&format!("transactions-postgres-{run}"))?;
-            let f = transactions::theirs(&bin, &dir, a.entities, a.transactions, &saying(run, who))?;
-            r.add(run, who, f);
-            std::fs::remove_dir_all(&dir)?;
+            part(&mut r, run, "postgres", "transactions-postgres", |dir, say| {
+                transactions::theirs(&bin, dir, a.entities, a.transactions, say)
+            })?;
+        }
+        if asked(Part::Store) {
+            part(&mut r, run, "store", "store", |dir, say| store::run(dir, a.entities, a.seconds, say))?;
+        }
+        if asked(Part::Peers) {
+            part(&mut r, run, "peers", "peers", |dir, say| peers::run(dir, a.entities, a.seconds, say))?;
+        }
+        if asked(Part::Soak) {
+            part(&mut r, run, "soak", "soak", |dir, say| soak::run(dir, a.entities, a.seconds, say))?;
         }
         if wants(&[Part::Operator]) {
-            let dir = directory(&format!("operator-{run}"))?;
-            let f = operator::run(&dir, &|what| progress(&format!("[{run}] operator: {what} …")))?;
-            r.add(run, "operator", f);
+            part(&mut r, run, "operator", "operator", |dir, say| operator::pair::run(dir, run, say))?;
+        }
+        if asked(Part::Operator) {
+            part(&mut r, run, "operator", "fleet", |_, say| operator::fleet(run, &a.syncs, say))?;
         }
     }
     println!("{}", r.table());
-    if let Some(file) = a.json {
-        std::fs::write(&file, r.json()?).with_context(|| file.display().to_string())?;
+    if let Some(file) = &a.json {
+        std::fs::write(file, r.json()?).with_context(|| file.display().to_string())?;
     }
     Ok(())
 }
 
-fn saying(run: usize, who: &str) -> impl Fn(&str) {
-    move |what| progress(&format!("[{run}] {who}: {what} …"))
+/// One part of one run, in a directory of its own.
+fn part(
+    r: &mut Report,
+    run: usize,
+    who: &'static str,
+    name: &str,
+    measure: impl FnOnce(&Path, &dyn Fn(&str)) -> Result<Figures>,
+) -> Result<()> {
+    let phases = Phases::new(run, who, name);
+    let f = in_directory(&format!("{name}-{run}"), |dir| measure(dir, &|what| phases.begin(what)))?;
+    r.add(phases, f);
+    Ok(())
 }
 
-fn racing(who: &str, run: usize, plan: &Plan, start: impl FnOnce(&Path) -> Result<Box<dyn Runner>>) -> Result<Figures> {
-    let dir = directory(&format!("{who}-{run}"))?;
-    let mut runner = start(&dir)?;
-    let f = race::run(&mut *runner, plan, &|what| progress(&format!("[{run}] {who}: {what} …")))
-        .with_context(|| format!("{who}; its logs are in {}", dir.display()))?;
-    drop(runner);
-    // Some hundred MB a run; the logs of a failed one stay.
+/// Up to some GiB go with it; those of something that failed stay, for their logs.
+fn in_directory<T>(name: &str, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let dir = mew_tests::dirs::scratch(name)?;
+    let done = work(&dir).with_context(|| format!("{name}; its logs are in {}", dir.display()))?;
     std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    Ok(f)
-}
-
-fn directory(name: &str) -> Result<PathBuf> {
-    mew_tests::dirs::scratch(name)
+    Ok(done)
 }

@@ -18,6 +18,8 @@ pub struct Plan {
     pub steady_seconds: u64,
     pub lag_seconds: u64,
     pub catch_up: u64,
+    /// Of each phase of the parts that have no peer.
+    pub seconds: u64,
 }
 
 /// A source, a sink, and the replication between them. Both keep running between the calls.
@@ -111,7 +113,7 @@ fn copy(r: &mut dyn Runner, p: &Plan, f: &mut Figures) -> Result<()> {
 }
 
 /// A row that is shared and last of its transaction, to see that everything before it has arrived.
-fn sentinel(w: &mut dyn Writer, version: i64) -> Result<()> {
+pub fn sentinel(w: &mut dyn Writer, version: i64) -> Result<()> {
     let u = w.prepare(&[0], version);
     w.write(&*u)
 }

@@ -1,25 +1,22 @@
 //! Durable transactions by many clients at once: a kernel in this process, and the peer over its socket. Each transaction
 //! updates some rows of the client's own, found by a unique value.
 
-use crate::ours::{CHANGING, ONTOLOGY, SPAWN, UPDATE};
+use crate::embedded::{self, Indexes, now_ms, updates};
+use crate::ours::UPDATE;
 use crate::postgres::Postgres;
 use crate::race::{Figures, Runner, Writer, distinct};
-use crate::rows::{Rng, Task, task};
+use crate::rows::Rng;
 use anyhow::{Context, Result, anyhow, ensure};
 use mew_kernel::{Kernel, Table};
-use mew_model::Value;
-use mew_store::{DirDisk, Options, Store};
 use std::any::Any;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const CLIENTS: [u64; 3] = [1, 16, 64];
 const SIZES: [u64; 4] = [1, 10, 100, 1000];
-/// Rows of one transaction while loading.
-const LOAD: u64 = 2000;
 /// Updates that a client makes before and then repeats.
 const PREPARED: i64 = 8;
 
@@ -77,19 +74,10 @@ fn rate(writer: NewWriter<'_>, entities: u64, clients: u64, size: u64, seconds: 
 }
 
 pub fn ours(dir: &Path, entities: u64, seconds: u64, say: &dyn Fn(&str)) -> Result<Figures> {
-    let ontology = mew_lang::parse_ontology(ONTOLOGY).map_err(|d| anyhow!("{d:?}"))?;
-    let options = Options { kernel_id: "bench.k".into(), new_incarnation: "i".into(), segment_bytes: 64 << 20 };
-    let (store, _) = Store::open(Arc::new(DirDisk::new(dir.join("data"))?), ontology.into(), options)?;
+    let (store, _) = embedded::open(&dir.join("data"), Indexes::UNIQUE)?;
     let k = Kernel::new(store);
     say("loading");
-    for first in (0..entities).step_by(LOAD as usize) {
-        let row = |i: u64| {
-            let t = task(i, 0);
-            [text(&t.id), text(&t.code), Value::Bool(t.shared)].into_iter().chain(changing(&t)).collect()
-        };
-        let rows = (first..entities.min(first + LOAD)).map(row).collect();
-        k.execute_table(now_ms(), SPAWN, Table { names: names(&["id", "code", "shared"]), rows })?;
-    }
+    embedded::load(&k, 0..entities)?;
     measure(&|| Ok(Box::new(InProcess(&k))), entities, seconds, say)
 }
 
@@ -100,40 +88,11 @@ pub fn theirs(bin: &Path, dir: &Path, entities: u64, seconds: u64, say: &dyn Fn(
     measure(&|| p.writer(), entities, seconds, say)
 }
 
-fn now_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
-fn names(first: &[&str]) -> Vec<String> {
-    first.iter().chain(&CHANGING).map(|n| (*n).to_owned()).collect()
-}
-
-fn text(s: &str) -> Value {
-    Value::String(s.to_owned())
-}
-
-fn changing(t: &Task) -> [Value; 8] {
-    [
-        text(&t.title),
-        text(t.status),
-        Value::Int(t.priority),
-        text(&t.assignee),
-        Value::Int(t.due),
-        Value::Float(t.estimate),
-        Value::Int(t.version),
-        text(&t.note),
-    ]
-}
-
 struct InProcess<'k>(&'k Kernel);
 
 impl Writer for InProcess<'_> {
     fn prepare(&self, ids: &[u64], version: i64) -> Box<dyn Any + Send> {
-        let row = |i: &u64| {
-            let t = task(*i, version);
-            [text(&t.code)].into_iter().chain(changing(&t)).collect()
-        };
-        Box::new(Table { names: names(&["code"]), rows: ids.iter().map(row).collect() })
+        Box::new(updates(ids, version))
     }
 
     fn write(&mut self, update: &(dyn Any + Send)) -> Result<()> {

@@ -181,6 +181,10 @@ struct AgentArgs {
     /// Pod or process, for people
     #[arg(long, env = "MEW_INSTANCE", default_value = "")]
     instance: String,
+    /// Time from SIGTERM to SIGKILL, in a pod its terminationGracePeriodSeconds. Peers are sent what they have not got yet,
+    /// until 5 seconds before its end
+    #[arg(long, env = "MEW_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 10)]
+    grace_seconds: u64,
     #[arg(long, hide = true)]
     die_with: Option<u32>,
 }
@@ -319,6 +323,7 @@ fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
         federation: a.federation,
         health: a.health,
         instance,
+        grace: Duration::from_secs(a.grace_seconds),
     })
 }
 

@@ -253,3 +253,30 @@ fn a_backup_restores_whole_or_not_at_all() {
     fs::write(to.path().join("identity.json"), identity).expect("it is written");
     refused(&["restore", text(&file), "--data", text(to.path())], "belongs to kernel team.other");
 }
+
+#[test]
+fn a_log_that_is_there_is_set_aside() {
+    let dir = filled(2);
+    let store = open(dir.path());
+    let good = archive(&store);
+    let (file, half) = (dir.path().join("backup.tar"), dir.path().join("half.tar"));
+    fs::write(&file, &good).expect("it is written");
+    fs::write(&half, &good[..good.len() / 2]).expect("it is written");
+    let contents = |log: &str| files(&dir.path().join(log)).into_values().collect::<Vec<_>>();
+    let args = |from| ["restore", from, "--data", text(dir.path()), "--set-aside"];
+
+    let there = contents("log");
+    refused(&args(text(&file)), "stop the agent first");
+    drop(store);
+    refused(&args(text(&half)), "nothing was restored");
+    assert!(contents("log") == there && !dir.path().join("log.old-1").exists(), "a failure has moved it");
+
+    for n in 1..=2 {
+        let (before, old) = (contents("log"), format!("log.old-{n}"));
+        let o = succeeds(&args(text(&file)));
+        assert!(said(&o).contains(&old) && contents(&old) == before, "{}", said(&o));
+        let incarnation = fs::read_to_string(dir.path().join("incarnation")).expect("it has an incarnation");
+        let store = open(dir.path());
+        assert_eq!((store.incarnation(), store.view().last_seq()), (incarnation.as_str(), 60));
+    }
+}

@@ -3,8 +3,9 @@
 use crate::engine::Engine;
 use crate::prepare::{Archive, Prepared, Tools};
 use crate::run::{CALL, both, output_within};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 use anyhow::{Context, Result, ensure};
+use mew_tests::kstatus::condition;
 use mew_tests::kubectl::Kubectl;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,22 @@ impl Cluster {
         self.engine.exec(node, args)
     }
 
+    /// Starts a node that was stopped, and waits until it is ready and has said so since.
+    pub fn start_node(&self, node: &str) -> Result<()> {
+        let heard = || Ok::<_, anyhow::Error>(self.get("lease", "kube-node-lease", node)?["spec"]["renewTime"].take());
+        let before = heard()?;
+        self.engine.start(node)?;
+        until(&format!("{node} is ready again"), PATIENCE, || {
+            Ok((heard()? != before && is_ready(&self.get("node", "", node)?)).then_some(()))
+        })
+    }
+
+    /// Every node with its address, as they are now.
+    pub fn nodes(&self) -> Result<Vec<(String, String)>> {
+        let all = self.list("nodes", "", "")?;
+        all.iter().map(|n| Ok((name_of(n), address_of(n).context("a node has no address")?))).collect()
+    }
+
     /// How the pods of this cluster reach a node of another one: by its name, as its address changes when it is started
     /// again; by its address where the engine has no names.
     pub fn way_to(&self, other: &Cluster) -> Result<String> {
@@ -101,10 +118,7 @@ impl Cluster {
         if self.on_node(&self.control_plane(), &["getent", "hosts", &node]).is_ok() {
             return Ok(node);
         }
-        let object = other.get("node", "", &node)?;
-        let mut addresses = object["status"]["addresses"].as_array().into_iter().flatten();
-        let internal = addresses.find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str());
-        Ok(internal.with_context(|| format!("{node} has no address"))?.to_owned())
+        address_of(&other.get("node", "", &node)?).with_context(|| format!("{node} has no address"))
     }
 
     // --------------------------------------------------------------- kubectl
@@ -188,6 +202,15 @@ impl Cluster {
         })
     }
 
+    /// Ready about the spec as it is.
+    pub fn becomes_ready(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
+        let good = |o: &Value| {
+            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
+            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
+        };
+        self.wait(kind, namespace, name, "is ready", good, PATIENCE)
+    }
+
     /// A change of some fields.
     pub fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<()> {
         self.kubectl(&["patch", kind, name, "-n", namespace, "--type=merge", "-p", &patch.to_string()]).map(drop)
@@ -222,6 +245,12 @@ impl Cluster {
 pub fn container_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     let lists = ["containerStatuses", "initContainerStatuses"].map(|l| pod["status"][l].as_array());
     lists.into_iter().flatten().flatten().find(|s| s["name"] == name)
+}
+
+/// Of a node, inside the engine's network.
+fn address_of(node: &Value) -> Option<String> {
+    let mut addresses = node["status"]["addresses"].as_array()?.iter();
+    addresses.find(|a| a["type"] == "InternalIP")?["address"].as_str().map(str::to_owned)
 }
 
 /// Of a node or a pod.

@@ -57,6 +57,20 @@ impl Engine {
         c.args(["exec", node]).args(args);
         output(c, "")
     }
+
+    /// Ends a node as a power failure would: nothing in it is given time. Its disk stays.
+    pub fn stop(self, node: &str) -> Result<()> {
+        let mut c = Command::new(self.program());
+        c.args(["stop", "-t", "0", node]);
+        output(c, "").map(drop)
+    }
+
+    /// It may have another address then.
+    pub fn start(self, node: &str) -> Result<()> {
+        let mut c = Command::new(self.program());
+        c.args(["start", node]);
+        output(c, "").map(drop)
+    }
 }
 
 fn answers(program: &str) -> bool {

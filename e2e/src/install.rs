@@ -34,10 +34,24 @@ pub fn crds(c: &Cluster) -> Result<()> {
 
 /// Installs it, or upgrades it to this image.
 pub fn operator(c: &Cluster, image: &Archive) -> Result<()> {
+    operator_with(c, image, &Value::Null)
+}
+
+/// As [`operator`], with more values.
+pub fn operator_with(c: &Cluster, image: &Archive, more: &Value) -> Result<()> {
+    let mut values = values(c, image)?;
+    for (k, v) in more.as_object().into_iter().flatten() {
+        values[k] = v.clone();
+    }
+    upgrade(c, OPERATOR, &values.to_string())?;
+    settles(c)
+}
+
+/// What the people of this cluster keep in a file.
+pub fn values(c: &Cluster, image: &Archive) -> Result<Value> {
     let (repository, tag) = image.repository_and_tag()?;
     let image = json!({"registry": "localhost", "repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"});
-    let values = json!({"trustDomain": c.trust_domain, "replicas": REPLICAS, "image": image});
-    upgrade(c, OPERATOR, &values.to_string())
+    Ok(json!({"trustDomain": c.trust_domain, "replicas": REPLICAS, "image": image}))
 }
 
 fn upgrade(c: &Cluster, chart: &str, values: &str) -> Result<()> {
@@ -56,12 +70,30 @@ pub fn is_whole(c: &Cluster, image: &Archive) -> Result<bool> {
     Ok(d["spec"]["replicas"] == REPLICAS && d["status"]["readyReplicas"] == REPLICAS && *runs == image.name)
 }
 
+/// Those that were replaced are gone: while they end they still answer the API server, which keeps its connection to the
+/// webhook.
+pub fn settles(c: &Cluster) -> Result<()> {
+    until(&format!("the replaced operators of {} are gone", c.name), PATIENCE, || {
+        Ok((all_pods(c)?.len() == REPLICAS as usize).then_some(()))
+    })
+}
+
 /// The pods that stay.
 pub fn pods(c: &Cluster) -> Result<Vec<Value>> {
+    Ok(all_pods(c)?.into_iter().filter(stays).collect())
+}
+
+fn all_pods(c: &Cluster) -> Result<Vec<Value>> {
     let d = c.get("deployment", SYSTEM, OPERATOR)?;
     let labels = d["spec"]["selector"]["matchLabels"].as_object().context("the operator selects no pods")?;
     let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    Ok(c.list("pods", SYSTEM, &labels.join(","))?.into_iter().filter(stays).collect())
+    c.list("pods", SYSTEM, &labels.join(","))
+}
+
+/// The public roots of the trust domain, as its operator publishes them.
+pub fn roots(c: &Cluster) -> Result<String> {
+    let map = c.get("configmap", SYSTEM, "mew-roots")?;
+    Ok(map["data"]["ca.crt"].as_str().context("mew-roots has no ca.crt")?.to_owned())
 }
 
 /// The container that is the operator.

@@ -2,20 +2,30 @@
 
 mod bare;
 mod bins;
+mod breaks;
 mod cases;
 mod cluster;
+mod cut;
 mod dump;
 mod engine;
+mod faults;
 mod install;
+mod kernel;
+mod late;
+mod load;
 mod page;
 mod pair;
 mod prepare;
+mod previous;
 mod run;
 mod side;
 mod steps;
 mod stop;
+mod table;
 mod wait;
 mod watch;
+mod wheel;
+mod workload;
 mod world;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,9 +40,12 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use steps::{say, step};
-use world::World;
+use world::{Soak, World};
+
+/// Seconds, as everybody's soak is who does not say otherwise.
+const SOAK: u64 = 600;
 
 #[derive(Parser)]
 #[command(about = "Runs MEW Federation on two real clusters, made by kind on this machine")]
@@ -46,6 +59,12 @@ struct Args {
     /// Only this case; may be given several times
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
+    /// How long the case `soak` lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = SOAK)]
+    soak: u64,
+    /// What befalls the clusters in `soak`; chosen, and printed, if absent
+    #[arg(long)]
+    seed: Option<u64>,
     /// Leave the clusters; the next run takes them
     #[arg(long)]
     keep: bool,
@@ -168,7 +187,9 @@ fn lock() -> Result<File> {
 
 fn suite(a: &Args, chosen: &[&Case], prepared: Prepared) -> Result<ExitCode> {
     let logs = prepared.logs.clone();
-    let mut w = World::new(prepared);
+    // A new one each time: what no run has shown yet.
+    let seed = a.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()));
+    let mut w = World::new(prepared, Soak { seconds: a.soak, seed });
     let mut failed = Vec::new();
     let started = w.start();
     if started.is_ok() {
@@ -203,6 +224,7 @@ fn suite(a: &Args, chosen: &[&Case], prepared: Prepared) -> Result<ExitCode> {
 fn passes(w: &mut World, c: &Case, dir: &Path) -> bool {
     say(&format!("== {}: {}", c.name, c.proves));
     let began = Instant::now();
+    dump::begin(w, dir);
     let r = (c.run)(w);
     let seconds = began.elapsed().as_secs_f32();
     match r {

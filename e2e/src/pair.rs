@@ -3,16 +3,15 @@
 
 use crate::cluster::Cluster;
 use crate::install::restricted_namespace;
-use crate::side::{APP, Side};
+use crate::side::Side;
 use crate::steps::step;
 use crate::wait::{PATIENCE, until};
 use crate::watch::Watch;
+use crate::workload::{self, Workload};
 use crate::world::{World, at_both};
 use anyhow::{Context, Result, ensure};
-use mew_tests::dirs::root;
 use mew_tests::watcher::Probe;
 use serde_json::{Value, json};
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,6 +20,9 @@ pub const WEST: &str = "us-west";
 /// The Sync that probes go with.
 pub const AIRPORTS: &str = "airports";
 pub const POLICY: &str = "coasts";
+/// What goes west, and what comes from there.
+pub const OUT: [&str; 3] = ["Airport", "State", "located_in"];
+pub const HOME: [&str; 1] = ["Inspection"];
 const STATES: [&str; 3] = ["CA", "NY", "WA"];
 const AIRPORTS_PER_STATE: u32 = 4;
 /// Of the agent, towards peers.
@@ -84,7 +86,7 @@ impl Pair {
     }
 
     fn workloads(&self, w: &World) -> Result<()> {
-        let ontology = fs::read_to_string(root().join("examples/airports/flights.ontology"))?;
+        let ontology = workload::ontology()?;
         let put = |c: &Cluster| {
             let s = if c.name == self.east.cluster.name { &self.east } else { &self.west };
             // Of a run before this one.
@@ -95,44 +97,20 @@ impl Pair {
         at_both(w, put).map(drop)
     }
 
-    /// What a team deploys: nothing but a label and two annotations is ours.
     fn workload(&self, s: &Side, ontology: &str) -> Value {
-        let meta = |name: &str| json!({"name": name, "namespace": s.namespace});
-        let labels = json!({"app": s.kernel, "federation.mew.dev/kernel": s.kernel});
-        let annotations = json!({
-            "federation.mew.dev/storage": format!("claim:{}", claim(s)),
-            "federation.mew.dev/ontology": "flights/flights.ontology",
-        });
-        let template = json!({
-            "metadata": {"labels": labels, "annotations": annotations},
-            "spec": {
-                "terminationGracePeriodSeconds": 10,
-                "securityContext": nobody(),
-                "containers": [{
-                    "name": APP, "image": self.app, "imagePullPolicy": "IfNotPresent",
-                    "securityContext": {
-                        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }],
-            },
-        });
-        let deployment = json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(s.kernel),
-            "spec": {
-                "replicas": 1, "selector": {"matchLabels": {"app": s.kernel}}, "template": template,
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            },
-        });
+        let storage = format!("claim:{}", claim(s));
+        let namespace = &s.namespace;
+        let deployment = Workload { namespace, name: s.kernel, kernel: s.kernel, storage: &storage, app: &self.app };
         let peers = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": meta(&peers_service(s)),
-            "spec": {"type": "NodePort", "selector": {"app": s.kernel}, "ports": [{"port": FEDERATION}]},
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": peers_service(s), "namespace": namespace},
+            "spec": {
+                "type": "NodePort", "selector": {"app": s.kernel}, "ports": [{"port": FEDERATION}],
+                // Peers reach an agent that is not ready: its disk may be full, and it has much to send.
+                "publishNotReadyAddresses": true,
+            },
         });
-        let ontology = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("flights"),
-            "data": {"flights.ontology": ontology},
-        });
-        let items = [restricted_namespace(&s.namespace), ontology, claim_object(s), peers, deployment];
+        let ontology = workload::ontology_map(namespace, ontology);
+        let items = [restricted_namespace(namespace), ontology, claim_object(s), peers, deployment.deployment()];
         json!({"apiVersion": "v1", "kind": "List", "items": items})
     }
 
@@ -151,10 +129,9 @@ impl Pair {
     }
 
     fn declare(&self, dials: Dials) -> Result<()> {
-        let (out, home) = (["Airport", "State", "located_in"], ["Inspection"]);
         for (here, there, exports, imports, opens) in [
-            (&self.east, &self.west, &out[..], &home[..], dials == Dials::East),
-            (&self.west, &self.east, &home[..], &out[..], dials == Dials::West),
+            (&self.east, &self.west, &OUT[..], &HOME[..], dials == Dials::East),
+            (&self.west, &self.east, &HOME[..], &OUT[..], dials == Dials::West),
         ] {
             here.cluster.apply(&policy(here, there, exports, imports).to_string())?;
             here.cluster.apply(&remote(here.kernel, &exported(here, there)?, exports, imports, opens)?)?;
@@ -163,10 +140,22 @@ impl Pair {
     }
 
     pub fn declare_syncs(&self) -> Result<()> {
-        let airports = json!({"match": "a: Airport WHERE a.country = \"USA\"", "edges": {"mode": "Incident"}});
-        self.east.cluster.apply(&sync(&self.east, AIRPORTS, &airports).to_string())?;
-        self.east.cluster.apply(&sync(&self.east, "states", &json!({"match": "s: State"})).to_string())?;
+        self.east_syncs().iter().try_for_each(|s| self.east.cluster.apply(&s.to_string()))?;
         self.west.cluster.apply(&sync(&self.west, "inspections", &json!({"match": "i: Inspection"})).to_string())
+    }
+
+    fn east_syncs(&self) -> [Value; 2] {
+        let airports = json!({"match": "a: Airport WHERE a.country = \"USA\"", "edges": {"mode": "Incident"}});
+        [sync(&self.east, AIRPORTS, &airports), sync(&self.east, "states", &json!({"match": "s: State"}))]
+    }
+
+    /// What the east's people commit if it opens the connection: the west's bundle, and their own objects.
+    pub fn east_commits(&self) -> Result<(String, Vec<String>)> {
+        let text = remote(self.east.kernel, &exported(&self.east, &self.west)?, &OUT, &HOME, true)?;
+        let (bundle, remote) = text.split_once("\n---\n").context("no bundle before the Remote")?;
+        let mut own = vec![policy(&self.east, &self.west, &OUT, &HOME).to_string(), remote.to_owned()];
+        own.extend(self.east_syncs().iter().map(Value::to_string));
+        Ok((bundle.to_owned(), own))
     }
 
     pub fn all_ready(&self) -> Result<()> {
@@ -199,7 +188,7 @@ impl Pair {
     /// A new airport in the east.
     pub fn write_east(&self) -> Result<Written> {
         let n = self.written.fetch_add(1, Ordering::Relaxed);
-        let iata = format!("P{n:02}");
+        let iata = probe_code(n);
         self.east.execute(&format!(
             r#"SPAWN Airport {{iata = "{iata}", name = "probe", country = "USA", latitude = 1.5, longitude = 2.5}}"#
         ))?;
@@ -221,6 +210,16 @@ impl Pair {
 
     pub fn arrives_east(&self, w: &Written) -> Result<()> {
         self.east.wait_for_rows("what the west wrote is there", &w.query, |rows| rows.len() == 1)
+    }
+
+    /// A Sync that is declared now: an operator leads that knows what this side's agent says.
+    pub fn takes_effect(&self, s: &Side) -> Result<()> {
+        let name = "takes-effect";
+        let pattern = if s.kernel == EAST { r#"s: State WHERE s.code = "NY""# } else { "i: Inspection" };
+        s.cluster.apply(&sync(s, name, &json!({"match": pattern})).to_string())?;
+        let ready = s.becomes_ready("sync", name).map(drop);
+        s.cluster.kubectl(&["delete", "sync", name, "-n", &s.namespace, "--ignore-not-found"])?;
+        ready
     }
 
     /// Something new in the east is in the west.
@@ -253,9 +252,25 @@ impl Written {
         Probe::missing(&self.sync, self.at_ms, watch.now_ms())
     }
 
+    /// When it was durable; see [`Written::seen_by`].
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// It was still missing at that moment, and statuses may be so much behind the facts.
+    pub fn was_missing(&self, at_ms: u64, grace_ms: u64) -> Probe {
+        Probe { grace_ms, ..Probe::missing(&self.sync, self.at_ms, at_ms) }
+    }
+
     pub fn is_at(&self, side: &Side) -> Result<bool> {
         Ok(!side.rows(&self.query)?.is_empty())
     }
+}
+
+/// P and three digits of base 36, as codes are short; no number of the load begins like that.
+fn probe_code(n: u32) -> String {
+    let digit = |d: u32| char::from_digit(d % 36, 36).unwrap_or('0').to_ascii_uppercase();
+    ["P".to_owned(), [n / 36 / 36, n / 36, n].map(digit).iter().collect()].concat()
 }
 
 fn airport(k: usize, state: &str, n: u32) -> String {
@@ -287,7 +302,7 @@ fn peers_service(s: &Side) -> String {
     format!("{}-peers", s.kernel)
 }
 
-fn rule(name: &str, operation: &str, types: &[&str]) -> Value {
+pub fn rule(name: &str, operation: &str, types: &[&str]) -> Value {
     json!({"name": name, "action": "Allow", "operations": [operation], "types": types})
 }
 
@@ -383,6 +398,11 @@ data:
 #   kernelRef: {name: <your kernel>}
 #   peer:
 #     trustDomain: west.example";
+
+    #[test]
+    fn codes_of_probes_differ_and_are_short() {
+        assert_eq!([0, 35, 36, 46_655].map(probe_code), ["P000", "P00Z", "P010", "PZZZ"]);
+    }
 
     #[test]
     fn a_stub_becomes_a_remote_beside_its_bundle() {

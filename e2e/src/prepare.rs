@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use mew_image::{archive, compile, digest, single_binary};
 use mew_tests::dirs::{self, cache};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub struct Prepared {
     pub mew: Archive,
     /// The same program under another tag: what an upgrade upgrades to.
     pub next: Archive,
+    /// Its agents know less: what [`OLDER`] says.
+    pub older: Archive,
     pub app: Archive,
     /// Absent: kind's own.
     pub node_image: Option<String>,
@@ -33,6 +36,9 @@ pub struct Tools {
     /// What the image holds; it runs here too.
     pub mew: PathBuf,
 }
+
+/// Makes an agent refuse these fields as one does that is older than them; see `agent/daemon/src/older.rs`.
+const OLDER: &str = "MEW_UNKNOWN_FIELDS=deny,reset";
 
 /// An image that can be loaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,13 +61,17 @@ pub fn prepare(engine: Engine, node_image: Option<String>) -> Result<Prepared> {
     let app = step("build the suite's application, static", || compile::build("mew-e2e-app", "mew-e2e-app"))?;
     let images = cache()?.join("e2e-images");
     fs::create_dir_all(&images)?;
-    let (mew_image, next, app_image) = step("write the images", || {
-        let current = image(&images, &mew, "mew", "e2e")?;
-        Ok((current, image(&images, &mew, "mew", "next")?, image(&images, &app, "mew-e2e-app", "e2e")?))
+    let [current, next, older, app] = step("write the images", || {
+        Ok([
+            image(&images, &mew, "mew", "e2e", &[])?,
+            image(&images, &mew, "mew", "next", &[])?,
+            image(&images, &mew, "mew", "older", &[OLDER])?,
+            image(&images, &app, "mew-e2e-app", "e2e", &[])?,
+        ])
     })?;
-    keep_only(&images, &[&mew_image, &next, &app_image])?;
+    keep_only(&images, &[&current, &next, &older, &app])?;
     let tools = bins::tools(engine, &mew)?;
-    Ok(Prepared { engine, tools, mew: mew_image, next, app: app_image, node_image, logs })
+    Ok(Prepared { engine, tools, mew: current, next, older, app, node_image, logs })
 }
 
 /// Emptied: a run is about itself.
@@ -76,12 +86,15 @@ fn fresh_logs() -> Result<PathBuf> {
 }
 
 /// The tag names the contents, so that a cluster that was kept never runs an older program under the same name.
-fn image(dir: &Path, binary: &Path, name: &str, kind: &str) -> Result<Archive> {
+fn image(dir: &Path, binary: &Path, name: &str, kind: &str, environment: &[&str]) -> Result<Archive> {
     let bytes = fs::read(binary).with_context(|| binary.display().to_string())?;
-    let version = format!("{kind}-{}", &digest(&bytes)[..12]);
+    let contents = [bytes.as_slice(), environment.join("\n").as_bytes()].concat();
+    let version = format!("{kind}-{}", &digest(&contents)[..12]);
     let (tag, file) = (format!("localhost/{name}:{version}"), dir.join(format!("{name}-{version}.tar")));
     let mut image = single_binary(binary, name, &tag)?;
     image.compressed = false; // it travels no further than to a node
+    let variables = image.config["Env"].as_array_mut().context("the image sets no variables")?;
+    variables.extend(environment.iter().map(|v| json!(v)));
     archive::write(&image, &file)?;
     Ok(Archive { name: tag, file })
 }

@@ -1,13 +1,16 @@
 //! One side of a pair: a workload with a kernel beside it, in a namespace of a cluster.
 
 use crate::cluster::{Cluster, is_ready, name_of, stays};
+pub use crate::kernel::AGENT;
+use crate::kernel::Kernel;
+use crate::prepare::Archive;
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::condition;
 use serde_json::Value;
 
-/// The sidecar that is injected.
-pub const AGENT: &str = "mew-agent";
+/// What an agent says that has no kernel yet, or ends.
+const TRY_AGAIN: [&str; 2] = ["the kernel is not open yet", "this agent is stopping"];
 /// The container of the application.
 pub const APP: &str = "app";
 
@@ -54,28 +57,51 @@ impl Side {
         self.cluster.rolled_out(&self.namespace, self.kernel)
     }
 
+    /// New pods take the place of the old ones, with the agent of now.
+    pub fn restart(&self) -> Result<()> {
+        let object = format!("deployment/{}", self.kernel);
+        self.cluster.kubectl(&["rollout", "restart", &object, "-n", &self.namespace])?;
+        self.rolled_out()
+    }
+
+    /// As declared: several tags are one program, so what the node says that it runs may be any of them.
+    pub fn has_agent_of(&self, image: &Archive) -> Result<()> {
+        // The pod before it may still be ending.
+        until(&format!("the agent in {} is of {}", self.cluster.name, image.name), PATIENCE, || {
+            let pod = self.wait_for_pod()?;
+            let agent =
+                pod["spec"]["initContainers"].as_array().and_then(|all| all.iter().find(|c| c["name"] == AGENT));
+            let of = &agent.context("there is no agent")?["image"];
+            Ok((*of == image.name).then_some(()))
+        })
+    }
+
+    /// What the agent of the pod that has the kernel says.
+    pub fn agent_log(&self) -> Result<String> {
+        self.cluster.kubectl(&["logs", &name_of(&self.pod()?), "-n", &self.namespace, "-c", AGENT])
+    }
+
     // ----------------------------------------------------------------- data
 
-    /// Runs a statement beside the agent, as people do.
-    fn mew(&self, command: &[&str]) -> Result<String> {
-        let pod = name_of(&self.pod()?);
-        let mut args = vec!["exec", pod.as_str(), "-n", &self.namespace, "-c", AGENT, "--", "mew"];
-        args.extend(command);
-        self.cluster.kubectl(&args)
+    /// Asks the kernel; again if its agent stands by, or ends, and so did nothing.
+    fn ask<T>(&self, ask: impl Fn(&Kernel<'_>) -> Result<T>) -> Result<T> {
+        let once = || {
+            let pod = name_of(&self.pod()?);
+            ask(&Kernel { cluster: &self.cluster, namespace: &self.namespace, pod: &pod })
+        };
+        let what = format!("{}: the kernel of {} takes statements", self.cluster.name, self.kernel);
+        until(&what, PATIENCE, || match once() {
+            Err(e) if TRY_AGAIN.iter().any(|t| format!("{e:#}").contains(t)) => Ok(None),
+            r => Ok(Some(r)),
+        })?
     }
 
     pub fn execute(&self, statement: &str) -> Result<()> {
-        self.mew(&["exec", statement]).map(drop)
+        self.ask(|k| k.execute(statement))
     }
 
     pub fn rows(&self, query: &str) -> Result<Vec<Vec<String>>> {
-        let text = self.mew(&["query", "-o", "csv", query])?;
-        let mut reader = csv::Reader::from_reader(text.as_bytes());
-        let mut rows = Vec::new();
-        for r in reader.records() {
-            rows.push(r?.iter().map(str::to_owned).collect());
-        }
-        Ok(rows)
+        self.ask(|k| k.rows(query))
     }
 
     pub fn wait_for_rows(&self, what: &str, query: &str, good: impl Fn(&[Vec<String>]) -> bool) -> Result<()> {
@@ -100,16 +126,20 @@ impl Side {
 
     /// Ready about the spec as it is.
     pub fn becomes_ready(&self, kind: &str, name: &str) -> Result<Value> {
-        let good = |o: &Value| {
-            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
-            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
-        };
-        self.wait(kind, name, "is ready", good)
+        self.cluster.becomes_ready(kind, &self.namespace, name)
     }
 
     pub fn all_ready(&self) -> Result<()> {
         self.syncs.iter().try_for_each(|s| self.becomes_ready("sync", s).map(drop))?;
         self.becomes_ready("remote", self.peer).map(drop)
+    }
+
+    /// Since when the Remote has been ready without a break.
+    pub fn connected_since(&self) -> Result<String> {
+        let r = self.object("remote", self.peer)?;
+        let ready = condition(&r, "Ready").context("no Ready")?;
+        ensure!(ready["status"] == "True", "{}: {ready}", self.cluster.name);
+        Ok(ready["lastTransitionTime"].as_str().context("no lastTransitionTime")?.to_owned())
     }
 
     pub fn patch(&self, kind: &str, name: &str, patch: &Value) -> Result<()> {

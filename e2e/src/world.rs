@@ -13,10 +13,19 @@ use std::thread;
 /// As kind has them.
 pub const NAMES: [&str; 2] = ["mew-east", "mew-west"];
 
+/// How the case of that name goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Soak {
+    pub seconds: u64,
+    /// The same faults in the same order.
+    pub seed: u64,
+}
+
 pub struct World {
     pub east: Cluster,
     pub west: Cluster,
     pub prepared: Prepared,
+    pub soak: Soak,
     watches: Vec<Watch>,
     /// What most cases look at; see [`World::flights`].
     flights: Option<Pair>,
@@ -33,10 +42,10 @@ pub fn at_both<T: Send>(w: &World, f: impl Fn(&Cluster) -> Result<T> + Sync) -> 
 }
 
 impl World {
-    pub fn new(prepared: Prepared) -> Self {
+    pub fn new(prepared: Prepared, soak: Soak) -> Self {
         let east = Cluster::new(NAMES[0], "east.example", &prepared);
         let west = Cluster::new(NAMES[1], "west.example", &prepared);
-        World { east, west, prepared, watches: Vec::new(), flights: None }
+        World { east, west, prepared, soak, watches: Vec::new(), flights: None }
     }
 
     pub fn clusters(&self) -> [&Cluster; 2] {
@@ -62,7 +71,8 @@ impl World {
         }
         step("load the images", || {
             let load = |c: &Cluster| {
-                [&self.prepared.mew, &self.prepared.next, &self.prepared.app].into_iter().try_for_each(|i| c.load(i))
+                let p = &self.prepared;
+                [&p.mew, &p.next, &p.older, &p.app].into_iter().try_for_each(|i| c.load(i))
             };
             at_both(self, load).map(drop)
         })

@@ -384,7 +384,8 @@ fn configuration(s: &mut Seeds) {
     s.put("control", "hello", agent(AgentBody::Hello(hello)));
     s.put("control", "report", agent(AgentBody::Report(Bytes::from(report))));
     s.put("control", "accepted", agent(AgentBody::Accepted(wire::Accepted { digest: "e3b0c442".into() })));
-    s.put("control", "drained", agent(AgentBody::Drained(true)));
+    let left = vec!["flow shop/tasks of Remote shop/eu: the sink has everything up to 7".into()];
+    s.put("control", "drained", agent(AgentBody::Drained(wire::Drained { left })));
     s.put("control", "snapshot", operator(OperatorBody::Snapshot(Bytes::from(snapshot.encode()))));
     s.put("control", "standby", operator(OperatorBody::Standby(wire::Standby { message: "wait".into() })));
     let welcome = wire::Welcome { kernel_id: "shop.shop".into(), trust_domain: "us.example.com".into() };

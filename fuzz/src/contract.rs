@@ -3,7 +3,7 @@
 use crate::wire::fixpoint;
 use mew_contract::{Problem, Reason, RemoteItem, Report, Snapshot, SyncItem};
 use mew_crds::manifest::{self, Object};
-use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, plan};
+use mew_plan::{AgentState, Inputs, Items, KernelName, Objects, Plan, plan};
 use mew_wire as wire;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::operator_message::Body as OperatorBody;
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// It says something, and of a line that is there.
 pub(crate) fn has_a_place(e: &serde_json::Error, data: &[u8]) {
@@ -70,7 +70,7 @@ const DECLARED: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: eu-roots, namespace: shop}
-data: {ca.crt: '-----BEGIN CERTIFICATE-----'}
+data: {ca.crt: '-----BEGIN CERTIFICATE-----ZXU=-----END CERTIFICATE-----'}
 ---
 apiVersion: federation.mew.dev/v1alpha1
 kind: Remote
@@ -150,8 +150,8 @@ fn makes_statuses(r: Report) {
     let reported_ms = 1_795_251_600_000;
     let state = AgentState {
         attached: true,
-        report: Some(r),
-        confirmed: Some(snapshot.clone()),
+        report: Some(Arc::new(r)),
+        confirmed: Some(Arc::new(Items::of(snapshot))),
         reported_ms,
         ..AgentState::default()
     };

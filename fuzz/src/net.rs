@@ -76,7 +76,7 @@ pub fn restore(data: &[u8]) {
 fn one_restore(data: &[u8]) {
     let tmp = tempfile::tempdir().expect("a directory");
     let dir = tmp.path().join("data");
-    match offline::restore(data, &dir) {
+    match offline::restore(data, &dir, false) {
         Err(e) => {
             assert!(!format!("{e:#}").is_empty());
             for left in ["log", "restore.new"] {

@@ -76,10 +76,20 @@ impl Process {
 
     /// The end of its log, and where the rest is.
     pub fn tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.said();
         let lines: Vec<&str> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(TAIL)..].join("\n  ");
         format!("{}:\n  {last}", self.log.display())
+    }
+
+    /// All that it has said so far, in this run and those before it.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn signal(&self, s: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process")?;
+        Ok(kill_process(pid, s)?)
     }
 
     /// SIGTERM, and SIGKILL if that does not help.
@@ -87,9 +97,7 @@ impl Process {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        let _ = self.signal(Signal::TERM);
         if until(&self.name, self.grace, || Ok(self.child.try_wait()?)).is_err() {
             self.kill();
         }

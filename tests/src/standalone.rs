@@ -22,8 +22,8 @@ pub struct Side {
     pub api: u16,
     /// Where peers connect.
     pub federation: u16,
-    health: u16,
-    operator: Option<Process>,
+    pub health: u16,
+    pub operator: Option<Process>,
     pub agent: Option<Process>,
 }
 
@@ -83,6 +83,12 @@ impl Side {
 
     /// Starts the agent, with a failpoint if one is given. Does not wait.
     pub fn start_agent(&mut self, failpoint: Option<&str>) -> Result<()> {
+        let variables: Vec<_> = failpoint.into_iter().map(|f| ("MEW_FAILPOINT", f)).collect();
+        self.start_agent_with_env(&variables)
+    }
+
+    /// Starts the agent with these variables. Does not wait.
+    pub fn start_agent_with_env(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let at = |port: u16| format!("127.0.0.1:{port}");
         let socket = self.state().join("operator.sock");
         let args = [
@@ -103,10 +109,7 @@ impl Side {
             at(self.health),
         ];
         let mut c = mew(args)?;
-        match failpoint {
-            Some(f) => c.env("MEW_FAILPOINT", f),
-            None => c.env_remove("MEW_FAILPOINT"),
-        };
+        c.env_remove("MEW_FAILPOINT").envs(variables.iter().copied());
         self.agent = Some(Process::start("agent", c, &self.dir)?);
         Ok(())
     }

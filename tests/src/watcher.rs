@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const MAX_LAG_MS: u64 = 60_000;
 /// From the fact over the agent's report and the operator's write to this watch: 250 ms, 50 ms and a busy machine.
 pub const GRACE_MS: u64 = 3_000;
+/// The same, where an agent is gone: it counts as gone once it has been silent for so long.
+pub const SILENCE_MS: u64 = mew_plan::SILENT_MS + GRACE_MS;
 /// Before a watch that ended is begun again: the server, or the kind, was away.
 const PAUSE: Duration = Duration::from_millis(250);
 

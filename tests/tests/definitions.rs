@@ -4,9 +4,11 @@
 use anyhow::{Result, ensure};
 use mew_tests::cluster::{Agent, Cluster, install_crds};
 use mew_tests::dirs::root;
+use mew_tests::http::metric;
 use mew_tests::kstatus::condition;
 use mew_tests::wait::until;
 use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const NAMESPACE: &str = "shop";
@@ -14,6 +16,8 @@ const OTHER: &str = "elsewhere";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Plans after which whatever was going to be withdrawn would have been.
 const PLANS: u64 = 3;
+/// As the chart does it, its own namespace among them.
+const WATCHED: [&str; 4] = ["--watch-namespace", NAMESPACE, "--watch-namespace", "mew-system"];
 const ONTOLOGY: &str = "ontology T { node Task { code: String [required, unique], title: String? } }";
 
 const OBJECTS: &str = "apiVersion: federation.mew.dev/v1alpha1
@@ -54,6 +58,16 @@ spec:
   match: 't: Task'
 ";
 
+const REMOTE_OF_NEW: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: Remote
+metadata: {name: b-of-c, namespace: shop}
+spec:
+  kernelRef: {name: c}
+  uri: mew://127.0.0.1:PORT_B/shop.b
+  connectionMode: Dial
+  peer: {trustDomain: definitions.example}
+";
+
 struct Shop {
     cluster: Cluster,
     a: Agent,
@@ -66,10 +80,9 @@ fn start(name: &str) -> Result<Shop> {
     for ns in [NAMESPACE, OTHER] {
         cluster.api.create_namespace(ns)?;
     }
-    // As the chart does it, its own namespace among them.
     cluster.operators[0].stop();
-    cluster.operators[0].start_with(&["--watch-namespace", NAMESPACE, "--watch-namespace", "mew-system"])?;
-    let ontology = cluster.api.dir().join("tasks.ontology");
+    cluster.operators[0].start_with(&WATCHED)?;
+    let ontology = ontology(&cluster);
     std::fs::write(&ontology, ONTOLOGY)?;
     let a = cluster.start_agent(NAMESPACE, "a", &ontology)?;
     let b = cluster.start_agent(NAMESPACE, "b", &ontology)?;
@@ -77,7 +90,41 @@ fn start(name: &str) -> Result<Shop> {
     Ok(Shop { cluster, a, b, objects })
 }
 
+fn ontology(cluster: &Cluster) -> PathBuf {
+    cluster.api.dir().join("tasks.ontology")
+}
+
 impl Shop {
+    /// Another leader, which has seen nothing of what was before; agents attach to it.
+    fn restart(&mut self) -> Result<()> {
+        self.cluster.operators[0].kill();
+        self.cluster.operators[0].start_with(&WATCHED)?;
+        for agent in [&self.a, &self.b] {
+            until("the agent is attached again", PATIENCE, || {
+                Ok((metric(agent.health, "mew_agent_attached")? == Some(1.0)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn delete_definitions(&self) -> Result<()> {
+        let crds = root().join("crds/generated").display().to_string();
+        self.cluster.api.kubectl(&["delete", "-f", &crds, "--wait=true", "--timeout=60s"])?;
+        let gone = self.cluster.api.kubectl(&["get", "syncs", "-A"]);
+        ensure!(gone.is_err(), "the definition is still there: {gone:?}");
+        Ok(())
+    }
+
+    /// Deletes the Sync alone, and waits until its agent has given it up.
+    fn withdraw(&self) -> Result<()> {
+        self.cluster.api.kubectl(&["delete", "sync", "tasks", "-n", NAMESPACE])?;
+        until("the flow is gone at the agent", PATIENCE, || {
+            let status = mew_tests::http::get(self.a.api, "/v1/status")?.1;
+            let status: serde_json::Value = serde_json::from_str(&status)?;
+            Ok(status["syncs"].as_array().is_some_and(Vec::is_empty).then_some(()))
+        })
+    }
+
     fn declare(&self) -> Result<()> {
         self.cluster.api.apply(&self.objects)?;
         for object in ["remote/a", "remote/b", "sync/tasks"] {
@@ -101,7 +148,7 @@ impl Shop {
 
     /// How far the sink has come, and what it was sent altogether: a copy anew would show.
     fn applied(&self) -> Result<u64> {
-        let v = mew_tests::http::metric(self.b.health, "federation_sync_entities_total")?;
+        let v = metric(self.b.health, "federation_sync_entities_total")?;
         Ok(v.unwrap_or_default() as u64)
     }
 }
@@ -111,10 +158,7 @@ fn data_flows_on_while_the_definitions_are_gone() -> Result<()> {
     let s = start("definitions")?;
     s.declare()?;
     s.flows("before")?;
-    let crds = root().join("crds/generated").display().to_string();
-    s.cluster.api.kubectl(&["delete", "-f", &crds, "--wait=true", "--timeout=60s"])?;
-    let gone = s.cluster.api.kubectl(&["get", "syncs", "-A"]);
-    ensure!(gone.is_err(), "the definition is still there: {gone:?}");
+    s.delete_definitions()?;
     s.plans()?;
     s.flows("without definitions")?;
     install_crds(&s.cluster.api)?;
@@ -125,12 +169,39 @@ fn data_flows_on_while_the_definitions_are_gone() -> Result<()> {
     s.flows("declared again")?;
     ensure!(s.applied()? <= before + 1, "everything was copied again");
     // Withdrawn for good now: what is deleted alone is deleted.
-    s.cluster.api.kubectl(&["delete", "sync", "tasks", "-n", NAMESPACE])?;
-    until("the flow is gone at the agent", PATIENCE, || {
-        let status = mew_tests::http::get(s.a.api, "/v1/status")?.1;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        Ok(status["syncs"].as_array().is_some_and(Vec::is_empty).then_some(()))
-    })
+    s.withdraw()
+}
+
+/// Whoever saw the objects go is not there any more when their definitions come back, and an empty list is all that the next
+/// leader has.
+#[test]
+fn data_flows_on_under_a_leader_that_finds_nothing() -> Result<()> {
+    let mut s = start("definitions-leader")?;
+    s.declare()?;
+    s.flows("before")?;
+    s.delete_definitions()?;
+    s.restart()?;
+    s.flows("without definitions")?;
+    install_crds(&s.cluster.api)?;
+    s.plans()?;
+    s.flows("with definitions and no objects")?;
+    s.restart()?;
+    s.plans()?;
+    s.flows("and again under another one")?;
+
+    // A kernel that has nothing has nothing to lose: it does not wait.
+    let new = s.cluster.start_agent(NAMESPACE, "c", &ontology(&s.cluster))?;
+    let object = REMOTE_OF_NEW.replace("PORT_B", &s.b.federation.to_string());
+    s.cluster.api.apply(&object)?;
+    let good = |o: &serde_json::Value| condition(o, "Programmed").is_some_and(|c| c["status"] == "True");
+    s.cluster.api.wait_json("remote", NAMESPACE, "b-of-c", "it is programmed", good, PATIENCE)?;
+    drop(new);
+
+    let before = s.applied()?;
+    s.declare()?;
+    s.flows("declared again")?;
+    ensure!(s.applied()? <= before + 1, "everything was copied again");
+    s.withdraw()
 }
 
 #[test]

@@ -8,7 +8,9 @@ use mew_tests::ports::free_port;
 use mew_tests::process::{Process, mew};
 use mew_tests::wait::until;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use serde_json::json;
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 
 const DOMAIN: &str = "life.example";
@@ -37,10 +39,10 @@ fn a_new_pod_with_new_data_waits_as_a_standby_and_then_takes_over() -> Result<()
     let (cluster, mut old, theirs) = started("new-data")?;
     let dir = cluster.api.dir().join("new-pod");
     fs::create_dir_all(&dir)?;
-    let health = free_port()?;
+    let (health, client, peers) = (free_port()?, free_port()?, free_port()?);
     let at = |port: u16| format!("127.0.0.1:{port}");
     let (operator, token, roots) = (at(cluster.leader()?.port), theirs.join("token"), theirs.join("ca.crt"));
-    let (listen, federation, own) = (at(free_port()?), at(free_port()?), at(health));
+    let (listen, federation, own) = (at(client), at(peers), at(health));
     let (token, roots) = (token.display().to_string(), roots.display().to_string());
     let (data, ontology) = (dir.join("data").display().to_string(), ontology().display().to_string());
     let flags: [(&str, &str); 10] = [
@@ -65,8 +67,14 @@ fn a_new_pod_with_new_data_waits_as_a_standby_and_then_takes_over() -> Result<()
     };
     ready("the new pod is ready while the old one has the kernel", "standby")?;
     ensure!(http::get(old.health, "/ready")?.1.trim() == "ready", "the old one lost its kernel");
+    // Nobody waits for it without knowing.
+    let query = json!({"text": "MATCH s: State RETURN s.code"});
+    let refused = http::post(client, "/v1/execute", &query).err().context("a standby answers queries")?;
+    ensure!(format!("{refused:#}").contains("503: the kernel is not open yet"), "{refused:#}");
+    ensure!(TcpStream::connect(("127.0.0.1", peers)).is_err(), "a standby lets peers in");
     old.stop();
-    ready("the new pod has the kernel", "ready")
+    ready("the new pod has the kernel", "ready")?;
+    http::post(client, "/v1/execute", &query).map(drop)
 }
 
 /// The file that a pod was given stays as it was; the CA may have been replaced since.

@@ -8,7 +8,7 @@ use mew_tests::cluster::Cluster;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body;
-use mew_wire::{AgentMessage, Hello, SignRequest};
+use mew_wire::{AgentMessage, Drained, Hello, SignRequest};
 use rcgen::{KeyPair, SigningKey};
 use serde_json::json;
 use std::fs;
@@ -164,7 +164,7 @@ fn only_a_valid_token_for_exactly_this_kernel_attaches() -> Result<()> {
             let s = caller.attach(&good, hello(name)).await?.err().with_context(|| format!("{name:?} was let in"))?;
             ensure!(s.code() == Code::InvalidArgument, "{name:?}: {s:?}");
         }
-        let silent = caller.attach(&good, AgentMessage { body: Some(AgentBody::Drained(true)) }).await?;
+        let silent = caller.attach(&good, AgentMessage { body: Some(AgentBody::Drained(Drained::default())) }).await?;
         let s = silent.err().context("it was let in without hello")?;
         ensure!(s.code() == Code::InvalidArgument && s.message().contains("hello"), "{s:?}");
 

@@ -2,6 +2,7 @@
 
 use crate::certificate::{self, Validity};
 use crate::health::Health;
+use crate::older::UnknownFields;
 use crate::operator::OperatorChannel;
 use crate::state::{Identity, StateDir};
 use crate::{AgentOptions, VERSION};
@@ -12,8 +13,8 @@ use mew_net::Hub;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body as OperatorBody;
-use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage};
-use std::sync::Arc;
+use mew_wire::{Accepted, AgentMessage, Drained, Hello, OperatorMessage};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +29,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Between tries to get a certificate signed, and to keep a snapshot.
 const KEEP_UP: Duration = Duration::from_secs(2);
 const QUEUE: usize = 16;
+/// The operator ends the attachment when it has heard the last words; one that does not is not waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 fn hello(options: &AgentOptions, dir: &StateDir) -> AgentMessage {
     let h = Hello {
@@ -115,6 +118,9 @@ pub struct Attachment {
     pub kernel: Arc<Kernel>,
     pub hub: Arc<Hub>,
     pub health: Health,
+    pub unknown: UnknownFields,
+    /// What peers had not got when the agent ended, once that is known.
+    pub left: Arc<OnceLock<Vec<String>>>,
 }
 
 /// What is in force.
@@ -138,14 +144,11 @@ impl Attachment {
             }
         }
         let mut wait = RETRY_MIN;
-        loop {
+        while !stop.is_cancelled() {
             let was = std::time::Instant::now();
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                r = self.attached(&mut force, &stop) => if let Err(e) = r {
-                    self.health.set_attached(false);
-                    tracing::warn!("{e:#}");
-                },
+            if let Err(e) = self.attached(&mut force, &stop).await {
+                self.health.set_attached(false);
+                tracing::warn!("{e:#}");
             }
             // Long attachments start the schedule anew.
             wait = if was.elapsed() > RETRY_MAX { RETRY_MIN } else { (wait * 2).min(RETRY_MAX) };
@@ -154,10 +157,27 @@ impl Attachment {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        Ok(())
+    }
+
+    /// How it ended, and what is left; then the claim on the kernel is given up.
+    async fn leave(&self, s: Stream, last: Option<Report>) -> Result<()> {
+        let Stream { tx, mut rx, channel: _channel } = s;
+        if let Some(r) = last {
+            tx.send(AgentMessage { body: Some(AgentBody::Report(serde_json::to_vec(&r)?.into())) }).await?;
+        }
+        let left = self.left.get().cloned().unwrap_or_default();
+        tx.send(AgentMessage { body: Some(AgentBody::Drained(Drained { left })) }).await?;
+        drop(tx);
+        while rx.message().await?.is_some() {}
+        Ok(())
     }
 
     async fn attached(&self, force: &mut InForce, stop: &CancellationToken) -> Result<()> {
-        let mut s = open(&self.options, &self.dir).await?;
+        let mut s = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            s = open(&self.options, &self.dir) => s?,
+        };
         let mut tick = tokio::time::interval(REPORT_CHANGED);
         let mut last: (Option<Report>, std::time::Instant) = (None, std::time::Instant::now());
         let mut keep_up_at = std::time::Instant::now();
@@ -165,7 +185,8 @@ impl Attachment {
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
-                    let _ = s.tx.send(AgentMessage { body: Some(AgentBody::Drained(true)) }).await;
+                    let last = welcome.then(|| self.report(force));
+                    let _ = tokio::time::timeout(FAREWELL, self.leave(s, last)).await;
                     return Ok(());
                 }
                 m = s.rx.message() => match m.context("the operator ended the attachment")?.and_then(|m| m.body) {
@@ -232,10 +253,11 @@ impl Attachment {
     }
 
     fn apply(&self, bytes: &[u8], force: &mut InForce) -> Result<()> {
-        let s = Snapshot::decode(bytes).context("a snapshot that this agent cannot read")?;
+        let mut s = Snapshot::decode(bytes).context("a snapshot that this agent cannot read")?;
         if s.kernel_id != self.identity.kernel_id {
             bail!("a snapshot for {}, this is {}", s.kernel_id, self.identity.kernel_id);
         }
+        self.unknown.mark(&mut s);
         let (remotes, syncs, rejected) = s.items();
         for r in &rejected {
             tracing::error!(kind = %r.kind, name = %r.name, "{}", r.problem.message);

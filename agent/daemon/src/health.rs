@@ -20,6 +20,7 @@ struct Inner {
     kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
     attached: bool,
     standby: Option<String>,
+    stopping: bool,
     ontology: Option<String>,
 }
 
@@ -45,6 +46,17 @@ impl Health {
         self.lock().standby = why;
     }
 
+    /// Why the kernel is not open, before it is.
+    pub fn waits_for(&self) -> String {
+        let i = self.lock();
+        i.standby.clone().unwrap_or_else(|| "its agent is starting".to_owned())
+    }
+
+    /// Applications are not to be sent here any more.
+    pub fn set_stopping(&self) {
+        self.lock().stopping = true;
+    }
+
     pub fn set_ontology_problem(&self, why: Option<String>) {
         self.lock().ontology = why;
     }
@@ -55,6 +67,9 @@ impl Health {
 
     fn ready(&self) -> Result<&'static str, String> {
         let i = self.lock();
+        if i.stopping {
+            return Err("stopping: what peers have not got yet is sent\n".into());
+        }
         match (&i.kernel, &i.standby) {
             (_, Some(_)) => Ok("standby\n"),
             (None, None) => Err("the operator has not said yet who this kernel is\n".into()),

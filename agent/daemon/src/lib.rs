@@ -5,41 +5,43 @@
 
 mod attach;
 mod certificate;
+mod ending;
 mod failpoints;
 mod health;
 mod metrics;
 pub mod offline;
+mod older;
+mod ontology;
 mod operator;
+mod ports;
 mod state;
 mod upkeep;
 
 pub use operator::OperatorAddress;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use attach::Attachment;
 use failpoints::Failpoints;
 use mew_kernel::Kernel;
-use mew_lang::{parse_ontology, render};
 use mew_model::Ontology;
 use mew_net::api::{Api, serve_api};
-use mew_net::{Hub, HubConfig, serve_federation};
+use mew_net::{Gate, Hub, HubConfig, serve_federation, serve_standby};
 use mew_store::{DirDisk, Options, Store};
+use older::UnknownFields;
+use ports::Port;
 use state::{Identity, StateDir};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Segments of the log: large enough that there are few, small enough that one is quickly copied.
 const SEGMENT_BYTES: u32 = 64 << 20;
-/// How often the ontology file is looked at; mounted files change by a swapped link, which file events miss.
-const ONTOLOGY_POLL: Duration = Duration::from_secs(2);
 /// How often a directory that another process holds is tried.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
-/// What is still open after this is cut off.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Clients and peers that still have something open are cut off after this.
+const CUT_OFF: Duration = Duration::from_secs(2);
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -62,20 +64,28 @@ pub struct AgentOptions {
     pub health: SocketAddr,
     /// Pod or process, for people.
     pub instance: String,
+    /// After the signal to end, this process is killed when so much time has passed.
+    pub grace: Duration,
 }
 
-/// Runs until `stop`.
+/// Runs until `stop`, and then until peers have what is committed, as far as the grace period goes.
 pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
-    let ontology = read_ontology(&options.ontology)?;
-    // Ports first: a taken port must be said before anything else happens.
-    let api = bind(options.listen, "the client API").await?;
-    let federation = bind(options.federation, "the federation port").await?;
-    let health_listener = bind(options.health, "health and metrics").await?;
+    ontology::read(&options.ontology)?;
+    // Ports first: a taken port must be said before anything else happens. Peers that call before the kernel is open are
+    // refused, and applications are told why; nobody waits for a standby without knowing.
+    let (api, early) = ports::twice(Port::take(options.listen, "the client API")?.listen()?)?;
+    let federation = Port::take(options.federation, "the federation port")?;
+    let health_listener = Port::take(options.health, "health and metrics")?.listen()?;
     let failpoints = Failpoints::from_env();
     let dir = StateDir::open(&options.data)?;
     let health = health::Health::new();
-    let serving_health = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
+    // What is still done goes on until this; it is behind `stop` by the drain.
+    let end = CancellationToken::new();
+    let serving_health = tokio::spawn(health::serve(health.clone(), health_listener, end.clone()));
+    let is_open = CancellationToken::new();
+    let waits = health.clone();
+    let standing_by = tokio::spawn(serve_standby(early, move || waits.waits_for(), is_open.clone()));
 
     let identity = match dir.identity()? {
         Some(i) => i,
@@ -86,19 +96,15 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
             i
         }
     };
-    let kernel = loop {
-        match open_kernel(&options, &dir, &identity, ontology.clone(), &failpoints) {
-            // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
-            Err(e) if is_busy(&e) => {
-                health.set_standby(Some(format!("{e:#}")));
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(STANDBY_POLL) => {}
-                }
-            }
-            r => break r?,
-        }
+    let (text, kernel) = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        opened = open(&options, &dir, &identity, &failpoints, &health) => opened?,
     };
+    is_open.cancel();
+    // From here on it accepts nobody.
+    standing_by.abort();
+    let _ = standing_by.await;
+    let (api, federation) = (tokio::net::TcpListener::from_std(api)?, federation.listen()?);
     health.set_standby(None);
     tracing::info!(kernel_id = %identity.kernel_id, incarnation = %kernel.incarnation(), api = %options.listen, federation = %options.federation, "kernel is open");
     let config = HubConfig {
@@ -110,27 +116,74 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
+    let gate = Gate::default();
     let api = serve_api(
-        Api { kernel: kernel.clone(), hub: hub.clone(), hosts: options.hosts.clone().into() },
+        Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts: options.hosts.clone().into() },
         api,
-        stop.clone(),
+        end.clone(),
     );
     tasks.spawn(async move { api.await.context("the client API") });
-    let peers = serve_federation(hub.clone(), federation, stop.clone());
+    let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
-    tasks.spawn(upkeep::run(kernel.clone(), hub.clone(), stop.clone()));
-    tasks.spawn(watch_ontology(options.ontology.clone(), kernel.clone(), hub.clone(), health.clone(), stop.clone()));
-    let attachment = Attachment { options, dir, identity, kernel, hub: hub.clone(), health };
-    tasks.spawn(attachment.run(stop.clone()));
-    let first = tasks.join_next().await;
-    stop.cancel();
-    hub.shutdown();
+    tasks.spawn(upkeep::run(kernel.clone(), hub.clone(), end.clone()));
+    let file = ontology::File { path: options.ontology.clone(), text };
+    tasks.spawn(ontology::watch(file, kernel.clone(), hub.clone(), health.clone(), end.clone()));
+    let (grace, is_ephemeral) = (options.grace, options.ephemeral);
+    let left = Arc::new(OnceLock::new());
+    let attachment = Attachment {
+        options,
+        dir,
+        identity,
+        kernel,
+        hub: hub.clone(),
+        health: health.clone(),
+        unknown: UnknownFields::from_env(),
+        left: left.clone(),
+    };
+    tasks.spawn(attachment.run(end.clone()));
+    let first = tokio::select! {
+        () = stop.cancelled() => None,
+        failed = tasks.join_next() => failed,
+    };
+    health.set_stopping();
+    if first.is_none() {
+        let _ = left.set(ending::drain(&hub, &gate, grace, is_ephemeral).await);
+    }
+    hub.goodbye(ending::GOODBYE).await;
+    end.cancel();
     // A stream that a client keeps open must not keep the process.
-    if tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(CUT_OFF, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         tasks.abort_all();
     }
+    hub.shutdown();
     serving_health.abort();
     first.unwrap_or(Ok(Ok(())))?
+}
+
+/// Opens the kernel, with the text of its ontology, once the data directory is free.
+async fn open(
+    options: &AgentOptions,
+    dir: &StateDir,
+    identity: &Identity,
+    failpoints: &Failpoints,
+    health: &health::Health,
+) -> Result<(String, Arc<Kernel>)> {
+    loop {
+        // It may have changed while this pod waited.
+        let (text, ontology) = ontology::read(&options.ontology)?;
+        let (data, dir, identity, failpoints) =
+            (options.data.clone(), dir.clone(), identity.clone(), failpoints.clone());
+        // A large log is replayed for minutes.
+        let opening = tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, ontology, &failpoints));
+        match opening.await? {
+            // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
+            Err(e) if is_busy(&e) => {
+                health.set_standby(Some(format!("{e:#}")));
+                tokio::time::sleep(STANDBY_POLL).await;
+            }
+            r => return r.map(|kernel| (text, kernel)),
+        }
+    }
 }
 
 /// Whether the data directory is in use by another process.
@@ -139,79 +192,23 @@ fn is_busy(e: &anyhow::Error) -> bool {
     e.chain().any(|c| c.downcast_ref::<std::io::Error>().is_some_and(busy))
 }
 
-async fn bind(at: SocketAddr, what: &str) -> Result<TcpListener> {
-    match TcpListener::bind(at).await {
-        Ok(l) => Ok(l),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("{what} cannot listen on {at}: another process uses this port; stop it or choose another port")
-        }
-        Err(e) => Err(e).with_context(|| format!("{what} cannot listen on {at}")),
-    }
-}
-
-fn read_ontology(path: &Path) -> Result<Ontology> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("the ontology {} cannot be read", path.display()))?;
-    parse_ontology(&text).map_err(|d| {
-        anyhow::anyhow!("the ontology is wrong:\n{}", render(&path.display().to_string(), &text, &d, false))
-    })
-}
-
 fn open_kernel(
-    options: &AgentOptions,
+    data: &Path,
     dir: &StateDir,
     identity: &Identity,
     ontology: Ontology,
     failpoints: &Failpoints,
 ) -> Result<Arc<Kernel>> {
-    let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", options.data.display()))?;
+    let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
     let store = Options {
         kernel_id: identity.kernel_id.clone(),
         new_incarnation: dir.incarnation().to_owned(),
         segment_bytes: SEGMENT_BYTES,
     };
     let (store, opened) = Store::open(failpoints.disk(disk), Arc::new(ontology), store)
-        .with_context(|| format!("the store in {}", options.data.display()))?;
+        .with_context(|| format!("the store in {}", data.display()))?;
     if opened.cut_bytes > 0 {
         tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");
     }
     Ok(Arc::new(Kernel::new(store)))
-}
-
-/// Follows changes of the ontology file: additive ones apply, others are refused by name and the old one stays.
-async fn watch_ontology(
-    path: PathBuf,
-    kernel: Arc<Kernel>,
-    hub: Arc<Hub>,
-    health: health::Health,
-    stop: CancellationToken,
-) -> Result<()> {
-    let mut last = std::fs::read(&path).ok();
-    let mut tick = tokio::time::interval(ONTOLOGY_POLL);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        let now = std::fs::read(&path).ok();
-        if now.is_none() || now == last {
-            continue;
-        }
-        last = now;
-        let why = match read_ontology(&path) {
-            Err(e) => Some(format!("{e:#}")),
-            // It may build indexes.
-            Ok(o) => tokio::task::block_in_place(|| kernel.set_ontology(o))
-                .err()
-                .map(|why| format!("the new ontology is refused and the old one stays: {}", why.join("; "))),
-        };
-        match &why {
-            None => {
-                tracing::info!("the ontology was updated");
-                tokio::task::block_in_place(|| hub.refresh());
-            }
-            Some(w) => tracing::error!("{w}"),
-        }
-        health.set_ontology_problem(why);
-    }
 }

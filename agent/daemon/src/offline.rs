@@ -1,14 +1,15 @@
 //! What is done with a data directory while no agent runs on it.
 
+use crate::SEGMENT_BYTES;
+use crate::ontology;
 use crate::state::StateDir;
 use crate::upkeep::TOMBSTONES_MS;
-use crate::{SEGMENT_BYTES, read_ontology};
 use anyhow::{Context, Result, bail, ensure};
 use mew_kernel::Kernel;
 use mew_model::Ontology;
 use mew_net::archive::{MANIFEST, MAX_MANIFEST, Manifest};
 use mew_store::inspect::{Report, check};
-use mew_store::{DirDisk, Kept, Options, ReadOnlyDir, Store, Upkeep};
+use mew_store::{DirDisk, Disk, Kept, Options, ReadOnlyDir, Store, Upkeep};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -53,27 +54,58 @@ pub struct Restored {
     pub manifest: Manifest,
     /// The one that the directory has now.
     pub incarnation: String,
+    /// Where the log is that was there before.
+    pub set_aside: Option<PathBuf>,
 }
 
 /// Makes a data directory of a backup: the same kernel, and a new incarnation of it, as others may have more of the old one
-/// than the backup has. Whole or not at all.
-pub fn restore(backup: impl Read, data: &Path) -> Result<Restored> {
+/// than the backup has. Whole or not at all. A log that is there is refused, or kept beside the new one.
+pub fn restore(backup: impl Read, data: &Path, set_aside: bool) -> Result<Restored> {
     let dir = StateDir::renewed(data)?;
-    if fs::read_dir(dir.log()).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{} has data in it already; restore to another directory, or move that away", dir.log().display());
+    let log = dir.log();
+    let is_there = fs::read_dir(&log).is_ok_and(|mut entries| entries.next().is_some());
+    if is_there && !set_aside {
+        bail!(
+            "{} has data in it already; restore to another directory, move that away, or let --set-aside do so",
+            log.display()
+        );
     }
+    // Nobody else's until it has its other name, and not that of an agent that runs.
+    let lock = is_there.then(|| DirDisk::new(&log)?.lock()).transpose()?;
     let new = data.join(UNFINISHED);
     let unpacked = unpack_and_check(backup, &dir, &new).and_then(|manifest| {
         dir.save_incarnation()?;
-        fs::rename(&new, dir.log())?;
+        let old = is_there.then(|| free_name(data));
+        if let Some(old) = &old {
+            fs::rename(&log, old)?;
+        }
+        if let Err(e) = fs::rename(&new, &log) {
+            if let Some(old) = &old {
+                let _ = fs::rename(old, &log); // better than nothing
+            }
+            return Err(e.into());
+        }
         File::open(data)?.sync_all()?;
-        Ok(Restored { manifest, incarnation: dir.incarnation().to_owned() })
+        Ok(Restored { manifest, incarnation: dir.incarnation().to_owned(), set_aside: old })
     });
+    drop(lock);
     if unpacked.is_err() && new.exists() {
         // It is no use to anybody, and the next attempt begins with taking it away.
         let _ = fs::remove_dir_all(&new);
     }
     unpacked.with_context(|| format!("nothing was restored to {}", data.display()))
+}
+
+/// `log.old-1` and so on: what was set aside before stays, as nobody else may have it.
+fn free_name(data: &Path) -> PathBuf {
+    let mut n = 1;
+    loop {
+        let name = data.join(format!("log.old-{n}"));
+        if !name.exists() {
+            return name;
+        }
+        n += 1;
+    }
 }
 
 fn unpack_and_check(backup: impl Read, dir: &StateDir, new: &Path) -> Result<Manifest> {
@@ -168,7 +200,7 @@ pub struct Compacted {
 /// Compacts a log as far as that is possible without losing what a flow still needs.
 pub fn compact(data: &Path, ontology: &Path) -> Result<Compacted> {
     let log = log_of(data)?;
-    let ontology = read_ontology(ontology)?;
+    let (_, ontology) = ontology::read(ontology)?;
     let report = check(&ReadOnlyDir::new(&log))?;
     ensure!(report.damages.is_empty(), "the log is damaged, and stays as it is: {}", listed(&report));
     let kernel_id = report.kernel_id.with_context(|| format!("{} holds no kernel yet", log.display()))?;

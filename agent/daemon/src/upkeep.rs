@@ -23,8 +23,13 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
         }
         let (k, now_ms) = (kernel.clone(), hub.wall_ms());
         let done = tokio::task::spawn_blocking(move || {
-            let floor = mew_sync::floor(&k, now_ms).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
-            k.maintain(&Upkeep::routine(floor, now_ms.saturating_sub(TOMBSTONES_MS)))
+            // What flows need is not known: everything stays, and whatever else is due is done all the same.
+            let (floor, unknown) = match mew_sync::floor(&k, now_ms) {
+                Ok(floor) => (floor, None),
+                Err(e) => (0, Some(StoreError::Inconsistent(format!("what flows still need cannot be read: {e}")))),
+            };
+            let kept = k.maintain(&Upkeep::routine(floor, now_ms.saturating_sub(TOMBSTONES_MS)))?;
+            unknown.map_or(Ok(kept), Err)
         });
         match done.await? {
             Ok(kept) => {

@@ -2,7 +2,7 @@
 
 use crate::error::KernelError;
 use crate::identity::Identity;
-use crate::matching::query;
+use crate::matching::{Order, query};
 use crate::mutate;
 use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
@@ -267,14 +267,16 @@ impl Kernel {
                 Unit::Read(_) => {}
                 Unit::Write(plans) => {
                     let (params, start) = (params.clone(), bound.clone());
-                    let (done, seq) = self.write(now_ms, move |tx| run_all(tx, &params, start, &plans))?;
+                    let run = move |tx: &mut Tx<'_>| run_all(tx, &params, start, &plans, &mut Orders::default());
+                    let (done, seq) = self.write(now_ms, run)?;
                     bound = done.bound;
                     out.summary.add(done.summary);
                     (out.columns, out.rows, out.seq) = (done.columns, done.rows, seq);
                 }
                 Unit::Discard(plans) => {
                     let view = self.store.view();
-                    let done = run_all(&mut self.tx(&view, now_ms), params, bound.clone(), &plans)?;
+                    let tx = &mut self.tx(&view, now_ms);
+                    let done = run_all(tx, params, bound.clone(), &plans, &mut Orders::default())?;
                     (out.columns, out.rows) = (done.columns, done.rows);
                 }
             }
@@ -296,14 +298,24 @@ pub(crate) struct Done {
     pub summary: Summary,
 }
 
+/// Of statements that run several times, in what order each binds its variables.
+pub(crate) type Orders<'p> = Vec<Option<Order<'p>>>;
+
 /// The statements of one transaction, in order.
-pub(crate) fn run_all(tx: &mut Tx<'_>, params: &Params, bound: Bound, plans: &[Plan]) -> Result<Done> {
+pub(crate) fn run_all<'p>(
+    tx: &mut Tx<'_>,
+    params: &Params,
+    bound: Bound,
+    plans: &'p [Plan],
+    orders: &mut Orders<'p>,
+) -> Result<Done> {
     let mut d = Done { bound, columns: Vec::new(), rows: Vec::new(), summary: Summary::default() };
-    for p in plans {
+    orders.resize_with(plans.len(), || None);
+    for (p, order) in plans.iter().zip(orders) {
         match p {
             Plan::Query(q) => (d.columns, d.rows) = (columns(Some(&q.returns)), query(tx, params, q)?),
             Plan::Mutate(m) => {
-                let (rows, summary) = mutate::run(tx, params, &mut d.bound, m)?;
+                let (rows, summary) = mutate::run(tx, params, &mut d.bound, m, order)?;
                 (d.columns, d.rows) = (columns(m.returning.as_ref()), rows);
                 d.summary.add(summary);
             }

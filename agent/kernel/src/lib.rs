@@ -10,6 +10,7 @@ mod matching;
 mod mutate;
 mod names;
 mod rows;
+mod sorted;
 mod system;
 mod table;
 mod tx;

@@ -2,15 +2,16 @@
 
 use crate::error::KernelError;
 use crate::names::{Bound, Params};
+use crate::sorted::first_rows;
 use crate::system::as_row;
 use crate::tx::Tx;
 use mew_lang::check::comparisons;
-use mew_lang::eval::{Env, EvalError, eval, passes};
+use mew_lang::eval::{Env, EvalError, eval, look, passes};
 use mew_lang::plan::{EdgePattern, Expr, Match, Op, Query, Returns, System};
 use mew_lang::system;
 use mew_model::ontology::Type;
 use mew_model::value::format_timestamp;
-use mew_model::{Number, Value};
+use mew_model::{Number, Value, ValueRef};
 use mew_store::{OrderKey, Stored};
 use roaring::RoaringBitmap;
 use std::cmp::Ordering;
@@ -21,7 +22,7 @@ type Result<T> = std::result::Result<T, KernelError>;
 /// Candidates that are counted to find the order of steps: beyond it more or less makes no difference.
 const ENOUGH: usize = 1000;
 /// Rows that one statement may hold in memory.
-const MAX_ROWS: usize = 10_000_000;
+pub(crate) const MAX_ROWS: usize = 10_000_000;
 
 /// One binding of the variables; slots of variables that are not bound yet are empty.
 pub type Row = Vec<Option<Stored>>;
@@ -42,8 +43,8 @@ impl RowEnv<'_, '_> {
 }
 
 impl Env for RowEnv<'_, '_> {
-    fn attr(&self, slot: usize, key: Number) -> Value {
-        self.stored(slot).and_then(|s| s.entity().ok().map(|e| e.attr(key))).unwrap_or(Value::Null)
+    fn attr(&self, slot: usize, key: Number) -> ValueRef<'_> {
+        self.stored(slot).and_then(|s| s.entity().ok()).map_or(ValueRef::Null, |e| e.attr_ref(key))
     }
 
     fn system(&self, slot: usize, field: System) -> Value {
@@ -82,8 +83,8 @@ impl Env for RowEnv<'_, '_> {
             .is_some_and(|t| t.lineage.contains(&ty))
     }
 
-    fn param(&self, name: &str) -> Option<Value> {
-        self.params.get(name).cloned()
+    fn param(&self, name: &str) -> Option<&Value> {
+        self.params.get(name)
     }
 
     fn reference(&self, name: &str) -> std::result::Result<Value, EvalError> {
@@ -102,8 +103,8 @@ impl Env for RowEnv<'_, '_> {
         let mut row: Row = self.row.clone();
         row.resize(m.vars.len(), None);
         let mut found = false;
-        let r = Matcher::new(self.tx, self.params, m).and_then(|x| {
-            x.run(row, &mut |_| {
+        let r = Order::of(self.tx, self.params, m).and_then(|order| {
+            Matcher { tx: self.tx, params: self.params, m, order: &order }.run(row, &mut |_| {
                 found = true;
                 Ok(ControlFlow::Break(()))
             })
@@ -120,26 +121,33 @@ impl Env for RowEnv<'_, '_> {
     }
 }
 
-enum Step<'m> {
+pub(crate) enum Step<'m> {
     /// Enumerate a node variable.
     Node(usize),
     /// Follow an edge pattern from an end that is bound already, or enumerate the edges of its type.
     Edge(&'m EdgePattern),
 }
 
-pub struct Matcher<'m, 'v> {
-    tx: &'m Tx<'v>,
-    params: &'m Params,
-    m: &'m Match,
+/// In which order a match binds its variables. It decides about the time only, so what runs for many rows of parameters
+/// finds it once.
+pub struct Order<'m> {
     steps: Vec<Step<'m>>,
     /// Conditions to test after each step.
     tests: Vec<Vec<&'m Expr>>,
 }
 
+/// A match in its order, under these parameters.
+pub struct Matcher<'m, 'v> {
+    pub tx: &'m Tx<'v>,
+    pub params: &'m Params,
+    pub m: &'m Match,
+    pub order: &'m Order<'m>,
+}
+
 type Found<'f> = &'f mut dyn FnMut(&Row) -> Result<ControlFlow<()>>;
 
-impl<'m, 'v> Matcher<'m, 'v> {
-    pub fn new(tx: &'m Tx<'v>, params: &'m Params, m: &'m Match) -> Result<Self> {
+impl<'m> Order<'m> {
+    pub fn of(tx: &Tx<'_>, params: &Params, m: &'m Match) -> Result<Self> {
         let mut bound: Vec<bool> = (0..m.vars.len()).map(|i| i < m.outer).collect();
         let mut left: Vec<&EdgePattern> = m.edges.iter().collect();
         let mut steps = Vec::new();
@@ -181,21 +189,27 @@ impl<'m, 'v> Matcher<'m, 'v> {
         } else {
             tests.push(conditions);
         }
-        Ok(Matcher { tx, params, m, steps, tests })
+        Ok(Order { steps, tests })
     }
 
+    pub(crate) fn steps(&self) -> &[Step<'m>] {
+        &self.steps
+    }
+}
+
+impl Matcher<'_, '_> {
     /// Calls `found` for each row, until it breaks. `row` has the outer slots filled.
     pub fn run(&self, mut row: Row, found: Found<'_>) -> Result<ControlFlow<()>> {
         row.resize(self.m.vars.len(), None);
-        if self.steps.is_empty() {
+        if self.order.steps.is_empty() {
             return if self.passes(0, &row)? { found(&row) } else { Ok(ControlFlow::Continue(())) };
         }
         self.step(0, &mut row, found)
     }
 
-    fn passes(&self, at: usize, row: &Row) -> Result<bool> {
+    pub(crate) fn passes(&self, at: usize, row: &Row) -> Result<bool> {
         let env = RowEnv { tx: self.tx, params: self.params, row, bound: None };
-        for t in &self.tests[at] {
+        for t in &self.order.tests[at] {
             if !passes(Some(t), &env)? {
                 return Ok(false);
             }
@@ -207,12 +221,12 @@ impl<'m, 'v> Matcher<'m, 'v> {
         if !self.passes(at, row)? {
             return Ok(ControlFlow::Continue(()));
         }
-        if at + 1 == self.steps.len() { found(row) } else { self.step(at + 1, row, found) }
+        if at + 1 == self.order.steps.len() { found(row) } else { self.step(at + 1, row, found) }
     }
 
     fn step(&self, at: usize, row: &mut Row, found: Found<'_>) -> Result<ControlFlow<()>> {
         let go_on = Ok(ControlFlow::Continue(()));
-        match &self.steps[at] {
+        match &self.order.steps[at] {
             Step::Node(v) => {
                 if let Some(ty) = self.m.vars[*v].ty.and_then(system::by_number) {
                     return self.records(ty, *v, at, row, found);
@@ -335,7 +349,7 @@ impl<'m, 'v> Matcher<'m, 'v> {
 }
 
 /// How the entities that a variable may stand for are found; each is tested afterwards.
-enum Access {
+pub(crate) enum Access {
     /// The holder of a unique value, by declaring type and attribute.
     One(Number, Number, Value),
     /// Those with an indexed value that has such a key.
@@ -345,24 +359,26 @@ enum Access {
     None,
 }
 
-fn access(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<Access> {
+pub(crate) fn access(tx: &Tx<'_>, params: &Params, m: &Match, v: usize) -> Result<Access> {
     let o = tx.ontology();
     let (Some(filter), Some(t)) = (m.filter.as_ref(), m.vars[v].ty.and_then(|t| o.by_number(t))) else {
         return Ok(Access::All);
     };
     let mut ranges: Vec<(Number, Number, RangeInclusive<OrderKey>)> = Vec::new();
     for (key, op, value) in comparisons(filter, v) {
-        let Some(a) = t.attrs.values().find(|a| a.number == key) else { continue };
+        let Some(a) = t.attribute(key) else { continue };
         if a.unique_in.or(a.indexed_in).is_none() {
             continue;
         }
         // What is wrong with it is said where it is tested.
-        let Ok(value) = eval(value, &RowEnv { tx, params, row: &Row::new(), bound: None }) else { continue };
+        let (empty, bound) = (Row::new(), None);
+        let env = RowEnv { tx, params, row: &empty, bound };
+        let Ok(value) = look(value, &env) else { continue };
         // Values of another kind may still be equal (1 and 1.0): those are left to the scan.
         let Ok(value) = value.coerce(a.kind) else { continue };
         let Some(k) = value.borrowed().order_key() else { continue };
         if let (Some(scope), Op::Eq) = (a.unique_in, op) {
-            return Ok(Access::One(scope, key, value));
+            return Ok(Access::One(scope, key, value.into_value()));
         }
         let Some(scope) = a.indexed_in else { continue };
         let at = match ranges.iter().position(|r| r.1 == key) {
@@ -425,9 +441,9 @@ fn slots(e: &Expr) -> Vec<usize> {
     }
 }
 
-pub fn rows_of(tx: &Tx<'_>, params: &Params, m: &Match) -> Result<Vec<Row>> {
+pub fn rows_of(x: &Matcher<'_, '_>) -> Result<Vec<Row>> {
     let mut out = Vec::new();
-    let _ = Matcher::new(tx, params, m)?.run(Vec::new(), &mut |r| {
+    let _ = x.run(Vec::new(), &mut |r| {
         if out.len() >= MAX_ROWS {
             return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows")));
         }
@@ -442,7 +458,12 @@ pub fn query(tx: &Tx<'_>, params: &Params, q: &Query) -> Result<Vec<Vec<Value>>>
     let enough = if simple { q.returns.limit.map(|l| l.saturating_add(q.returns.offset)) } else { None };
     let mut rows = Vec::new();
     if enough != Some(0) {
-        let _ = Matcher::new(tx, params, &q.matching)?.run(Vec::new(), &mut |r| {
+        let order = Order::of(tx, params, &q.matching)?;
+        let matcher = Matcher { tx, params, m: &q.matching, order: &order };
+        if let Some(rows) = first_rows(&matcher, &q.returns)? {
+            return finish(rows, &q.returns);
+        }
+        let _ = matcher.run(Vec::new(), &mut |r| {
             if rows.len() >= MAX_ROWS {
                 return Err(KernelError::Limit(format!("more than {MAX_ROWS} rows; use LIMIT")));
             }

@@ -1,15 +1,14 @@
 //! SPAWN, SET, KILL, LINK and UNLINK inside a transaction.
 
 use crate::error::KernelError;
-
-use crate::matching::{Matcher, Projected, Row, RowEnv, finish, project, rows_of};
+use crate::matching::{Matcher, Order, Projected, Row, RowEnv, finish, project, rows_of};
 use crate::names::{Bound, Params};
 use crate::rows::Summary;
 use crate::tx::Tx;
-use mew_lang::eval::eval;
+use mew_lang::eval::{Seen, eval, look};
 use mew_lang::plan::{Action, Expr, KillMode, Match, Mutate, Target};
-use mew_model::ontology::{OnKill, Violation};
-use mew_model::{Draft, Number, Value, entity, name};
+use mew_model::ontology::{Attribute, OnKill, Violation};
+use mew_model::{Draft, Number, Value, ValueRef, entity, name};
 use mew_store::Stored;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -27,10 +26,23 @@ struct Run<'r, 'a> {
     summary: Summary,
 }
 
-/// Runs the actions once, or once for each row of the match, which is taken whole before the first change.
-pub fn run(tx: &mut Tx<'_>, params: &Params, bound: &mut Bound, m: &Mutate) -> Result<(Vec<Vec<Value>>, Summary)> {
+/// Runs the actions once, or once for each row of the match, which is taken whole before the first change. `order` is that
+/// of the match, kept for the next call.
+pub fn run<'m>(
+    tx: &mut Tx<'_>,
+    params: &Params,
+    bound: &mut Bound,
+    m: &'m Mutate,
+    order: &mut Option<Order<'m>>,
+) -> Result<(Vec<Vec<Value>>, Summary)> {
     let rows = match &m.matching {
-        Some(mm) => rows_of(tx, params, mm)?,
+        Some(mm) => {
+            let order = match order {
+                Some(o) => o,
+                None => order.insert(Order::of(tx, params, mm)?),
+            };
+            rows_of(&Matcher { tx, params, m: mm, order })?
+        }
         None => vec![Row::new()],
     };
     let mut out: Vec<Projected> = Vec::new();
@@ -71,6 +83,9 @@ impl Run<'_, '_> {
             Target::Slot(i) => {
                 let s = row.get(*i).and_then(Option::as_ref).ok_or_else(|| gone("the entity".into()))?;
                 // It may have been changed or killed by an earlier action.
+                if !self.tx.has_changed(s.ent) {
+                    return Ok(s.clone());
+                }
                 self.tx.living(s.ent)?.ok_or_else(|| gone(format!("#{}", self.tx.identity().local_id(s.ent))))
             }
             Target::Bound(n) => {
@@ -86,7 +101,8 @@ impl Run<'_, '_> {
     fn hits(&self, m: &Match, slot: usize, most: usize) -> Result<Vec<Stored>> {
         let mut hits: Vec<Stored> = Vec::new();
         let mut seen = BTreeSet::new();
-        let _ = Matcher::new(self.tx, self.params, m)?.run(Row::new(), &mut |row| {
+        let order = Order::of(self.tx, self.params, m)?;
+        let _ = Matcher { tx: self.tx, params: self.params, m, order: &order }.run(Row::new(), &mut |row| {
             if let Some(s) = row[slot].as_ref().filter(|s| seen.insert(s.ent)) {
                 hits.push(s.clone());
             }
@@ -115,25 +131,7 @@ impl Run<'_, '_> {
             }
             Action::Set { target, attrs } => {
                 let s = self.target(target, row)?;
-                let o = self.tx.ontology().clone();
-                let t = o.by_number(s.entity()?.ty);
-                let mut changes: Vec<(Number, Value)> = Vec::with_capacity(attrs.len());
-                for (key, e) in attrs {
-                    let a = t.and_then(|t| t.attrs.values().find(|a| a.number == *key));
-                    let Some(a) = a else {
-                        let n = o.attribute_name(*key).unwrap_or("?");
-                        let ty = t.map_or("?", |t| &t.name);
-                        return Err(Violation(format!("{ty} has no attribute {n}")).into());
-                    };
-                    let v = self.value(e, row)?;
-                    let v = coerced(&a.name, a.kind, v)?;
-                    // Of two values for one attribute the later counts.
-                    match changes.binary_search_by_key(key, |c| c.0) {
-                        Ok(i) => changes[i].1 = v,
-                        Err(i) => changes.insert(i, (*key, v)),
-                    }
-                }
-                let ent = self.tx.change_local(&s, &changes)?;
+                let ent = self.set(&s, attrs, row)?;
                 let new = self.tx.get(ent)?;
                 for slot in row.iter_mut().filter(|r| r.as_ref().is_some_and(|r| r.ent == ent)) {
                     *slot = new.clone();
@@ -218,6 +216,31 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    fn set(&mut self, s: &Stored, attrs: &[(Number, Expr)], row: &Row) -> Result<u32> {
+        let bytes = {
+            let (o, e) = (self.tx.ontology(), s.entity()?);
+            let t = o.by_number(e.ty);
+            let env = RowEnv { tx: self.tx, params: self.params, row, bound: Some(self.bound) };
+            let mut changes: Vec<(Number, Seen<'_>)> = Vec::with_capacity(attrs.len());
+            for (key, x) in attrs {
+                let Some(a) = t.and_then(|t| t.attribute(*key)) else {
+                    let n = o.attribute_name(*key).unwrap_or("?");
+                    let ty = t.map_or("?", |t| &t.name);
+                    return Err(Violation(format!("{ty} has no attribute {n}")).into());
+                };
+                let v = look(x, &env)?.coerce(a.kind).map_err(|v| wrong_kind(a, &v))?;
+                // Of two values for one attribute the later counts.
+                match changes.binary_search_by_key(key, |c| c.0) {
+                    Ok(i) => changes[i].1 = v,
+                    Err(i) => changes.insert(i, (*key, v)),
+                }
+            }
+            let changes: Vec<(Number, ValueRef<'_>)> = changes.iter().map(|(k, v)| (*k, v.borrowed())).collect();
+            e.rewritten(self.tx.identity().key, self.tx.now_ms, &changes)
+        };
+        self.tx.write_checked(bytes.into(), Some(s))
+    }
+
     fn unlink(&mut self, s: Stored) -> Result<()> {
         bury(self.tx, &s)?;
         self.summary.unlinked += 1;
@@ -250,7 +273,7 @@ impl Run<'_, '_> {
         let Some(t) = o.by_number(ty) else { return Ok(d) };
         for a in t.attrs.values() {
             let v = match attrs.iter().find(|(k, _)| *k == a.number) {
-                Some((_, e)) => coerced(&a.name, a.kind, self.value(e, row)?)?,
+                Some((_, e)) => self.value(e, row)?.coerce(a.kind).map_err(|v| wrong_kind(a, &v))?,
                 None => a.default.as_ref().map_or(Value::Null, |v| v.evaluate(self.tx.now_ms)),
             };
             d.set(a.number, v);
@@ -283,8 +306,8 @@ impl Run<'_, '_> {
     }
 }
 
-fn coerced(attr: &str, kind: mew_model::value::Kind, v: Value) -> Result<Value> {
-    v.coerce(kind).map_err(|v| Violation(format!("attribute {attr}: expected type {kind}, found {v}")).into())
+fn wrong_kind(a: &Attribute, v: &Value) -> Violation {
+    Violation(format!("attribute {}: expected type {}, found {v}", a.name, a.kind))
 }
 
 /// An id that an application chose: it must not look as if another kernel had derived it.

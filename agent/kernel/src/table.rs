@@ -1,7 +1,7 @@
 //! One script for many rows of parameters: parsed and checked once, run for each row, all in one transaction.
 
 use crate::error::KernelError;
-use crate::kernel::{Kernel, columns_of, run_all};
+use crate::kernel::{Kernel, Orders, columns_of, run_all};
 use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
 use mew_lang::eval::EvalError;
@@ -52,14 +52,15 @@ impl Kernel {
         let run = move |tx: &mut crate::Tx<'_>| {
             let mut params: Params = table.names.iter().map(|n| (n.clone(), Value::Null)).collect();
             let mut out = Output { columns: columns_of(plans.last()), ..Output::default() };
-            let mut summary = Summary::default();
+            let (mut summary, mut orders) = (Summary::default(), Orders::default());
             for (i, row) in table.rows.into_iter().enumerate() {
                 for (name, v) in table.names.iter().zip(row) {
                     if let Some(p) = params.get_mut(name) {
                         *p = v;
                     }
                 }
-                let done = run_all(tx, &params, Bound::new(), &plans).map_err(|e| KernelError::Row(i, Box::new(e)))?;
+                let done = run_all(tx, &params, Bound::new(), &plans, &mut orders);
+                let done = done.map_err(|e| KernelError::Row(i, Box::new(e)))?;
                 out.rows.extend(done.rows);
                 summary.add(done.summary);
             }

@@ -6,7 +6,7 @@ use crate::system::{Records, Take};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use mew_model::ontology::{Type, Violation};
-use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, Value, ValueRef, entity};
+use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
 use mew_store::{Batch, Change, MAX_FRAME, OrderKey, Stored, View, is_alike, is_fact, order_keys};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,6 +177,11 @@ impl<'a> Tx<'a> {
         Ok(self.view.get(ent)?)
     }
 
+    /// Whether this commit changes it; otherwise what was read of it before is still so.
+    pub(crate) fn has_changed(&self, ent: u32) -> bool {
+        self.layers.iter().any(|l| l.at.contains_key(&ent))
+    }
+
     pub fn living(&self, ent: u32) -> Result<Option<Stored>> {
         Ok(match self.get(ent)? {
             Some(s) if !s.entity()?.deleted => Some(s),
@@ -231,6 +236,22 @@ impl<'a> Tx<'a> {
         Ok(changed(of_view, changes.map(|((_, _, key, ent), here)| ((*key, *ent), *here))))
     }
 
+    /// As [`View::first_ordered`]; `None` if this commit changes the index, as nothing is merged here.
+    pub(crate) fn first_ordered(
+        &self,
+        (scope, attr): (Number, Number),
+        range: RangeInclusive<OrderKey>,
+        after: Option<(OrderKey, u32)>,
+        descending: bool,
+        most: usize,
+    ) -> Result<Option<Vec<(OrderKey, u32)>>> {
+        let here = (scope, attr, OrderKey::MIN, 0)..=(scope, attr, OrderKey::MAX, u32::MAX);
+        if self.layers.iter().any(|l| l.ordered.range(here.clone()).next().is_some()) {
+            return Ok(None);
+        }
+        Ok(Some(self.view.first_ordered(scope, attr, range, after, descending, most)?))
+    }
+
     /// About how many [`Tx::ordered`] would find; at most `most`.
     pub fn count_ordered(
         &self,
@@ -271,7 +292,7 @@ impl<'a> Tx<'a> {
         }
         match self.view.unique(scope, attr, v)? {
             // It may have been changed otherwise meanwhile.
-            Some(s) if self.over().any(|l| l.at.contains_key(&s.ent)) => self.get(s.ent),
+            Some(s) if self.has_changed(s.ent) => self.get(s.ent),
             found => Ok(found),
         }
     }
@@ -375,8 +396,7 @@ impl<'a> Tx<'a> {
     pub fn check(&self, old: Option<&Stored>, e: &EntityRef<'_>) -> Result<()> {
         let o = self.ontology();
         let was = old.map(Stored::entity).transpose()?.filter(|was| !was.deleted && was.ty == e.ty);
-        let attrs: Vec<_> = e.attr_refs().collect();
-        o.check_entity(e.ty, &attrs)?;
+        o.check_entity(e.ty, e.attr_refs())?;
         let Some(t) = o.by_number(e.ty) else { return Ok(()) };
         for (scope, attr) in &t.unique {
             let v = e.attr_ref(*attr);
@@ -496,13 +516,8 @@ impl<'a> Tx<'a> {
         self.write_checked(d.encode().into(), replaces)
     }
 
-    /// A local write that only changes attributes (ascending by key; null removes).
-    pub fn change_local(&mut self, old: &Stored, changes: &[(Number, Value)]) -> Result<u32> {
-        let bytes = old.entity()?.rewritten(self.identity.key, self.now_ms, changes);
-        self.write_checked(bytes.into(), Some(old))
-    }
-
-    fn write_checked(&mut self, bytes: Bytes, replaces: Option<&Stored>) -> Result<u32> {
+    /// A local write of a new version, stamped already.
+    pub(crate) fn write_checked(&mut self, bytes: Bytes, replaces: Option<&Stored>) -> Result<u32> {
         if bytes.len() > entity::MAX_ENTITY {
             return Err(KernelError::Limit(format!(
                 "the entity has {} bytes; at most {} are allowed",

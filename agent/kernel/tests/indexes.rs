@@ -13,7 +13,7 @@ const NOW_MS: u64 = 1_700_000_000_000;
 const PLAIN: &str =
     "ontology T { node A { id: Int [required], s: String?, i: Int?, f: Float?, b: Bool? } node B: A { } }";
 const INDEXED: &str =
-    "ontology T { node A { id: Int [required], s: String? [indexed], i: Int? [indexed], f: Float? [indexed],
+    "ontology T { node A { id: Int [required, indexed], s: String? [indexed], i: Int? [indexed], f: Float? [indexed],
                        b: Bool? [indexed] } node B: A { } }";
 
 fn kernel(ontology: &str) -> Kernel {
@@ -47,6 +47,8 @@ enum Step {
     Kill(usize),
     /// Comparisons of attributes with values, all of which must hold.
     Find(bool, Vec<(usize, &'static str, Value)>),
+    /// The first of them by an attribute, up or down, from and how many; with or without a comparison.
+    First(bool, usize, bool, u8, u8, Option<(usize, &'static str, Value)>),
 }
 
 fn attr_and_value() -> impl Strategy<Value = (usize, Value)> {
@@ -57,12 +59,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let op = || prop::sample::select(vec!["=", "<", "<=", ">", ">="]);
     // Null is an error in a comparison, and which rows are asked first is not laid down.
     let some = attr_and_value().prop_filter("not null", |(_, v)| !v.is_null());
-    let test = (some, op()).prop_map(|((a, v), op)| (a, op, v));
+    let test = (some, op()).prop_map(|((a, v), op)| (a, op, v)).boxed();
     let step = prop_oneof![
         4 => (any::<bool>(), (value(0), value(1), value(2), value(3))).prop_map(|(b, v)| Step::Spawn(b, vec![v.0, v.1, v.2, v.3])),
         2 => (0_usize..30, attr_and_value()).prop_map(|(n, (a, v))| Step::Set(n, a, v)),
         1 => (0_usize..30).prop_map(Step::Kill),
-        6 => (any::<bool>(), prop::collection::vec(test, 1..4)).prop_map(|(b, t)| Step::Find(b, t)),
+        6 => (any::<bool>(), prop::collection::vec(test.clone(), 1..4)).prop_map(|(b, t)| Step::Find(b, t)),
+        6 => (any::<bool>(), 0_usize..5, any::<bool>(), 0_u8..4, 0_u8..6, prop::option::of(test))
+            .prop_map(|(b, a, down, from, most, t)| Step::First(b, a, down, from, most, t)),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -93,6 +97,19 @@ fn script(step: &Step, next_id: &mut i64) -> (String, Params) {
             });
             let tests = tests.collect::<Vec<_>>().join(" AND ");
             format!("MATCH x: {} WHERE {tests} RETURN x.id ORDER BY x.id", ty(*narrow))
+        }
+        Step::First(narrow, by, down, from, most, test) => {
+            let test = test.as_ref().map(|(a, op, v)| {
+                params.insert("v".into(), v.clone());
+                format!("WHERE x.{} {op} $v", NAMES[*a])
+            });
+            let by = if *by == NAMES.len() { "id" } else { NAMES[*by] };
+            format!(
+                "MATCH x: {} {} RETURN x.id ORDER BY x.{by} {} LIMIT {most} OFFSET {from}",
+                ty(*narrow),
+                test.unwrap_or_default(),
+                if *down { "DESC" } else { "ASC" }
+            )
         }
     };
     (text, params)
@@ -139,4 +156,23 @@ fn a_read_holds_up_no_writer_and_sees_one_commit() {
     assert_eq!(rows, [[Value::Int(1)], [Value::Int(2)]]);
     let rows = k.execute(NOW_MS, "MATCH a: A RETURN a.id", &Params::new()).expect("a query").rows;
     assert_eq!(rows, [[Value::Int(3)]]);
+}
+
+/// Who asks for the first row by an index pays for that row: the one that cannot be computed is never looked at.
+#[test]
+fn the_first_rows_by_an_index_are_all_that_is_read() {
+    let first = |k: &Kernel, order: &str| {
+        let text = format!("MATCH a: A WHERE 10 / a.id > 0 RETURN a.id ORDER BY a.i {order} LIMIT 1");
+        k.execute(NOW_MS, &text, &Params::new()).map(|o| o.rows)
+    };
+    for (ontology, up_reads_all) in [(PLAIN, true), (INDEXED, false)] {
+        let k = kernel(ontology);
+        k.execute(NOW_MS, "SPAWN A {id = 1, i = 1}; SPAWN A {id = 2, i = 2}; SPAWN A {id = 0, i = 3}", &Params::new())
+            .expect("they are right");
+        assert_eq!(first(&k, "ASC").is_err(), up_reads_all, "{ontology}");
+        assert!(first(&k, "DESC").is_err(), "{ontology}");
+    }
+    let k = kernel(INDEXED);
+    k.execute(NOW_MS, "SPAWN A {id = 7, i = 1}; SPAWN A {id = 0, i = 2}", &Params::new()).expect("they are right");
+    assert_eq!(first(&k, "ASC").expect("only the first is read"), [[Value::Int(7)]]);
 }

@@ -209,7 +209,7 @@ impl Checker<'_> {
     }
 
     fn attribute<'t>(&self, t: &'t Type, n: &Name) -> Checked<&'t Attribute> {
-        t.attrs.get(&n.text).ok_or_else(|| {
+        t.attrs.get(&n.text).map(|a| &**a).ok_or_else(|| {
             Diagnostic::new(n.span.clone(), format!("{} has no attribute {}", t.name, n.text))
                 .label("unknown attribute")
                 .suggest(nearest(&n.text, t.attrs.keys().map(String::as_str)))

@@ -2,7 +2,8 @@
 //! true passes a filter.
 
 use crate::plan::{Expr, Match, Op, System};
-use mew_model::{Number, Value, value::Kind};
+use mew_model::{Number, Value, ValueRef, value::Kind};
+use std::cmp::Ordering;
 use thiserror::Error;
 
 #[derive(Debug, Error, Clone, PartialEq)]
@@ -23,11 +24,11 @@ pub enum EvalError {
 
 /// What the variables of an expression stand for.
 pub trait Env {
-    fn attr(&self, slot: usize, key: Number) -> Value;
+    fn attr(&self, slot: usize, key: Number) -> ValueRef<'_>;
     fn system(&self, slot: usize, field: System) -> Value;
     /// Whether the entity in the slot is of the type or a subtype.
     fn is_type(&self, slot: usize, ty: Number) -> bool;
-    fn param(&self, name: &str) -> Option<Value>;
+    fn param(&self, name: &str) -> Option<&Value>;
     /// The `sync_id` that a `#reference` means, as an ID; an error if there is no such entity.
     fn reference(&self, name: &str) -> Result<Value, EvalError>;
     fn exists(&self, m: &Match) -> Result<bool, EvalError>;
@@ -35,59 +36,110 @@ pub trait Env {
     fn now_ms(&self) -> u64;
 }
 
+/// A value where it lies, or one that had to be made. Most values are only looked at.
+#[derive(Clone, Debug)]
+pub enum Seen<'a> {
+    There(ValueRef<'a>),
+    Made(Value),
+}
+
+impl Seen<'_> {
+    pub fn borrowed(&self) -> ValueRef<'_> {
+        match self {
+            Seen::There(v) => *v,
+            Seen::Made(v) => v.borrowed(),
+        }
+    }
+
+    pub fn into_value(self) -> Value {
+        match self {
+            Seen::There(v) => v.to_value(),
+            Seen::Made(v) => v,
+        }
+    }
+
+    /// As [`Value::coerce`].
+    pub fn coerce(self, kind: Kind) -> Result<Self, Value> {
+        match self.borrowed().kind() {
+            Some(have) if have != kind => self.into_value().coerce(kind).map(Seen::Made),
+            _ => Ok(self),
+        }
+    }
+}
+
+impl From<Value> for Seen<'_> {
+    fn from(v: Value) -> Self {
+        Seen::Made(v)
+    }
+}
+
 pub fn eval(e: &Expr, env: &dyn Env) -> Result<Value, EvalError> {
-    Ok(match e {
-        Expr::Value(v) => v.clone(),
-        Expr::Param(p, nullable, want) => match (env.param(p), want) {
-            (None | Some(Value::Null), _) if *nullable => Value::Null,
-            (None, _) => return Err(EvalError::MissingParameter(p.clone())),
-            (Some(Value::Null), _) => {
-                return Err(EvalError::Other(format!("parameter ${p} is null; write ${p}? where null is allowed")));
-            }
-            (Some(v), None) => v,
-            (Some(v), Some(k)) => v.coerce(*k).map_err(|v| EvalError::ParameterKind(p.clone(), *k, v))?,
-        },
+    look(e, env).map(Seen::into_value)
+}
+
+/// As [`eval`], without a copy of what is there already.
+pub fn look<'a>(e: &'a Expr, env: &'a dyn Env) -> Result<Seen<'a>, EvalError> {
+    let v = match e {
+        Expr::Value(v) => return Ok(Seen::There(v.borrowed())),
+        Expr::Attr(slot, key) => return Ok(Seen::There(env.attr(*slot, *key))),
+        Expr::Param(p, nullable, want) => return parameter(p, *nullable, *want, env),
         Expr::Entity(slot) => env.system(*slot, System::SyncId).into_id(),
         Expr::Reference(r) => env.reference(r)?,
-        Expr::Attr(slot, key) => env.attr(*slot, *key),
         Expr::System(slot, f) => env.system(*slot, *f),
-        Expr::Not(x) => match eval(x, env)? {
-            Value::Bool(b) => Value::Bool(!b),
+        Expr::Not(x) => match look(x, env)?.borrowed() {
+            ValueRef::Bool(b) => Value::Bool(!b),
             _ => Value::Null,
         },
-        Expr::Negate(x) => match eval(x, env)? {
-            Value::Int(i) => Value::Int(i.wrapping_neg()),
-            Value::Float(f) => Value::Float(-f),
-            Value::Duration(d) => Value::Duration(d.checked_neg().ok_or(EvalError::DurationOverflow)?),
+        Expr::Negate(x) => match look(x, env)?.borrowed() {
+            ValueRef::Int(i) => Value::Int(i.wrapping_neg()),
+            ValueRef::Float(f) => Value::Float(-f),
+            ValueRef::Duration(d) => Value::Duration(d.checked_neg().ok_or(EvalError::DurationOverflow)?),
             _ => Value::Null,
         },
-        Expr::Binary(a, op, b) => binary(a, *op, b, env)?,
-        Expr::IsNull(x, is) => Value::Bool(eval(x, env)?.is_null() == *is),
+        Expr::Binary(a, op, b) => return binary(a, *op, b, env),
+        Expr::IsNull(x, is) => Value::Bool(look(x, env)?.borrowed().is_null() == *is),
         Expr::In(x, list) => {
-            let v = eval(x, env)?;
+            let x = look(x, env)?;
+            let v = x.borrowed();
             if v.is_null() {
-                return Ok(Value::Null);
+                return Ok(Seen::There(ValueRef::Null));
             }
             let mut hit = false;
             for l in list {
-                hit |= eval(l, env)?.query_eq(&v);
+                hit |= look(l, env)?.borrowed().query_eq(v);
             }
             Value::Bool(hit)
         }
         Expr::TypeTest(slot, ty) => Value::Bool(env.is_type(*slot, *ty)),
         Expr::Exists(m) => Value::Bool(env.exists(m)?),
         Expr::Now => Value::Timestamp(env.now_ms() as i64),
-        Expr::Length(x) => match eval(x, env)? {
-            Value::String(s) => Value::Int(s.chars().count() as i64),
+        Expr::Length(x) => match look(x, env)?.borrowed() {
+            ValueRef::String(s) => Value::Int(s.chars().count() as i64),
             _ => Value::Null,
         },
         Expr::Count(_) => return Err(EvalError::Other("COUNT is computed over rows".into())),
-    })
+    };
+    Ok(Seen::Made(v))
+}
+
+fn parameter<'a>(p: &str, nullable: bool, want: Option<Kind>, env: &'a dyn Env) -> Result<Seen<'a>, EvalError> {
+    let v = match env.param(p) {
+        None | Some(Value::Null) if nullable => ValueRef::Null,
+        None => return Err(EvalError::MissingParameter(p.to_owned())),
+        Some(Value::Null) => {
+            return Err(EvalError::Other(format!("parameter ${p} is null; write ${p}? where null is allowed")));
+        }
+        Some(v) => v.borrowed(),
+    };
+    match want {
+        None => Ok(Seen::There(v)),
+        Some(k) => Seen::There(v).coerce(k).map_err(|v| EvalError::ParameterKind(p.to_owned(), k, v)),
+    }
 }
 
 /// Whether a filter lets the row pass.
 pub fn passes(filter: Option<&Expr>, env: &dyn Env) -> Result<bool, EvalError> {
-    filter.map_or(Ok(true), |f| Ok(matches!(eval(f, env)?, Value::Bool(true))))
+    filter.map_or(Ok(true), |f| Ok(matches!(look(f, env)?.borrowed(), ValueRef::Bool(true))))
 }
 
 trait IntoId {
@@ -103,51 +155,55 @@ impl IntoId for Value {
     }
 }
 
-fn binary(a: &Expr, op: Op, b: &Expr, env: &dyn Env) -> Result<Value, EvalError> {
-    let x = eval(a, env)?;
+fn binary<'a>(a: &'a Expr, op: Op, b: &'a Expr, env: &'a dyn Env) -> Result<Seen<'a>, EvalError> {
+    let x = look(a, env)?;
     // Short circuits; null is "unknown".
-    match (op, &x) {
-        (Op::And, Value::Bool(false)) => return Ok(Value::Bool(false)),
-        (Op::Or, Value::Bool(true)) => return Ok(Value::Bool(true)),
+    match (op, x.borrowed()) {
+        (Op::And, ValueRef::Bool(false)) => return Ok(Seen::There(ValueRef::Bool(false))),
+        (Op::Or, ValueRef::Bool(true)) => return Ok(Seen::There(ValueRef::Bool(true))),
         (Op::Coalesce, v) if !v.is_null() => return Ok(x),
         _ => {}
     }
-    let y = eval(b, env)?;
-    Ok(match op {
-        Op::And => match (&x, &y) {
-            (_, Value::Bool(false)) => Value::Bool(false),
-            (Value::Bool(true), Value::Bool(true)) => Value::Bool(true),
+    let y = look(b, env)?;
+    let v = match op {
+        Op::Coalesce => return Ok(y),
+        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Rem => arithmetic(x.into_value(), op, y.into_value())?,
+        _ => compared(x.borrowed(), op, y.borrowed()),
+    };
+    Ok(Seen::Made(v))
+}
+
+/// Logic, comparisons and texts; null for what cannot be said.
+fn compared(x: ValueRef<'_>, op: Op, y: ValueRef<'_>) -> Value {
+    match op {
+        Op::And => match (x, y) {
+            (_, ValueRef::Bool(false)) => Value::Bool(false),
+            (ValueRef::Bool(true), ValueRef::Bool(true)) => Value::Bool(true),
             _ => Value::Null,
         },
-        Op::Or => match (&x, &y) {
-            (_, Value::Bool(true)) => Value::Bool(true),
-            (Value::Bool(false), Value::Bool(false)) => Value::Bool(false),
+        Op::Or => match (x, y) {
+            (_, ValueRef::Bool(true)) => Value::Bool(true),
+            (ValueRef::Bool(false), ValueRef::Bool(false)) => Value::Bool(false),
             _ => Value::Null,
         },
-        Op::Coalesce => y,
         // null = null is true and null != x is true, unlike the order comparisons.
-        Op::Eq => Value::Bool(x.query_eq(&y)),
-        Op::Ne => Value::Bool(!x.query_eq(&y)),
-        Op::Lt | Op::Le | Op::Gt | Op::Ge => Value::Bool(x.query_cmp(&y).is_some_and(|o| match op {
-            Op::Lt => o.is_lt(),
-            Op::Le => o.is_le(),
-            Op::Gt => o.is_gt(),
-            _ => o.is_ge(),
-        })),
-        Op::Contains | Op::StartsWith | Op::EndsWith => match (&x, &y) {
-            (Value::String(s), Value::String(t)) => Value::Bool(match op {
-                Op::Contains => s.contains(t.as_str()),
-                Op::StartsWith => s.starts_with(t.as_str()),
-                _ => s.ends_with(t.as_str()),
-            }),
+        Op::Eq => Value::Bool(x.query_eq(y)),
+        Op::Ne => Value::Bool(!x.query_eq(y)),
+        Op::Lt => Value::Bool(x.query_cmp(y).is_some_and(Ordering::is_lt)),
+        Op::Le => Value::Bool(x.query_cmp(y).is_some_and(Ordering::is_le)),
+        Op::Gt => Value::Bool(x.query_cmp(y).is_some_and(Ordering::is_gt)),
+        Op::Ge => Value::Bool(x.query_cmp(y).is_some_and(Ordering::is_ge)),
+        _ => match (x, y) {
+            (ValueRef::String(s), ValueRef::String(t)) => match op {
+                Op::Contains => Value::Bool(s.contains(t)),
+                Op::StartsWith => Value::Bool(s.starts_with(t)),
+                Op::EndsWith => Value::Bool(s.ends_with(t)),
+                Op::Concat => Value::String([s, t].concat()),
+                _ => Value::Null,
+            },
             _ => Value::Null,
         },
-        Op::Concat => match (x, y) {
-            (Value::String(s), Value::String(t)) => Value::String(s + &t),
-            _ => Value::Null,
-        },
-        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Rem => arithmetic(x, op, y)?,
-    })
+    }
 }
 
 fn arithmetic(x: Value, op: Op, y: Value) -> Result<Value, EvalError> {

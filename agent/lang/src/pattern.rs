@@ -7,7 +7,7 @@ use crate::eval::{Env, EvalError, passes};
 use crate::parser::Parser;
 use crate::plan::{Expr, Match, System};
 use crate::system;
-use mew_model::{EntityRef, Number, Ontology, Value};
+use mew_model::{EntityRef, Number, Ontology, Value, ValueRef};
 use std::collections::BTreeSet;
 
 /// A pattern as the operator sees it: syntax only, no ontology.
@@ -107,8 +107,8 @@ struct One<'a> {
 }
 
 impl Env for One<'_> {
-    fn attr(&self, _: usize, key: Number) -> Value {
-        self.entity.attr(key)
+    fn attr(&self, _: usize, key: Number) -> ValueRef<'_> {
+        self.entity.attr_ref(key)
     }
     fn system(&self, _: usize, field: System) -> Value {
         match field {
@@ -121,7 +121,7 @@ impl Env for One<'_> {
     fn is_type(&self, _: usize, ty: Number) -> bool {
         self.ontology.by_number(self.entity.ty).is_some_and(|t| t.lineage.contains(&ty))
     }
-    fn param(&self, _: &str) -> Option<Value> {
+    fn param(&self, _: &str) -> Option<&Value> {
         None
     }
     fn reference(&self, name: &str) -> Result<Value, EvalError> {

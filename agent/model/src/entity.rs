@@ -209,7 +209,7 @@ impl<'a> EntityRef<'a> {
 
     /// The bytes of a local write by `kernel` at `now_ms` that only changes attributes (ascending by key; null removes).
     /// What is not changed is copied as it is.
-    pub fn rewritten(&self, kernel: KernelKey, now_ms: u64, changes: &[(Number, Value)]) -> Vec<u8> {
+    pub fn rewritten(&self, kernel: KernelKey, now_ms: u64, changes: &[(Number, ValueRef<'_>)]) -> Vec<u8> {
         let time = Hlc::next(now_ms, Some(self.time));
         let mut vector = self.vector();
         vector.raise(kernel, time);
@@ -223,15 +223,15 @@ impl<'a> EntityRef<'a> {
         let mut copy_from = old.0;
         while let Some((key, _)) = old.attr_raw() {
             while let Some((k, v)) = new.next_if(|c| c.0 < key) {
-                put_attr(&mut out, *k, v.borrowed());
+                put_attr(&mut out, *k, *v);
             }
             match new.next_if(|c| c.0 == key) {
-                Some((k, v)) => put_attr(&mut out, *k, v.borrowed()),
+                Some((k, v)) => put_attr(&mut out, *k, *v),
                 None => out.extend_from_slice(&copy_from[..copy_from.len() - old.0.len()]),
             }
             copy_from = old.0;
         }
-        new.for_each(|(k, v)| put_attr(&mut out, *k, v.borrowed()));
+        new.for_each(|(k, v)| put_attr(&mut out, *k, *v));
         out
     }
 

@@ -6,12 +6,13 @@
 use crate::{Number, Value, ValueRef, name, value::Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 #[derive(Clone, Debug, Default)]
 pub struct Ontology {
     pub name: String,
-    types: BTreeMap<String, Type>,
-    numbers: BTreeMap<Number, String>,
+    types: BTreeMap<String, Arc<Type>>,
+    numbers: BTreeMap<Number, Arc<Type>>,
     attributes: BTreeMap<Number, String>,
 }
 
@@ -24,7 +25,9 @@ pub struct Type {
     /// Itself and every ancestor.
     pub lineage: BTreeSet<Number>,
     /// Own and inherited attributes by name.
-    pub attrs: BTreeMap<String, Attribute>,
+    pub attrs: BTreeMap<String, Arc<Attribute>>,
+    /// The same, ascending by number: as an entity holds them.
+    numbered: Vec<Arc<Attribute>>,
     /// Of `attrs`: declaring type and number of those that are unique, and of those that are indexed.
     pub unique: Vec<(Number, Number)>,
     pub indexed: Vec<(Number, Number)>,
@@ -161,22 +164,28 @@ impl Attribute {
     }
 }
 
+impl Type {
+    pub fn attribute(&self, n: Number) -> Option<&Attribute> {
+        self.numbered.binary_search_by_key(&n, |a| a.number).ok().map(|i| &*self.numbered[i])
+    }
+}
+
 impl Ontology {
     pub fn types(&self) -> impl Iterator<Item = &Type> {
-        self.types.values()
+        self.types.values().map(|t| &**t)
     }
 
     pub fn get(&self, name: &str) -> Option<&Type> {
-        self.types.get(name)
+        self.types.get(name).map(|t| &**t)
     }
 
     pub fn by_number(&self, n: Number) -> Option<&Type> {
-        self.numbers.get(&n).and_then(|name| self.types.get(name))
+        self.numbers.get(&n).map(|t| &**t)
     }
 
     /// Name of a type, or its number in hex if this ontology does not know it.
     pub fn type_name(&self, n: Number) -> String {
-        self.numbers.get(&n).cloned().unwrap_or_else(|| format!("{n:#010x}"))
+        self.numbers.get(&n).map_or_else(|| format!("{n:#010x}"), |t| t.name.clone())
     }
 
     pub fn attribute_name(&self, n: Number) -> Option<&str> {
@@ -194,17 +203,25 @@ impl Ontology {
         names.into_iter().any(|n| n == "*" || lineage.is_some_and(|l| l.contains(&name::number(n))))
     }
 
-    /// Checks the attributes of one entity (not uniqueness, which needs the others). An attribute that the type does
-    /// not know is a violation as well.
-    pub fn check_entity(&self, ty: Number, attrs: &[(Number, ValueRef<'_>)]) -> Result<(), Violation> {
+    /// Checks the attributes of one entity (not uniqueness, which needs the others), ascending by number. An attribute that
+    /// the type does not know is a violation as well.
+    pub fn check_entity<'a>(
+        &self,
+        ty: Number,
+        attrs: impl Iterator<Item = (Number, ValueRef<'a>)>,
+    ) -> Result<(), Violation> {
         let Some(t) = self.by_number(ty) else {
             return Err(Violation(format!("type {} is unknown here", self.type_name(ty))));
         };
-        for a in t.attrs.values() {
-            let v = attrs.iter().find(|(k, _)| *k == a.number).map_or(ValueRef::Null, |(_, v)| *v);
+        let mut attrs = attrs.peekable();
+        for a in &t.numbered {
+            if attrs.peek().is_some_and(|x| x.0 < a.number) {
+                break;
+            }
+            let v = attrs.next_if(|x| x.0 == a.number).map_or(ValueRef::Null, |x| x.1);
             a.check(v).map_err(|v| Violation(format!("{}: {v}", t.name)))?;
         }
-        match attrs.iter().find(|(k, _)| !t.attrs.values().any(|a| a.number == *k)) {
+        match attrs.next() {
             Some((k, _)) => Err(Violation(format!("{}: it has no attribute with number {k:#010x}", t.name))),
             None => Ok(()),
         }
@@ -284,16 +301,16 @@ impl Builder {
         for d in &self.declared {
             let mut lineage = Vec::new();
             collect_lineage(d, &by_name, &mut Vec::new(), &mut lineage, &mut problems);
-            let mut attrs: BTreeMap<String, Attribute> = BTreeMap::new();
+            let mut attrs: BTreeMap<String, Arc<Attribute>> = BTreeMap::new();
             // Ancestors first: the type itself is last in `lineage`.
             for a in lineage.iter().flat_map(|l| &l.attrs) {
                 if let Some(old) = attrs.get(&a.name)
-                    && old != a
+                    && **old != *a
                 {
                     let message = format!("attribute {} is already declared differently by an ancestor", a.name);
                     problems.push(Problem { about: format!("{}.{}", d.name, a.name), message });
                 }
-                attrs.insert(a.name.clone(), a.clone());
+                attrs.insert(a.name.clone(), Arc::new(a.clone()));
             }
             for p in d.edge.iter().flat_map(|e| &e.params) {
                 match p.ty.as_deref().map(|t| by_name.get(t)) {
@@ -313,7 +330,9 @@ impl Builder {
                 }
             }
             let all = || attrs.values();
-            let t = Type {
+            let mut numbered: Vec<Arc<Attribute>> = all().cloned().collect();
+            numbered.sort_by_key(|a| a.number);
+            let t = Arc::new(Type {
                 unique: all().filter_map(|a| Some((a.unique_in?, a.number))).collect(),
                 indexed: all().filter_map(|a| Some((a.indexed_in?, a.number))).collect(),
                 name: d.name.clone(),
@@ -321,9 +340,10 @@ impl Builder {
                 parents: d.parents.clone(),
                 lineage: lineage.iter().map(|l| name::number(&l.name)).collect(),
                 attrs,
+                numbered,
                 edge: d.edge.clone(),
-            };
-            o.number(t.number, &t.name, &mut problems);
+            });
+            o.number(&t, &mut problems);
             for a in t.attrs.values() {
                 match o.attributes.insert(a.number, a.name.clone()) {
                     Some(other) if other != a.name => problems.push(Problem {
@@ -340,11 +360,11 @@ impl Builder {
 }
 
 impl Ontology {
-    fn number(&mut self, n: Number, name: &str, problems: &mut Vec<Problem>) {
-        match self.numbers.insert(n, name.to_owned()) {
-            Some(other) if other != name => problems.push(Problem {
-                about: name.to_owned(),
-                message: format!("type {name} has the same number as {other}; rename one of them"),
+    fn number(&mut self, t: &Arc<Type>, problems: &mut Vec<Problem>) {
+        match self.numbers.insert(t.number, t.clone()) {
+            Some(other) if other.name != t.name => problems.push(Problem {
+                about: t.name.clone(),
+                message: format!("type {} has the same number as {}; rename one of them", t.name, other.name),
             }),
             _ => {}
         }

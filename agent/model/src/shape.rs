@@ -34,7 +34,7 @@ impl TypeShape {
             name: t.name.clone(),
             ends: t.edge.iter().flat_map(|e| &e.params).map(|p| p.ty.clone().unwrap_or_else(|| "any".into())).collect(),
             is_edge: t.edge.is_some(),
-            attrs: t.attrs.values().map(AttrShape::of).collect(),
+            attrs: t.attrs.values().map(|a| AttrShape::of(a)).collect(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The API for applications on loopback: gRPC with reflection and health, and the same as HTTP/JSON on the same port.
 
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::json::{entity_json, from_json, to_json};
 use axum::extract::{Path, Query, Request as HttpRequest, State};
@@ -9,13 +10,15 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mew_kernel::{Kernel, KernelError, Output, Params, Table};
-use mew_lang::render;
+use mew_lang::ast::StatementKind;
+use mew_lang::{parse_script, render};
 use mew_model::value::format_timestamp;
 use mew_sync::records;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire as wire;
 use prost::Message;
 use serde_json::{Value as JsonValue, json};
+use std::future::pending;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,11 +29,15 @@ use wire::kernel_server::{Kernel as KernelService, KernelServer};
 const MAX_MESSAGE: usize = 64 << 20;
 /// Records of one answer.
 const MAX_RECORDS: usize = 1000;
+/// What a write is told while the agent ends.
+const STOPPING: &str = "this agent is stopping and takes no more writes; try again when its successor is up";
 
 #[derive(Clone)]
 pub struct Api {
     pub kernel: Arc<Kernel>,
     pub hub: Arc<Hub>,
+    /// Closed when the agent ends.
+    pub gate: Gate,
     /// Names besides loopback by which applications may call it.
     pub hosts: Arc<[String]>,
 }
@@ -43,6 +50,7 @@ pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken)
         .register_encoded_file_descriptor_set(wire::DESCRIPTOR)
         .build_v1()
         .map_err(std::io::Error::other)?;
+    let gate = api.gate.clone();
     let service =
         KernelServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let grpc =
@@ -55,7 +63,16 @@ pub async fn serve_api(api: Api, listener: TcpListener, stop: CancellationToken)
         .layer(middleware::from_fn_with_state(api.hosts.clone(), only_local))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_MESSAGE))
         .with_state(api);
-    axum::serve(listener, http.merge(grpc)).with_graceful_shutdown(stop.cancelled_owned()).await
+    let server = axum::serve(listener, http.merge(grpc)).with_graceful_shutdown(stop.cancelled_owned());
+    let closing = async {
+        gate.closed().await;
+        health.set_not_serving::<KernelServer<Api>>().await;
+        pending::<std::io::Result<()>>().await
+    };
+    tokio::select! {
+        served = server.into_future() => served,
+        never = closing => never,
+    }
 }
 
 /// A browser on this machine reaches loopback too. A page of another site can neither name this host as `localhost`
@@ -95,14 +112,44 @@ enum Arguments {
     Rows(Table),
 }
 
-async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, KernelError> {
-    let (kernel, hub) = (api.kernel.clone(), api.hub.clone());
-    tokio::task::spawn_blocking(move || match arguments {
-        Arguments::Once(params) => kernel.execute(hub.wall_ms(), &text, &params),
-        Arguments::Rows(table) => kernel.execute_table(hub.wall_ms(), &text, table),
+/// Why a script did not run, or not to its end.
+enum Failure {
+    Stopping,
+    Kernel(KernelError),
+}
+
+impl Failure {
+    fn explain(&self, text: &str) -> String {
+        match self {
+            Failure::Stopping => STOPPING.to_owned(),
+            Failure::Kernel(e) => explain(e, text),
+        }
+    }
+}
+
+/// Whether a script writes; what cannot be parsed does not.
+fn writes(text: &str) -> bool {
+    parse_script(text).is_ok_and(|all| all.iter().any(|s| matches!(s.kind, StatementKind::Mutate(..))))
+}
+
+async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, Failure> {
+    let api = api.clone();
+    tokio::task::spawn_blocking(move || {
+        let inside = api.gate.enter();
+        if inside.is_none() && writes(&text) {
+            return Err(Failure::Stopping);
+        }
+        let done = match arguments {
+            Arguments::Once(params) => api.kernel.execute(api.hub.wall_ms(), &text, &params),
+            Arguments::Rows(table) => api.kernel.execute_table(api.hub.wall_ms(), &text, table),
+        };
+        drop(inside);
+        done.map_err(Failure::Kernel)
     })
     .await
-    .unwrap_or_else(|e| Err(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
+    .unwrap_or_else(|e| {
+        Err(Failure::Kernel(KernelError::Limit(format!("the statement failed inside the kernel: {e}"))))
+    })
 }
 
 /// For people: with the source and a caret where the text is wrong.
@@ -192,8 +239,9 @@ impl KernelService for Api {
     }
 }
 
-fn to_status(e: &KernelError, text: &str) -> Status {
-    let message = explain(e, text);
+fn to_status(e: &Failure, text: &str) -> Status {
+    let message = e.explain(text);
+    let Failure::Kernel(e) = e else { return Status::unavailable(message) };
     match e.cause() {
         KernelError::Text(_) | KernelError::Eval(_) | KernelError::Transaction(_) => Status::invalid_argument(message),
         KernelError::Violation(_) => Status::failed_precondition(message),
@@ -256,13 +304,16 @@ async fn http_execute(
             Json(json!({"columns": out.columns, "rows": rows, "summary": changed, "seq": out.seq})).into_response()
         }
         Err(e) => {
-            let code = match e.cause() {
-                KernelError::NotFound(_) => StatusCode::NOT_FOUND,
-                KernelError::Violation(_) => StatusCode::CONFLICT,
-                KernelError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::BAD_REQUEST,
+            let code = match &e {
+                Failure::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                Failure::Kernel(e) => match e.cause() {
+                    KernelError::NotFound(_) => StatusCode::NOT_FOUND,
+                    KernelError::Violation(_) => StatusCode::CONFLICT,
+                    KernelError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+                    _ => StatusCode::BAD_REQUEST,
+                },
             };
-            refuse(code, &explain(&e, &body.text))
+            refuse(code, &e.explain(&body.text))
         }
     }
 }

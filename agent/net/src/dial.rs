@@ -18,6 +18,10 @@ use wire::federation_client::FederationClient;
 /// HTTP/2 windows: the default of 64 KiB would allow 64 KiB per round trip.
 pub const STREAM_WINDOW: u32 = 4 << 20;
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A session has pings of its own. These are for connections without one, and for what is left of one whose session was given
+/// up: a machine that is gone answers neither, and nothing else would ever end them.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(60);
+pub const ALIVE_WITHIN: Duration = Duration::from_secs(60);
 /// A message holds at most one batch; see the batch's own bound.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
@@ -79,6 +83,9 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
             .map_err(|e| Problem::new(Reason::InvalidSpec, format!("{at}: {e}")))?
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(ALIVE_EVERY)
+            .keep_alive_timeout(ALIVE_WITHIN)
+            .keep_alive_while_idle(true)
             .connect_with_connector(tower::service_fn(move |_: Uri| {
                 let io = io.lock().unwrap_or_else(PoisonError::into_inner).take();
                 async move { io.ok_or_else(|| std::io::Error::other("the connection is used up")) }

@@ -1,25 +1,31 @@
-//! All links of an agent: a thread per link runs its state machine, tasks move frames, commits wake them.
+//! All links of an agent: what they are configured to, who may connect, and what they say of themselves. A thread per link
+//! runs its state machine; see `runner`.
 
-use crate::dial::{self, Opened};
+mod runner;
+
+pub(crate) use runner::Said;
+
 use crate::held;
-use crate::outbox::{OUTBOX, Outbox, Outgoing, outbox};
+use crate::outbox::{Outgoing, outbox};
 use crate::records::{self, Voices};
-use crate::traffic::{Traffic, data_bytes};
+use crate::traffic::Traffic;
 use arc_swap::ArcSwapOption;
-use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
+use mew_contract::{FlowReport, RemoteItem, RemoteReport, SyncItem};
 use mew_kernel::Kernel;
-use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now};
+use mew_sync::{Connected, Event, Local, Outstanding};
 use mew_tls::{Material, Peer, SpiffeId, Trust, server_config};
 use mew_wire as wire;
-use std::collections::{BTreeMap, HashMap};
+use runner::{Message, Runner, read};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio_stream::{Stream, StreamExt};
+use tokio::sync::{Semaphore, watch};
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Frames of a link that wait for its thread; beyond them the peer's stream is not read.
 const INBOX: usize = 64;
@@ -27,8 +33,6 @@ const INBOX: usize = 64;
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// A link that is busy with its disk for longer has its report believed late rather than hold up the attachment.
 const SETTLE: Duration = Duration::from_secs(2);
-/// A link that has said nothing for this long is stuck; what it said last is no longer known to be true.
-const STALE: Duration = Duration::from_secs(10);
 
 /// When a frame is shown to an observer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,26 +81,17 @@ struct Shared {
     next_conn: AtomicU64,
     started: Instant,
     clock_offset_ms: i64,
+    /// The agent ends: links say what is outstanding as well, and ring when they have said it.
+    draining: AtomicBool,
+    said: watch::Sender<()>,
+    /// Whoever reads a peer's frames.
+    readers: TaskTracker,
 }
 
 impl Shared {
     fn wall_ms(&self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         now.saturating_add_signed(self.clock_offset_ms)
-    }
-}
-
-/// What a link said of itself, when, and under which configuration.
-pub(crate) struct Said {
-    epoch: u64,
-    at: Instant,
-    pub(crate) remote: RemoteReport,
-    pub(crate) flows: Vec<FlowReport>,
-}
-
-impl Said {
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.at.elapsed() < STALE
     }
 }
 
@@ -132,15 +127,6 @@ fn trust(links: &BTreeMap<String, LinkHandle>) -> Trust {
     trust
 }
 
-enum Message {
-    Event(Event, Option<tokio::sync::OwnedSemaphorePermit>),
-    Opened(Connected, Outbox, CancellationToken),
-    /// The Remote and its Syncs, and a bell for when they are in force and reported.
-    Configure(u64, Box<RemoteItem>, Vec<SyncItem>, Sender<()>),
-    Wake,
-    Stop,
-}
-
 pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -158,6 +144,9 @@ impl Hub {
                 next_conn: AtomicU64::new(1),
                 started: Instant::now(),
                 clock_offset_ms: config.clock_offset_ms,
+                draining: AtomicBool::new(false),
+                said: watch::Sender::new(()),
+                readers: TaskTracker::new(),
             }),
             links: Mutex::default(),
             voices: Voices::default(),
@@ -298,14 +287,15 @@ impl Hub {
         };
         let stop = l.stop.child_token();
         let _ = l.events.send(Message::Opened(connected, tx, stop.clone()));
-        self.runtime.spawn(read(conn, "the peer".into(), frames, l.events.clone(), l.inbox.clone(), stop));
+        let reader = read(conn, "the peer".into(), frames, l.events.clone(), l.inbox.clone(), stop);
+        self.runtime.spawn(self.shared.readers.track_future(reader));
         Ok(rx)
     }
 
     fn start(&self, r: &RemoteItem) -> LinkHandle {
         let (tx, rx) = channel();
         let handle = LinkHandle {
-            events: tx.clone(),
+            events: tx,
             peer: SpiffeId::kernel(&r.peer_trust_domain, &r.peer_kernel_id),
             inbox: Arc::new(Semaphore::new(INBOX)),
             woken: Arc::default(),
@@ -316,29 +306,58 @@ impl Hub {
             stop: CancellationToken::new(),
         };
         self.voices.add(&handle.report);
-        let run = Runner {
-            link: Link::new(self.local.clone(), r.clone(), &self.kernel),
-            kernel: self.kernel.clone(),
-            observer: self.observer.clone(),
-            shared: self.shared.clone(),
-            runtime: self.runtime.clone(),
-            counters: self.counters.clone(),
-            events: tx,
-            inbox: handle.inbox.clone(),
-            woken: handle.woken.clone(),
-            report: handle.report.clone(),
-            traffic: handle.traffic.clone(),
-            epoch: 0,
-            stop: handle.stop.clone(),
-            conns: HashMap::new(),
-            random: std::hash::RandomState::new(),
-            draws: 0,
-        };
+        let run = Runner::new(self, &handle, r);
         let name = format!("link {}", r.name);
         if let Err(e) = std::thread::Builder::new().name(name).spawn(move || run.run(&rx)) {
             tracing::error!(error = %e, "a link's thread cannot be started");
         }
         handle
+    }
+
+    /// Waits until every sink that is connected has confirmed everything, at most for `limit`; whoever writes must have
+    /// stopped. Returns what no sink has confirmed then, also of those that are not connected.
+    pub async fn drain(&self, limit: Duration) -> Vec<Outstanding> {
+        let mut said = self.shared.said.subscribe();
+        self.shared.draining.store(true, Ordering::Release);
+        self.wake_all();
+        let settled = async {
+            while !self.is_drained() {
+                if said.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limit, settled).await;
+        let head = self.kernel.head();
+        let mut left = Vec::new();
+        for (name, l) in lock(&self.links).iter() {
+            match lock(&l.report).as_ref().and_then(|s| s.outstanding.as_ref()) {
+                Some(o) => left.extend(o.iter().cloned()),
+                None => left.push(Outstanding::unknown(name, head)),
+            }
+        }
+        left
+    }
+
+    fn is_drained(&self) -> bool {
+        lock(&self.links).values().all(|l| {
+            let said = lock(&l.report);
+            let outstanding = said.as_ref().and_then(|s| s.outstanding.as_ref());
+            outstanding.is_some_and(|all| all.iter().all(|o| !o.waits))
+        })
+    }
+
+    /// Tells all peers that this agent ends, and waits until they have closed their connections; who has not within
+    /// `limit` is cut off. What the links said before is what they say last.
+    pub async fn goodbye(&self, limit: Duration) {
+        for l in lock(&self.links).values() {
+            let _ = l.events.send(Message::Goodbye);
+        }
+        self.shared.readers.close();
+        let _ = tokio::time::timeout(limit, self.shared.readers.wait()).await;
+        for l in lock(&self.links).values() {
+            l.stop.cancel();
+        }
     }
 
     /// Ends all links; what is in flight is sent again by whoever continues.
@@ -348,171 +367,4 @@ impl Hub {
             let _ = l.events.send(Message::Stop);
         }
     }
-}
-
-struct Runner {
-    link: Link,
-    observer: Option<Observer>,
-    kernel: Arc<Kernel>,
-    shared: Arc<Shared>,
-    runtime: Handle,
-    counters: Arc<Counters>,
-    events: Sender<Message>,
-    inbox: Arc<Semaphore>,
-    woken: Arc<AtomicBool>,
-    report: Arc<Mutex<Option<Said>>>,
-    traffic: Arc<Traffic>,
-    epoch: u64,
-    stop: CancellationToken,
-    conns: HashMap<ConnId, (Outbox, CancellationToken)>,
-    random: std::hash::RandomState,
-    draws: u64,
-}
-
-impl Runner {
-    fn now(&self) -> Now {
-        Now { wall_ms: self.shared.wall_ms(), mono_ms: self.shared.started.elapsed().as_millis() as u64 }
-    }
-
-    fn run(mut self, rx: &Receiver<Message>) {
-        loop {
-            let due = self.link.wake_at().map(|t| Duration::from_millis(t.saturating_sub(self.now().mono_ms)));
-            let event = match rx.recv_timeout(due.map_or(LOOK, |d| d.min(LOOK))) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Message::Wake) => {
-                    self.woken.store(false, Ordering::Release);
-                    Event::Wake
-                }
-                Err(RecvTimeoutError::Timeout) => Event::Wake,
-                Ok(Message::Configure(epoch, r, syncs, done)) => {
-                    self.epoch = epoch;
-                    self.handle(Event::Configure(r, syncs));
-                    let _ = done.send(());
-                    continue;
-                }
-                Ok(Message::Opened(c, tx, stop)) => {
-                    self.conns.insert(c.conn, (tx, stop));
-                    Event::Connected(c)
-                }
-                // The permit is given back when the event has been handled.
-                Ok(Message::Event(e, permit)) => {
-                    self.handle(e);
-                    drop(permit);
-                    continue;
-                }
-            };
-            self.handle(event);
-        }
-    }
-
-    fn observe(&self, f: &wire::Frame, passing: Passing) {
-        if let Some(o) = &self.observer {
-            o(f, passing);
-        }
-    }
-
-    fn handle(&mut self, e: Event) {
-        use std::hash::BuildHasher;
-        if let Event::Frame(_, f) = &e {
-            self.traffic.received(data_bytes(f));
-            self.observe(f, Passing::Received);
-        }
-        if let Event::Closed(conn, _) = &e {
-            self.conns.remove(conn);
-            self.counters.reconnections.fetch_add(1, Ordering::Relaxed);
-        }
-        if matches!(e, Event::ConnectFailed(_)) {
-            self.counters.connection_errors.fetch_add(1, Ordering::Relaxed);
-        }
-        self.draws += 1;
-        let random = self.random.hash_one(self.draws);
-        let now = self.now();
-        for effect in self.link.handle(now, random, e, &self.kernel) {
-            match effect {
-                Effect::Send(conn, frame) => {
-                    if let Some((tx, _)) = self.conns.get(&conn) {
-                        self.observe(&frame, Passing::BeforeSend);
-                        let copy = self.observer.as_ref().map(|_| frame.clone());
-                        let bytes = data_bytes(&frame);
-                        if !tx.send(frame) {
-                            self.give_up(conn);
-                            continue;
-                        }
-                        self.traffic.sent(bytes);
-                        if let Some(f) = copy {
-                            self.observe(&f, Passing::Sent);
-                        }
-                    }
-                }
-                Effect::Close(conn) => {
-                    if let Some((_, stop)) = self.conns.remove(&conn) {
-                        stop.cancel();
-                    }
-                }
-                Effect::Dial => self.dial(),
-            }
-        }
-        let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
-        *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows });
-    }
-
-    /// The peer sends and does not read what it is answered; nothing is kept for it any longer.
-    fn give_up(&mut self, conn: ConnId) {
-        let Some((tx, stop)) = self.conns.remove(&conn) else { return };
-        tx.discard();
-        stop.cancel();
-        let why = format!("the peer does not read what it is sent: {OUTBOX} messages wait for it");
-        let closed = Event::Closed(conn, Some(Problem::new(Reason::Unreachable, why)));
-        let _ = self.events.send(Message::Event(closed, None));
-    }
-
-    fn dial(&self) {
-        let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
-        let own = lock(&self.shared.own).clone();
-        let (config, events, inbox, stop) =
-            (self.link.config().clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
-        self.runtime.spawn(async move {
-            match dial::dial(&config, own, conn).await {
-                Err(p) => drop(events.send(Message::Event(Event::ConnectFailed(p), None))),
-                Ok(Opened { connected, frames, sender }) => {
-                    let at = connected.endpoint.clone();
-                    let _ = events.send(Message::Opened(connected, sender, stop.clone()));
-                    read(conn, at, frames, events, inbox, stop).await;
-                }
-            }
-        });
-    }
-}
-
-/// Moves frames from the stream to the link until either ends.
-async fn read<S>(
-    conn: ConnId,
-    at: String,
-    mut frames: S,
-    events: Sender<Message>,
-    inbox: Arc<Semaphore>,
-    stop: CancellationToken,
-) where
-    S: Stream<Item = Result<wire::Frame, tonic::Status>> + Send + Unpin,
-{
-    let why: Option<Problem> = loop {
-        let permit = tokio::select! {
-            () = stop.cancelled() => return,
-            p = inbox.clone().acquire_owned() => p.ok(),
-        };
-        let next = tokio::select! {
-            () = stop.cancelled() => return,
-            f = frames.next() => f,
-        };
-        match next {
-            Some(Ok(f)) => {
-                if events.send(Message::Event(Event::Frame(conn, f), permit)).is_err() {
-                    return;
-                }
-            }
-            Some(Err(s)) => break Some(dial::session_problem(&at, &s)),
-            None => break None,
-        }
-    };
-    let _ = events.send(Message::Event(Event::Closed(conn, why), None));
 }

@@ -5,13 +5,17 @@ pub mod api;
 pub mod archive;
 mod backup;
 mod dial;
+mod gate;
 mod held;
 mod hub;
 pub mod json;
 mod outbox;
 mod peers;
 mod records;
+mod standby;
 mod traffic;
 
+pub use gate::Gate;
 pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};
+pub use standby::serve_standby;

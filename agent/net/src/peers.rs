@@ -1,6 +1,6 @@
 //! The federation port.
 
-use crate::dial::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
+use crate::dial::{ALIVE_EVERY, ALIVE_WITHIN, CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
 use crate::hub::Hub;
 use mew_tls::{Peer, incoming};
 use mew_wire as wire;
@@ -42,6 +42,8 @@ pub async fn serve_federation(
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(ALIVE_EVERY))
+        .http2_keepalive_timeout(Some(ALIVE_WITHIN))
         .add_service(server)
         .serve_with_incoming_shutdown(incoming(listener, hub.server.clone()), stop.cancelled_owned())
         .await

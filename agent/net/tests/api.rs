@@ -3,7 +3,7 @@
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::api::{Api, serve_api};
-use mew_net::{Hub, HubConfig};
+use mew_net::{Gate, Hub, HubConfig};
 use mew_store::{MemDisk, Options, Store};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -24,6 +24,7 @@ async fn start() -> (Arc<Kernel>, SocketAddr, CancellationToken) {
     let api = Api {
         kernel: kernel.clone(),
         hub: Hub::new(kernel.clone(), config),
+        gate: Gate::default(),
         hosts: vec!["kernel.example".to_owned()].into(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -5,11 +5,12 @@
 //! old for it ends with an error.
 
 use crate::disk::DiskFile;
-use crate::index::{OrderKey, OrderScope};
+use crate::index::{Between, OrderKey, OrderScope};
 use crate::log::Loc;
 use hashbrown::HashMap;
 use mew_model::Number;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Replaced versions that are kept for looks; about 100 bytes each.
@@ -272,7 +273,7 @@ impl History {
 
     /// Facts from this key on, as [`History::fact`], ascending.
     pub fn facts_from(&self, prefix: &[u8], commit: u64) -> impl Iterator<Item = (&[u8], Loc)> {
-        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let from = (Bound::Included(prefix), Bound::Unbounded);
         self.facts.range::<[u8], _>(from).filter_map(move |(k, v)| Some((&**k, *at(Some(v), commit)?)))
     }
 
@@ -286,13 +287,23 @@ impl History {
         self.by_unique.range((hash, 0)..=(hash, u32::MAX)).map(|e| e.0.1)
     }
 
-    /// Entities that were replaced and had a value in the range; to be verified.
+    /// Entities that were replaced and had a value that lies between, in this direction; to be verified.
     pub fn ordered(
         &self,
         scope: OrderScope,
-        range: std::ops::RangeInclusive<OrderKey>,
+        (low, high): Between,
+        descending: bool,
     ) -> impl Iterator<Item = (OrderKey, u32)> + '_ {
-        let (low, high) = range.into_inner();
-        self.by_order.range((scope, low, 0)..=(scope, high, u32::MAX)).map(|e| (e.0.1, e.0.2))
+        let full = |(key, ent): (OrderKey, u32)| (scope, key, ent);
+        let low = match low {
+            Bound::Unbounded => Bound::Included(full((OrderKey::MIN, 0))),
+            b => b.map(full),
+        };
+        let high = match high {
+            Bound::Unbounded => Bound::Included(full((OrderKey::MAX, u32::MAX))),
+            b => b.map(full),
+        };
+        let mut all = self.by_order.range((low, high));
+        std::iter::from_fn(move || if descending { all.next_back() } else { all.next() }.map(|e| (e.0.1, e.0.2)))
     }
 }

@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
 /// So that a growing table never stops the kernel for long.
 pub const SHARDS: usize = 64;
@@ -35,6 +35,14 @@ impl Keys {
 pub type OrderScope = (Number, Number);
 /// See [`ValueRef::order_key`].
 pub type OrderKey = u64;
+/// A part of an order index.
+pub type Between = (Bound<(OrderKey, u32)>, Bound<(OrderKey, u32)>);
+
+/// All with such keys.
+pub fn between(keys: RangeInclusive<OrderKey>) -> Between {
+    let (low, high) = keys.into_inner();
+    (Bound::Included((low, 0)), Bound::Included((high, u32::MAX)))
+}
 
 pub struct Index {
     pub keys: Keys,
@@ -232,13 +240,18 @@ impl Index {
         }
     }
 
+    /// All that lie between, in this direction.
     pub fn ordered(
         &self,
         scope: OrderScope,
-        range: RangeInclusive<OrderKey>,
-    ) -> impl DoubleEndedIterator<Item = (OrderKey, u32)> + '_ {
-        let (low, high) = range.into_inner();
-        self.ordered.get(&scope).into_iter().flat_map(move |s| s.range((low, 0)..=(high, u32::MAX))).copied()
+        (low, high): Between,
+        descending: bool,
+    ) -> impl Iterator<Item = (OrderKey, u32)> + '_ {
+        let mut all = self.ordered.get(&scope).map(|s| s.range((low, high)));
+        std::iter::from_fn(move || {
+            let all = all.as_mut()?;
+            if descending { all.next_back() } else { all.next() }.copied()
+        })
     }
 
     pub fn fact(&self, key: &[u8]) -> Option<Loc> {
@@ -247,13 +260,10 @@ impl Index {
 
     /// Facts whose key begins with `prefix`, ascending.
     pub fn facts(&self, prefix: &[u8]) -> impl Iterator<Item = (&[u8], Loc)> {
-        self.facts
-            .range::<[u8], _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
-            .map(|(k, l)| (&**k, *l))
-            .take_while({
-                let p = prefix.to_vec();
-                move |(k, _)| k.starts_with(&p)
-            })
+        self.facts.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)).map(|(k, l)| (&**k, *l)).take_while({
+            let p = prefix.to_vec();
+            move |(k, _)| k.starts_with(&p)
+        })
     }
 
     pub fn set_fact(&mut self, key: &[u8], loc: Option<Loc>) {

@@ -42,6 +42,8 @@ pub struct Store {
     broken: Mutex<Option<String>>,
     /// Why the last commit could not be written, though the next one may be.
     refused: Mutex<Option<String>>,
+    /// It was for want of room. That a small commit fits does not mean that there is room again.
+    full: AtomicBool,
     pub(crate) state: RwLock<State>,
     /// Looks that are open, by the commit that they see. Taken last, and only for a moment.
     looks: Mutex<BTreeMap<u64, usize>>,
@@ -89,6 +91,7 @@ impl Store {
             writer: Mutex::new(Writer { next_frame, ..Writer::default() }),
             broken: Mutex::default(),
             refused: Mutex::default(),
+            full: AtomicBool::new(false),
             state: RwLock::new(state),
             looks: Mutex::default(),
             keeps: AtomicBool::new(false),
@@ -183,7 +186,7 @@ impl Store {
         let mut built: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>> = BTreeMap::new();
         for t in o.types() {
             let was = view.ontology().by_number(t.number);
-            let is_new = |a: &&Attribute| was.and_then(|w| w.attrs.get(&a.name)?.indexed_in) != a.indexed_in;
+            let is_new = |a: &&Arc<Attribute>| was.and_then(|w| w.attrs.get(&a.name)?.indexed_in) != a.indexed_in;
             let new: Vec<_> = t.attrs.values().filter(is_new).filter_map(|a| Some((a.indexed_in?, a.number))).collect();
             if new.is_empty() {
                 continue;
@@ -232,6 +235,11 @@ impl Store {
     /// tries.
     pub fn stuck(&self) -> Option<String> {
         self.broken().or_else(|| lock(&self.refused).clone())
+    }
+
+    fn refuses(&self, e: &StoreError) {
+        self.full.store(matches!(e, StoreError::Full), Ordering::Relaxed);
+        *lock(&self.refused) = Some(e.to_string());
     }
 
     fn breaks(&self, why: String) -> StoreError {

@@ -1,7 +1,7 @@
 //! A look at what is committed.
 
 use crate::history::Old;
-use crate::index::OrderKey;
+use crate::index::{OrderKey, between};
 use crate::log::Loc;
 use crate::state::{State, read_from};
 use crate::store::Store;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use mew_model::{EntityRef, KernelKey, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 /// One commit, whole, for as long as it is held. It holds up nobody: commits go on beside it, and what they replace is kept
@@ -62,15 +62,12 @@ impl<'a> View<'a> {
 
     /// Also finds tombstones.
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
-        let candidates = {
+        let (first, others) = {
             let st = self.state()?;
-            let mut all: Vec<u32> = st.index.candidates(sync_id).collect();
-            if !self.is_newest(&st) {
-                all.extend(st.history.find(sync_id));
-            }
-            all
+            let older = (!self.is_newest(&st)).then(|| st.history.find(sync_id));
+            one_and_others(st.index.candidates(sync_id).chain(older.into_iter().flatten()))
         };
-        for ent in candidates {
+        for ent in first.into_iter().chain(others) {
             if let Some(s) = self.get(ent)?
                 && EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id)
             {
@@ -138,12 +135,12 @@ impl<'a> View<'a> {
 
     /// The living entity that holds a unique value.
     pub fn unique(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> Result<Option<Stored>> {
-        let candidates: Vec<u32> = {
+        let (first, others) = {
             let st = self.state()?;
             let hash = st.index.unique_hash(scope, attr, v);
-            st.index.unique_with(hash).chain(st.history.unique(hash)).collect()
+            one_and_others(st.index.unique_with(hash).chain(st.history.unique(hash)))
         };
-        for ent in candidates {
+        for ent in first.into_iter().chain(others) {
             if let Some(s) = self.get(ent)? {
                 let e = s.entity()?;
                 let is_of = || self.ontology.by_number(e.ty).is_some_and(|t| t.unique.contains(&(scope, attr)));
@@ -169,13 +166,48 @@ impl<'a> View<'a> {
         }
         let of = (scope, attr);
         if self.is_newest(&st) {
-            return Ok(st.index.ordered(of, range).collect());
+            return Ok(st.index.ordered(of, between(range), false).collect());
         }
         let old = |x: &(OrderKey, u32)| self.old(&st, x.1).map(|old| old.ordered.contains(&(of, x.0)));
-        let now = st.index.ordered(of, range.clone()).filter(|x| old(x).is_none());
-        let then = st.history.ordered(of, range).filter(|x| old(x) == Some(true));
+        let now = st.index.ordered(of, between(range.clone()), false).filter(|x| old(x).is_none());
+        let then = st.history.ordered(of, between(range), false).filter(|x| old(x) == Some(true));
         let all: BTreeSet<_> = now.chain(then).collect();
         Ok(all.into_iter().collect())
+    }
+
+    /// The first `most` of what [`View::ordered`] would find in the range, in this direction, behind `after`.
+    pub fn first_ordered(
+        &self,
+        scope: Number,
+        attr: Number,
+        range: RangeInclusive<OrderKey>,
+        after: Option<(OrderKey, u32)>,
+        descending: bool,
+        most: usize,
+    ) -> Result<Vec<(OrderKey, u32)>> {
+        let st = self.state()?;
+        if !st.history.serves_indexes(self.commit) {
+            return Err(StoreError::Outdated);
+        }
+        let (of, mut between) = ((scope, attr), between(range));
+        if let Some(after) = after {
+            *if descending { &mut between.1 } else { &mut between.0 } = Bound::Excluded(after);
+        }
+        let now = st.index.ordered(of, between, descending);
+        if self.is_newest(&st) {
+            return Ok(now.take(most).collect());
+        }
+        let old = |x: &(OrderKey, u32)| self.old(&st, x.1).map(|old| old.ordered.contains(&(of, x.0)));
+        // The first of both together are among the first of each.
+        let then = st.history.ordered(of, between, descending).filter(|x| old(x) == Some(true)).take(most);
+        let mut all: Vec<_> = now.filter(|x| old(x).is_none()).take(most).chain(then).collect();
+        all.sort_unstable();
+        all.dedup();
+        if descending {
+            all.reverse();
+        }
+        all.truncate(most);
+        Ok(all)
     }
 
     /// About how many [`View::ordered`] would find; at most `most`.
@@ -186,7 +218,7 @@ impl<'a> View<'a> {
         range: RangeInclusive<OrderKey>,
         most: usize,
     ) -> Result<usize> {
-        Ok(self.state()?.index.ordered((scope, attr), range).take(most).count())
+        Ok(self.state()?.index.ordered((scope, attr), between(range), false).take(most).count())
     }
 
     pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -241,6 +273,11 @@ impl Drop for View<'_> {
     fn drop(&mut self) {
         self.store.look_ends(self.commit);
     }
+}
+
+/// Nearly always there is one candidate at most, and no list has to be made for it.
+fn one_and_others(mut all: impl Iterator<Item = u32>) -> (Option<u32>, Vec<u32>) {
+    (all.next(), all.collect())
 }
 
 /// Reads a record, from the file without the lock: commits do not wait for the disk.

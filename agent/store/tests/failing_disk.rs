@@ -373,3 +373,24 @@ fn upkeep_finds_out_that_the_disk_works_again() {
     assert_eq!(store.stuck(), None);
     same(&dump(&store), &m.dump(), "nothing has changed");
 }
+
+/// Nearly full: a small commit goes through, and a large one would not.
+#[test]
+fn a_disk_with_little_room_is_not_called_well() {
+    let (disk, mut m) = (MemDisk::new(), Model::new());
+    let store = open(&disk, ONE);
+    let batch = m.clone().batch(&[put_task(1, 5, None)]);
+    disk.set_fault(Fault { room: Some(0), ..Fault::default() });
+    store.commit(batch).expect_err("there is no room");
+    disk.set_fault(Fault { room: Some(100_000), ..Fault::default() });
+    commit(&store, &m.batch(&[put_task(0, 5, None)]));
+    assert!(store.stuck().is_some(), "one small commit says nothing");
+    let _ = store.maintain(&Upkeep::routine(0, 0));
+    assert!(store.stuck().is_some(), "a large one has no room");
+    disk.set_fault(Fault::default());
+    store.maintain(&Upkeep::routine(0, 0)).expect("upkeep succeeds");
+    assert_eq!(store.stuck(), None);
+    same(&dump(&store), &m.dump(), "what was committed is there, and no more");
+    drop(store);
+    same(&dump(&open(&disk, ONE)), &m.dump(), "also when it is opened again");
+}

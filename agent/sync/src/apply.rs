@@ -7,7 +7,8 @@ use mew_contract::problem::shortened;
 use mew_contract::snapshot::Overwrite;
 use mew_kernel::{KernelError, Tx};
 use mew_lang::plan::KillMode;
-use mew_model::{Causality, EntityRef, Hlc, KernelKey, name};
+use mew_model::entity::{MAX_ENTITY, MAX_WRITERS};
+use mew_model::{Causality, Draft, EntityRef, Hlc, KernelKey, name};
 use mew_store::Stored;
 use mew_wire as wire;
 use prost::Message;
@@ -43,9 +44,29 @@ struct Block {
     blocker: String,
 }
 
+/// How many more entities of a flow may be held. They are counted once in a transaction, when one is to be held: a batch may
+/// hold a thousand beside a hundred thousand.
+#[derive(Default)]
+pub struct HeldRoom(Option<usize>);
+
+impl HeldRoom {
+    fn take(&mut self, tx: &Tx<'_>, from: &Incoming) -> Result<bool, KernelError> {
+        let left = match self.0 {
+            Some(n) => n,
+            None => MAX_HELD.saturating_sub(tx.count_facts(&records::held_prefix(&from.flow))?),
+        };
+        self.0 = Some(left.saturating_sub(1));
+        Ok(left > 0)
+    }
+
+    fn give_back(&mut self) {
+        self.0 = self.0.map(|n| n + 1);
+    }
+}
+
 /// Applies one version; whatever becomes of it, the flow goes on. An error is the store's or the kernel's, not the
 /// version's.
-pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes) -> Result<Outcome, KernelError> {
+pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, room: &mut HeldRoom) -> Result<Outcome, KernelError> {
     let e = match EntityRef::validate(bytes) {
         Ok(e) => e,
         Err(why) => return Ok(Outcome::Rejected(format!("malformed entity: {why}"))),
@@ -53,15 +74,14 @@ pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes) -> Result<Outcome,
     if !from.rules.import.contains(&e.ty) {
         return Ok(Outcome::Rejected(format!("type {} may not come from this peer", tx.ontology().type_name(e.ty))));
     }
-    let own = tx.identity().kernel_id.clone();
     if let Some(k) = name::kernel_of_sync_id(e.sync_id)
         && k != from.peer_kernel_id
-        && k != own
+        && k != tx.identity().kernel_id
     {
         return Ok(Outcome::Rejected(format!("{:?} names the kernel {k}, and forwarding is not allowed", e.sync_id)));
     }
     let r = decide(tx, from, bytes, &e)?;
-    settle(tx, from, &e, bytes, r)
+    settle(tx, from, &e, bytes, r, room)
 }
 
 /// Records or clears what is held under the `sync_id`.
@@ -71,17 +91,19 @@ fn settle(
     e: &EntityRef<'_>,
     bytes: &Bytes,
     r: Result<Outcome, Block>,
+    room: &mut HeldRoom,
 ) -> Result<Outcome, KernelError> {
     let k = records::held_key(&from.flow, e.sync_id);
     if let Some(old) = records::read::<wire::Held>(tx.fact(&k)?) {
         tx.delete_fact(records::blocked_key(&old.blocker, &from.flow, e.sync_id));
         tx.delete_fact(k.clone());
+        room.give_back();
     }
     let b = match r {
         Ok(o) => return Ok(o),
         Err(b) => b,
     };
-    if tx.count_facts(&records::held_prefix(&from.flow))? >= MAX_HELD {
+    if !room.take(tx, from)? {
         return Err(KernelError::Limit(format!(
             "{MAX_HELD} entities of this flow are held already; resolve some (mew held) first"
         )));
@@ -185,7 +207,7 @@ fn conflict(
             // vector would dominate an earlier time's.
             d.stamp(tx.identity().key, tx.now_ms, Some(mine.time.max(e.time)));
         }
-        let merged = Bytes::from(d.encode());
+        let merged = encoded(d);
         let m = EntityRef::read(&merged).map_err(|e| KernelError::Limit(e.to_string()))?;
         store(tx, from, &merged, &m, Some(local))?
     } else {
@@ -207,8 +229,20 @@ fn merge_only(tx: &mut Tx<'_>, local: &Stored, theirs: &mew_model::Vector) -> De
     {
         (d.time, d.kernel) = (t, k);
     }
-    tx.put(Bytes::from(d.encode()), local.origin, Some(local))?;
+    tx.put(encoded(d), local.origin, Some(local))?;
     Ok(Ok(Outcome::Applied))
+}
+
+/// The bytes of a version that has learned of another one. If that makes an entity too large which is nearly as large as it
+/// may be, the oldest knowledge goes: then versions may seem concurrent that are not, and the flow goes on.
+fn encoded(mut d: Draft) -> Bytes {
+    let (mut bytes, mut writers) = (d.encode(), MAX_WRITERS);
+    while bytes.len() > MAX_ENTITY && writers > 1 {
+        writers /= 2;
+        d.vector.keep_newest(writers);
+        bytes = d.encode();
+    }
+    bytes.into()
 }
 
 fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, local: Option<&Stored>) -> Decision {

@@ -1,6 +1,6 @@
 //! Tries held entities again when what blocked them changes.
 
-use crate::apply::{Incoming, Outcome, apply};
+use crate::apply::{HeldRoom, Incoming, Outcome, apply};
 use crate::records;
 use mew_kernel::{Kernel, KernelError, Tx};
 use mew_wire as wire;
@@ -53,10 +53,10 @@ pub fn retry(kernel: &Kernel, now_ms: u64, from: &Incoming, changed: Option<Vec<
 }
 
 fn retry_some(tx: &mut Tx<'_>, from: &Incoming, ids: &[String]) -> Result<Vec<String>, KernelError> {
-    let mut done = Vec::new();
+    let (mut done, mut room) = (Vec::new(), HeldRoom::default());
     for id in ids {
         let Some(h) = records::read::<wire::Held>(tx.fact(&records::held_key(&from.flow, id))?) else { continue };
-        if matches!(apply(tx, from, &h.entity)?, Outcome::Applied) {
+        if matches!(apply(tx, from, &h.entity, &mut room)?, Outcome::Applied) {
             done.push(id.clone());
         }
     }

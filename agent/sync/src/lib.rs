@@ -18,7 +18,7 @@ mod sink;
 mod source;
 
 pub use backoff::wait_ms;
-pub use link::{ConnId, Connected, Effect, Event, Link, Local, Now};
+pub use link::{ConnId, Connected, Effect, Event, Link, Local, Now, Outstanding};
 pub use members::{SAVE_EVERY, floor};
 pub use rules::Rules;
 

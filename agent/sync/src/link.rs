@@ -2,21 +2,29 @@
 
 mod consent;
 mod flows;
+mod outstanding;
+mod own;
+mod pump;
 mod report;
 
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
-use flows::{Flow, Own};
+use flows::Flow;
 use mew_contract::report::{Denial, Inbound};
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
+use own::Own;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
 
+pub use outstanding::Outstanding;
+
+/// What a process that ends tells its peers as the reason.
+const STOPPING: &str = "Stopping";
 /// Refusals of the peer's flows that are remembered for the report.
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
@@ -53,6 +61,8 @@ pub enum Event {
     Wake,
     /// These entities changed in the kernel: what they blocked may be applied now.
     Changed(Arc<Vec<String>>),
+    /// This process ends: the peer is told, and no connection is made or taken any more.
+    Goodbye,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +114,8 @@ struct Session {
     nonce: u64,
     next_flow: u32,
     flows: BTreeMap<u32, Flow>,
+    /// The flow that sends first the next time.
+    turn: u32,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
     renew_at: Option<u64>,
 }
@@ -127,6 +139,8 @@ pub struct Link {
     inbound_denied: BTreeMap<String, String>,
     /// A retry of what is held could not be made; make it at the next occasion.
     held_due: bool,
+    /// Nothing is opened any more.
+    ended: bool,
 }
 
 impl Link {
@@ -147,6 +161,7 @@ impl Link {
             inbound_failed: 0,
             inbound_denied: BTreeMap::new(),
             held_due: false,
+            ended: false,
         }
     }
 
@@ -160,7 +175,7 @@ impl Link {
     }
 
     fn enabled(&self) -> bool {
-        !self.config.suspend && self.config.blocked.is_none()
+        !self.config.suspend && self.config.blocked.is_none() && !self.ended
     }
 
     /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
@@ -195,6 +210,7 @@ impl Link {
                 }
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
+            Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
             self.state = State::Dialling;
@@ -293,6 +309,15 @@ impl Link {
         self.lost(now, random, Some(why));
     }
 
+    /// Says that this process ends. The connection is not closed: the peer does, once it has heard.
+    fn goodbye(&mut self, out: &mut Vec<Effect>) {
+        if let Some(c) = self.conn() {
+            send(out, c, Body::Disconnect(wire::Disconnect { reason: STOPPING.to_owned() }));
+        }
+        self.drop_flows();
+        (self.state, self.ended) = (State::Idle, true);
+    }
+
     fn wake(&mut self, now: Now, random: u64, out: &mut Vec<Effect>) {
         match &mut self.state {
             State::Backoff { at } if *at <= now.mono_ms => {
@@ -371,12 +396,7 @@ impl Link {
                 if let Some(c) = self.conn() {
                     out.push(Effect::Close(c));
                 }
-                let reason = Reason::ALL.iter().copied().find(|r| r.code() == d.reason).unwrap_or(Reason::Unreachable);
-                self.lost(
-                    now,
-                    random,
-                    Some(Problem::new(reason, format!("the peer closed the connection ({})", d.reason))),
-                );
+                self.lost(now, random, Some(parting(&d.reason)));
             }
             Body::Renew(_) => {
                 if matches!(&self.state, State::Up(s) if s.conn.dialled) {
@@ -439,6 +459,7 @@ impl Link {
             nonce: 0,
             next_flow,
             flows: BTreeMap::new(),
+            turn: 0,
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
         }));
         self.open_all(now, kernel, out);
@@ -458,6 +479,15 @@ impl Link {
             denials: self.denials.iter().cloned().collect(),
         }
     }
+}
+
+/// Why the peer closed the connection, as it says.
+fn parting(said: &str) -> Problem {
+    if said == STOPPING {
+        return Problem::new(Reason::Unreachable, "the peer's agent has stopped; flows go on when it is back");
+    }
+    let reason = Reason::ALL.iter().copied().find(|r| r.code() == said).unwrap_or(Reason::Unreachable);
+    Problem::new(reason, format!("the peer closed the connection ({said})"))
 }
 
 /// Single certificates of some PEM texts, to compare sets of them.

@@ -1,6 +1,6 @@
 //! The receiving end of a flow: one commit per batch, with its position and counts, before it is acknowledged.
 
-use crate::apply::{Incoming, Outcome, apply, leave};
+use crate::apply::{HeldRoom, Incoming, Outcome, apply, leave};
 use crate::records;
 use mew_contract::{Problem, Reason};
 use mew_kernel::{Kernel, KernelError, Tx};
@@ -128,8 +128,9 @@ fn apply_batch(
             rejected = Some(why);
         }
     };
+    let mut room = HeldRoom::default();
     for b in &push.entities {
-        count(apply(tx, from, b)?, &mut counts);
+        count(apply(tx, from, b, &mut room)?, &mut counts);
     }
     for l in &push.leaves {
         count(leave(tx, from, l)?, &mut counts);

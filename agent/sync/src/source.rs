@@ -28,6 +28,8 @@ pub struct Source {
     ontology: Arc<Ontology>,
     peer: KernelKey,
     place: Place,
+    /// The log had nothing more up to here, though compaction may have dropped what was there.
+    read_to: u64,
     start: u64,
     /// Entities that the sink has, as far as the position says.
     pub members: Members,
@@ -50,6 +52,7 @@ pub struct Source {
 
 struct InFlight {
     upto: u64,
+    bytes: usize,
     oldest_ms: u64,
     live: bool,
 }
@@ -76,6 +79,7 @@ impl Source {
             ontology: kernel.ontology(),
             peer,
             place: Place::default(),
+            read_to: 0,
             start: 0,
             members,
             skip_to: 0,
@@ -201,12 +205,20 @@ impl Source {
         waiting.chain(unread).min().map_or(0, |t| now_ms.saturating_sub(t))
     }
 
+    /// Up to here the sink has everything that matches.
+    pub fn confirmed(&self) -> u64 {
+        // What does not match is not told to it.
+        let all = self.in_flight.is_empty() && self.unread.is_empty() && self.brought.1.is_empty();
+        if all { self.place.seq.max(self.read_to).max(self.acked) } else { self.acked }
+    }
+
     pub fn pending(&self, head: u64) -> u64 {
-        if self.in_flight.is_empty() && self.unread.is_empty() && self.place.seq >= head {
-            0
-        } else {
-            head.saturating_sub(self.acked)
-        }
+        head.saturating_sub(self.confirmed())
+    }
+
+    /// Bytes that were sent and are not acknowledged yet.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.in_flight.iter().map(|f| f.bytes).sum()
     }
 
     /// The next batch, if there is one and the window has room.
@@ -224,8 +236,9 @@ impl Source {
             }
             if self.unread.is_empty() {
                 let mut chunk = Vec::new();
+                let head = kernel.head();
                 if !kernel.feed(&mut self.place, &mut chunk).map_err(failed)? {
-                    exhausted = true;
+                    (exhausted, self.read_to) = (true, head);
                     break;
                 }
                 self.unread = chunk.into();
@@ -255,7 +268,7 @@ impl Source {
         self.told_pending = pending > 0;
         self.told_live |= caught_up;
         let after = std::mem::replace(&mut self.sent, upto);
-        self.in_flight.push_back(InFlight { upto, oldest_ms: out.oldest_ms, live: self.told_live });
+        self.in_flight.push_back(InFlight { upto, bytes: out.bytes, oldest_ms: out.oldest_ms, live: self.told_live });
         let percent = self.percent().into();
         Ok(Some(wire::SyncPush {
             flow,

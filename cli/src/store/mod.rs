@@ -52,6 +52,9 @@ pub struct RestoreArgs {
     /// Data directory to make; nothing may be in its log
     #[arg(long, env = "MEW_DATA")]
     data: PathBuf,
+    /// Keep a log that is there beside the new one, as `log.old-1`, instead of refusing
+    #[arg(long)]
+    set_aside: bool,
 }
 
 pub async fn run(c: StoreCommand) -> Result<ExitCode> {
@@ -108,7 +111,7 @@ fn restore(a: &RestoreArgs) -> Result<ExitCode> {
         Some("-") => Box::new(io::stdin().lock()),
         _ => Box::new(File::open(&a.file).with_context(|| a.file.display().to_string())?),
     };
-    let r = offline::restore(from, &a.data)?;
+    let r = offline::restore(from, &a.data, a.set_aside)?;
     let m = &r.manifest;
     eprintln!(
         "kernel {} up to seq {} is in {}, as incarnation {} (the backup is of {})",
@@ -118,6 +121,9 @@ fn restore(a: &RestoreArgs) -> Result<ExitCode> {
         r.incarnation,
         m.incarnation
     );
+    if let Some(old) = &r.set_aside {
+        eprintln!("the log that was there is {} now; nothing removes it", old.display());
+    }
     eprintln!("peers that it sends to will say SourceReset until a reset is requested: see docs/operations.md");
     Ok(ExitCode::SUCCESS)
 }

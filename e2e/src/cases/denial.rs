@@ -1,5 +1,6 @@
 use super::{Case, mending};
-use crate::pair::{POLICY, Pair};
+use crate::breaks::let_in;
+use crate::pair::{OUT, POLICY, Pair};
 use crate::wait::{PATIENCE, until};
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
@@ -21,7 +22,7 @@ fn run(w: &mut World) -> Result<()> {
         || by_the_own_policy(&p),
         || p.east.cluster.kubectl(&["delete", "sync", DENIED, "-n", &p.east.namespace, "--ignore-not-found"]).map(drop),
     )?;
-    mending(|| by_the_peer(&p), || let_in(&p, &["Airport", "State", "located_in"]))?;
+    mending(|| by_the_peer(&p), || let_in(&p, &OUT))?;
     p.all_ready()?;
     p.same()
 }
@@ -44,15 +45,6 @@ fn by_the_own_policy(p: &Pair) -> Result<()> {
     let finding = r#"MATCH i: Inspection WHERE i.finding = "for nobody" RETURN i.finding"#;
     ensure!(p.west.rows(finding)?.is_empty(), "it arrived all the same");
     p.east.execute(r#"MATCH i: Inspection WHERE i.finding = "for nobody" KILL i"#)
-}
-
-/// What the west lets in from the east.
-fn let_in(p: &Pair, types: &[&str]) -> Result<()> {
-    let rules = json!([
-        {"name": "ours", "action": "Allow", "operations": ["Export"], "types": ["Inspection"]},
-        {"name": "theirs", "action": "Allow", "operations": ["Import"], "types": types},
-    ]);
-    p.west.patch("federationpolicy", POLICY, &json!({"spec": {"rules": rules}}))
 }
 
 fn by_the_peer(p: &Pair) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::steps::say;
 use crate::wait::{PATIENCE, until};
 use crate::world::World;
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 pub const CASE: Case = Case {
@@ -55,25 +55,7 @@ fn fails_over(c: &Cluster, p: &Pair, old: &Value, began: Instant) -> Result<Stri
         Ok((!holder.is_empty() && holder != old).then_some(holder))
     })?;
     say(&format!("{new} leads {:.1} s after {old} froze", began.elapsed().as_secs_f32()));
-    takes_effect(p)?;
+    // The old leader is still frozen: the agent must have found the new one.
+    p.takes_effect(&p.east)?;
     Ok(new)
-}
-
-/// A Sync that is declared while the old leader is still frozen: the agent must have found the new one.
-fn takes_effect(p: &Pair) -> Result<()> {
-    let name = "new-york";
-    let sync = json!({
-        "apiVersion": "federation.mew.dev/v1alpha1", "kind": "Sync",
-        "metadata": {"name": name, "namespace": p.east.namespace},
-        "spec": {"remoteRef": {"name": p.east.peer}, "direction": "Push", "match": "s: State WHERE s.code = \"NY\""},
-    });
-    let delete =
-        || p.east.cluster.kubectl(&["delete", "sync", name, "-n", &p.east.namespace, "--ignore-not-found"]).map(drop);
-    mending(
-        || {
-            p.east.cluster.apply(&sync.to_string())?;
-            p.east.becomes_ready("sync", name).map(drop)
-        },
-        delete,
-    )
 }

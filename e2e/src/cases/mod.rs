@@ -1,15 +1,25 @@
 //! The cases, in the order in which they run. Those that break something mend it; what they share is made anew if one
 //! could not.
 
+mod backup_restored;
 mod ca_deleted;
+mod certificates_rotated;
+mod chart_upgrade;
 mod columns;
 mod crd_deleted;
 mod denial;
 mod dialled_from_west;
+mod foreign_ca;
+mod helm_test;
+mod hub_and_spoke;
 mod inject;
 mod install;
+mod kernel_claimed;
 mod leader_lost;
 mod namespace_deleted;
+mod network_cut;
+mod node_stopped;
+mod older_agent;
 mod operators_gone;
 mod peer_deleted;
 mod people;
@@ -17,10 +27,13 @@ mod pvc_kept;
 mod pvc_wiped;
 mod revoked;
 mod rollout;
+mod soak;
 mod sync;
 mod tutorial;
+mod unreadable_secret;
 mod upgrade;
 
+use crate::dump;
 use crate::world::World;
 use anyhow::{Context, Result};
 
@@ -47,17 +60,32 @@ pub const CASES: &[Case] = &[
     pvc_kept::CASE,
     rollout::CASE,
     revoked::CASE,
+    foreign_ca::CASE,
     pvc_wiped::CASE,
     upgrade::CASE,
+    older_agent::CASE,
+    chart_upgrade::CASE,
+    helm_test::CASE,
+    certificates_rotated::CASE,
     crd_deleted::CASE,
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,
+    unreadable_secret::CASE,
+    kernel_claimed::CASE,
+    network_cut::CASE,
+    backup_restored::CASE,
+    node_stopped::CASE,
+    hub_and_spoke::CASE,
+    soak::CASE,
 ];
 
 /// Mends what the body breaks, also if it fails; the next case needs it whole.
 fn mending<T>(body: impl FnOnce() -> Result<T>, mend: impl FnOnce() -> Result<()>) -> Result<T> {
     let r = body();
+    if r.is_err() {
+        dump::before_mending();
+    }
     let mended = mend().context("mending it");
     let t = r?;
     mended?;

@@ -1,11 +1,11 @@
 use super::{Case, mending};
+use crate::breaks;
 use crate::pair::{POLICY, Pair, Written};
 use crate::steps::say;
 use crate::watch::Watch;
 use crate::world::World;
 use anyhow::{Result, ensure};
 use mew_tests::kstatus::condition;
-use serde_json::{Value, json};
 use std::time::Instant;
 
 pub const CASE: Case = Case {
@@ -18,16 +18,12 @@ pub const CASE: Case = Case {
 fn run(w: &mut World) -> Result<()> {
     let p = w.flights()?;
     let (east, west) = (w.east_said()?, w.west_said()?);
-    let kernel = format!("{}.{}", p.east.namespace, p.east.kernel);
-    let blocked = json!([{"trustDomain": p.east.cluster.trust_domain, "kernelIds": [kernel]}]);
-    let block =
-        |kernels: Value| p.west.patch("federationpolicy", POLICY, &json!({"spec": {"blockedKernels": kernels}}));
     let written = mending(
         || {
-            block(blocked)?;
+            breaks::block(&p)?;
             is_cut_off(&p, east, west)
         },
-        || block(Value::Null),
+        || breaks::unblock(&p),
     )?;
     p.arrives_west(&written.0)?;
     p.arrives_east(&written.1)?;

@@ -1,9 +1,9 @@
 //! One holder per kernel, and what is known of it.
 
 use mew_contract::{Problem, Reason, Report, Snapshot};
-use mew_plan::{AgentState, KernelName};
+use mew_plan::{AgentState, CLAIM_MS, Items, KernelName, RefusedClaim};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
 /// A snapshot as it is sent; empty until there is one.
@@ -14,8 +14,8 @@ struct Kernel {
     holder: Option<Holder>,
     state: AgentState,
     snapshot: watch::Sender<Encoded>,
-    /// The newest snapshots with their digests, to know which one a report is about.
-    sent: VecDeque<(String, Snapshot)>,
+    /// What the newest snapshots hold, by their digests, to know which one a report is about.
+    sent: VecDeque<(String, Arc<Items>)>,
     /// Changes when the holder goes, so that standbys look again.
     released: watch::Sender<u64>,
 }
@@ -33,6 +33,14 @@ impl Kernel {
     fn confirm(&mut self) {
         let digest = self.state.report.as_ref().map(|r| &r.snapshot);
         self.state.confirmed = self.sent.iter().find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
+    }
+
+    /// Of several that are refused in turn, the first one is named for as long as it asks.
+    fn refuse(&mut self, instance: &str, problem: Problem, now_ms: u64) {
+        let named = self.state.refused_claim.as_ref();
+        if named.is_none_or(|c| c.instance == instance || now_ms.saturating_sub(c.at_ms) >= CLAIM_MS) {
+            self.state.refused_claim = Some(RefusedClaim { instance: instance.to_owned(), problem, at_ms: now_ms });
+        }
     }
 }
 
@@ -61,7 +69,7 @@ impl Registry {
         self.kernels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn claim(&self, kernel: &KernelName, instance: &str, incarnation: &str) -> Claim {
+    pub fn claim(&self, kernel: &KernelName, instance: &str, incarnation: &str, now_ms: u64) -> Claim {
         let mut all = self.lock();
         let k = all.entry(kernel.clone()).or_default();
         // The same process, over a new connection: its old one is dead and just not noticed yet.
@@ -72,8 +80,8 @@ impl Registry {
                     "kernel {} is held by {} with another data directory; stop that one first",
                     kernel.name, h.instance
                 );
-                k.state.refused_claim =
-                    Some(Problem::new(Reason::KernelClaimed, format!("{instance} was refused: {message}")));
+                let shown = Problem::new(Reason::KernelClaimed, format!("{instance} was refused: {message}"));
+                k.refuse(instance, shown, now_ms);
                 self.changed.notify_one();
                 return Claim::Refused(Problem::new(Reason::KernelClaimed, message));
             }
@@ -86,7 +94,10 @@ impl Registry {
         *next += 1;
         k.holder = Some(Holder { id: *next, instance: instance.to_owned(), incarnation: incarnation.to_owned() });
         k.state.attached = true;
-        k.state.refused_claim = None;
+        // Others that were refused ask again if they are still there.
+        if k.state.refused_claim.as_ref().is_some_and(|c| c.instance == instance) {
+            k.state.refused_claim = None;
+        }
         self.changed.notify_one();
         Claim::Held(*next)
     }
@@ -116,7 +127,7 @@ impl Registry {
             if *kernel.snapshot.borrow() == bytes {
                 continue;
             }
-            kernel.sent.push_front((Snapshot::digest(&bytes), s.clone()));
+            kernel.sent.push_front((Snapshot::digest(&bytes), Arc::new(Items::of(s))));
             kernel.sent.truncate(REMEMBERED);
             kernel.confirm();
             kernel.snapshot.send_replace(bytes);
@@ -128,10 +139,9 @@ impl Registry {
         if let Some(k) = all.get_mut(kernel)
             && k.holder.as_ref().is_some_and(|h| h.id == id)
         {
-            let news = k.state.report.as_ref() != Some(&report);
-            k.state.report = Some(report);
             k.state.reported_ms = now_ms;
-            if news {
+            if k.state.report.as_deref() != Some(&report) {
+                k.state.report = Some(Arc::new(report));
                 k.confirm();
                 self.changed.notify_one();
             }

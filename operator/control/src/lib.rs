@@ -3,6 +3,8 @@
 
 mod claims;
 mod service;
+mod strangers;
 
 pub use claims::{Claim, Registry};
 pub use service::{Backend, ControlService};
+pub use strangers::Bounded;

@@ -1,6 +1,8 @@
 //! The service itself.
 
 use crate::claims::{Claim, Registry};
+use crate::strangers::{Bounded, Known};
+use mew_contract::problem::shortened;
 use mew_contract::{MAX_MESSAGE, Report};
 use mew_plan::KernelName;
 use mew_tls::{Authority, SpiffeId};
@@ -8,7 +10,8 @@ use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_server::{Control, ControlServer};
 use mew_wire::operator_message::Body;
 use mew_wire::{
-    AgentMessage, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, SignRequest, SignResponse, Standby, Welcome,
+    AgentMessage, Drained, Hello, ObjectsRequest, ObjectsResponse, OperatorMessage, SignRequest, SignResponse, Standby,
+    Welcome,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// An agent reports at least every few seconds; one that says nothing for this long has lost the connection.
 const SILENT: Duration = Duration::from_secs(30);
 const QUEUE: usize = 8;
+/// Lines that an agent may leave in the log when it ends; it sends half as many.
+const MAX_LEFT: usize = 64;
 
 /// What differs between Kubernetes and a directory of manifests.
 #[tonic::async_trait]
@@ -47,8 +52,9 @@ pub struct ControlService<B> {
 
 impl<B: Backend> ControlService<B> {
     /// As it is served.
-    pub fn into_server(self) -> ControlServer<Self> {
-        ControlServer::new(self).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    pub fn into_server(self) -> Bounded<Self> {
+        let server = ControlServer::new(self);
+        Bounded::new(server.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 }
 
@@ -74,6 +80,7 @@ impl<B: Backend> Control for ControlService<B> {
         let mut ended = self.registry.ended();
         self.backend.serves()?;
         let token = token(&req);
+        let known = req.extensions().get::<Known>().cloned().unwrap_or_default();
         let mut from = req.into_inner();
         let first =
             tokio::time::timeout(SILENT, from.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
@@ -81,6 +88,7 @@ impl<B: Backend> Control for ControlService<B> {
             return Err(Status::invalid_argument("the first message must be hello"));
         };
         let kernel = self.backend.authenticate(token.as_deref(), &hello.kernel).await?;
+        known.admit();
         // It may have lost the lease meanwhile.
         self.backend.serves()?;
         if ended.has_changed().unwrap_or(true) {
@@ -140,7 +148,7 @@ impl Drop for Held<'_> {
 impl Session {
     async fn run(self, mut from: Streaming<AgentMessage>, tx: Sender) {
         let id = loop {
-            match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation) {
+            match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation, now_ms()) {
                 Claim::Held(id) => break id,
                 Claim::Refused(p) => {
                     let _ = tx.send(Err(Status::failed_precondition(p.message))).await;
@@ -191,7 +199,7 @@ impl Session {
                             Ok(r) => self.registry.report(&self.kernel, id, r, now_ms()),
                             Err(e) => tracing::warn!(kernel = %self.kernel.name, error = %e, "a report that cannot be read"),
                         },
-                        Some(AgentBody::Drained(_)) => return,
+                        Some(AgentBody::Drained(d)) => return self.drained(&d),
                         _ => {}
                     }
                     },
@@ -201,6 +209,17 @@ impl Session {
                     }
                 },
             }
+        }
+    }
+
+    /// The agent has ended, and says what its peers have not got.
+    fn drained(&self, d: &Drained) {
+        let (kernel, instance) = (&self.kernel.name, &self.hello.instance);
+        if d.left.is_empty() {
+            tracing::info!(%kernel, %instance, "the agent has ended; its peers have everything");
+        }
+        for line in d.left.iter().take(MAX_LEFT) {
+            tracing::warn!(%kernel, %instance, "the agent has ended, and something is left: {}", shortened(line));
         }
     }
 }

@@ -8,7 +8,7 @@ use mew_tls::{Authority, new_request};
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body;
-use mew_wire::{Accepted, AgentMessage, Hello, OperatorMessage, SignRequest};
+use mew_wire::{Accepted, AgentMessage, Drained, Hello, OperatorMessage, SignRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ impl Operator {
     }
 
     fn reported(&self) -> Option<Report> {
-        self.state(KERNEL).and_then(|s| s.report)
+        self.state(KERNEL).and_then(|s| s.report).map(|r| (*r).clone())
     }
 }
 
@@ -202,7 +202,7 @@ async fn the_first_message_must_be_hello() {
     let wrong = [
         ("a report", message(AgentBody::Report(b"{}".as_slice().into()))),
         ("a digest", message(AgentBody::Accepted(Accepted { digest: "e3b0".into() }))),
-        ("a farewell", message(AgentBody::Drained(true))),
+        ("a farewell", message(AgentBody::Drained(Drained::default()))),
         ("what nobody knows", AgentMessage { body: None }),
     ];
     for (what, first) in wrong {
@@ -249,7 +249,7 @@ async fn only_the_kernels_own_token_opens_its_attachment() {
     }
     let state = o.state(KERNEL).expect("the kernel has an agent");
     assert!(state.attached && state.refused_claim.is_none(), "{state:?}");
-    assert_eq!(state.report, Some(report("mine")));
+    assert_eq!(state.report.as_deref(), Some(&report("mine")));
     // And it goes on.
     holder.reports(&report("still mine")).await;
     until("the next report is here", || o.reported() == Some(report("still mine"))).await;
@@ -268,7 +268,7 @@ async fn a_second_holder_is_refused_and_a_successor_waits() {
     let mut next = o.attach_agent("one", "pod-2").await;
     let waits = next.hears().await;
     assert!(matches!(&waits, Ok(Some(Body::Standby(s))) if s.message.contains("pod-1")), "{waits:?}");
-    first.says(AgentBody::Drained(true)).await;
+    first.says(AgentBody::Drained(Drained::default())).await;
     assert_eq!(next.welcomed().await, "shop.till");
 }
 
@@ -345,4 +345,28 @@ async fn a_replica_that_does_not_lead_serves_nobody() {
     let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-1")).await, "a follower");
     assert_eq!(s.code(), Code::Unavailable, "{s:?}");
     assert!(o.registry.states().is_empty());
+}
+
+/// Whoever reaches the port may speak; it is not to fill the memory before it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_may_not_say_much_and_an_agent_may() {
+    const MUCH: usize = 1 << 20;
+    let o = Operator::start().await;
+    let wordy = hello(KERNEL, &"x".repeat(MUCH), "pod-1");
+    let bearer = format!("Bearer {}", token(KERNEL));
+    for authorization in [None, Some(bearer.as_str())] {
+        let s = refusal(o.attach(authorization, wordy.clone()).await, "a hello of a megabyte");
+        // It is not even looked at.
+        assert_ne!(s.code(), Code::Unauthenticated, "{s:?}");
+    }
+    let request = SignRequest { kernel: KERNEL.into(), csr_pem: "x".repeat(MUCH) };
+    let s = refusal(o.client.clone().sign(request).await, "a certificate request of a megabyte");
+    assert_ne!(s.code(), Code::Unauthenticated, "{s:?}");
+    assert!(o.registry.states().is_empty(), "somebody has a kernel");
+
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    let long = Report { agent_version: "x".repeat(MUCH), ..report("long") };
+    a.reports(&long).await;
+    until("the long report is here", || o.reported().as_ref() == Some(&long)).await;
 }

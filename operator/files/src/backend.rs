@@ -36,7 +36,9 @@ impl FilesBackend {
         let attached = agents.iter().filter(|(_, a)| a.attached);
         p.insert(
             "agents",
-            attached.map(|(k, a)| (k.name.clone(), serde_json::to_string(&a.report).unwrap_or_default())).collect(),
+            attached
+                .map(|(k, a)| (k.name.clone(), serde_json::to_string(&a.report.as_deref()).unwrap_or_default()))
+                .collect(),
         );
     }
 }

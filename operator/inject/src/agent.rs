@@ -23,6 +23,8 @@ pub const USER: u32 = 65_532;
 const TOKEN_SECONDS: u32 = 3600;
 /// Of looks, one a second: opening a large log takes minutes, and the application waits for it.
 const START_LOOKS: u32 = 900;
+/// What Kubernetes gives a pod that does not say how long it may take to end.
+const DEFAULT_GRACE_SECONDS: u64 = 30;
 
 const DATA: &str = "/data";
 const ONTOLOGY: &str = "/etc/federation.mew.dev";
@@ -38,11 +40,12 @@ pub fn audience(trust_domain: &str, kernel: &str) -> String {
 
 /// The pod with its agent. It has none, and nothing is in the way.
 pub fn add(pod: &Value, kernel: &str, w: &Wishes, s: &Settings) -> Value {
+    let agent = container(pod, kernel, w, s);
     let mut pod = pod.clone();
     set_roots(&mut pod, s);
     let spec = object(&mut pod, &["spec"]);
     // Before everything else: also other init containers may want the kernel.
-    list(spec, "initContainers").insert(0, container(kernel, w, s));
+    list(spec, "initContainers").insert(0, agent);
     list(spec, "volumes").extend(volumes(kernel, w, s));
     if !matches!(w.storage, Storage::Ephemeral(_)) {
         let security = object(&mut pod, &["spec", "securityContext"]);
@@ -60,14 +63,14 @@ pub fn set_roots(pod: &mut Value, s: &Settings) {
     object(pod, &["metadata", "annotations"]).insert(names::ROOTS.to_owned(), Value::String(roots));
 }
 
-pub fn container(kernel: &str, w: &Wishes, s: &Settings) -> Value {
+pub fn container(pod: &Value, kernel: &str, w: &Wishes, s: &Settings) -> Value {
     let mut c = json!({
         "name": CONTAINER,
         "image": s.image,
         "args": ["agent"],
         // A native sidecar: started before the application, and ended after it.
         "restartPolicy": "Always",
-        "env": environment(kernel, w, s),
+        "env": environment(pod, kernel, w, s),
         "ports": [
             {"name": "mew-federation", "containerPort": w.ports.federation, "protocol": "TCP"},
             {"name": "mew-metrics", "containerPort": w.ports.health, "protocol": "TCP"},
@@ -97,7 +100,7 @@ pub fn container(kernel: &str, w: &Wishes, s: &Settings) -> Value {
 }
 
 /// Everything is said, so that an image with other defaults does the same.
-fn environment(kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value> {
+fn environment(pod: &Value, kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value> {
     let mut all = vec![
         json!({"name": KERNEL_VARIABLE, "value": kernel}),
         json!({"name": "MEW_INSTANCE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}),
@@ -120,6 +123,10 @@ fn environment(kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value> {
     if matches!(w.storage, Storage::Ephemeral(_)) {
         all.push(json!({"name": "MEW_EPHEMERAL", "value": "true"}));
     }
+    // The application's end is within it too; how much that took the agent cannot know.
+    let grace =
+        pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_GRACE_SECONDS);
+    all.push(json!({"name": "MEW_GRACE_SECONDS", "value": grace.to_string()}));
     all
 }
 

@@ -6,6 +6,7 @@
 
 mod agent;
 mod annotations;
+mod bounded;
 mod conflicts;
 mod documents;
 mod origin;

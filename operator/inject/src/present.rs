@@ -42,7 +42,7 @@ pub fn keep(pod: &Value, found: &Found<'_>, kernel: &str, w: &Wishes, s: &Settin
         return Err(vec![Refusal { field: path.clone(), message }]);
     }
     let mut differ = Vec::new();
-    compare(&container(kernel, w, s), found.container, "", &mut differ);
+    compare(&container(pod, kernel, w, s), found.container, "", &mut differ);
     for wanted in volumes(kernel, w, s) {
         let name = text(&wanted, "name");
         match volume(pod, name) {

@@ -1,6 +1,6 @@
 //! An AdmissionReview (admission.k8s.io/v1) and its answer.
 
-use crate::{Injected, Settings, cut, inject, joined, patch, text};
+use crate::{Injected, Settings, bounded, cut, inject, joined, patch, text};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ pub fn review(body: &[u8], s: &Settings) -> Review {
 
 /// The number of the request, and the pod if one is being created.
 fn read(body: &[u8]) -> Result<(String, Option<Value>), String> {
-    let mut review: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let mut review = bounded::parse(body).map_err(|e| e.to_string())?;
     let version = text(&review, "apiVersion");
     if (version, text(&review, "kind")) != (API_VERSION, "AdmissionReview") {
         return Err(format!("it is a {:?} of {:?}", cut(text(&review, "kind")), cut(version)));

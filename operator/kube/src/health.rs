@@ -22,6 +22,9 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     state: Mutex<Leadership>,
     status_writes: AtomicU64,
+    status_errors: AtomicU64,
+    /// Statuses that wait to be written.
+    status_queue: AtomicU64,
     plans: AtomicU64,
     /// Of pods that were created.
     injected: AtomicU64,
@@ -74,6 +77,14 @@ impl Health {
         self.0.status_writes.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub fn count_write_error(&self) {
+        self.0.status_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn set_queue(&self, waiting: usize) {
+        self.0.status_queue.store(waiting as u64, Ordering::Relaxed);
+    }
+
     pub fn count_plan(&self) {
         self.0.plans.fetch_add(1, Ordering::Relaxed);
     }
@@ -101,17 +112,12 @@ async fn ready(State(h): State<Health>) -> impl IntoResponse {
 async fn metrics(State(h): State<Health>) -> impl IntoResponse {
     let mut r = Registry::default();
     r.register("mew_operator_leading", "1 on the leader", ConstGauge::new(i64::from(h.leader().0)));
-    r.register(
-        "mew_operator_status_writes",
-        "Statuses written to the API server",
-        ConstCounter::new(h.0.status_writes.load(Ordering::Relaxed)),
-    );
-    r.register(
-        "mew_operator_plans",
-        "Times that everything was planned",
-        ConstCounter::new(h.0.plans.load(Ordering::Relaxed)),
-    );
+    let waiting = i64::try_from(h.0.status_queue.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+    r.register("mew_operator_status_queue", "Statuses that wait to be written", ConstGauge::new(waiting));
     for (name, help, count) in [
+        ("mew_operator_status_writes", "Statuses written to the API server", &h.0.status_writes),
+        ("mew_operator_status_errors", "Writes of a status that failed and are repeated", &h.0.status_errors),
+        ("mew_operator_plans", "Times that everything was planned", &h.0.plans),
         ("mew_operator_pods_injected", "Pods that were given an agent when they were created", &h.0.injected),
         ("mew_operator_pods_refused", "Pods that were refused for what they say of their agent", &h.0.refused),
     ] {

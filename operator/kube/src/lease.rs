@@ -1,13 +1,15 @@
-//! Leader election by a Lease. Every write carries the resourceVersion that was read, so two replicas cannot both win.
+//! Leader election by a Lease. Every write carries the resourceVersion that was read, so two replicas cannot both win. Clocks
+//! are not compared: each replica judges by its own waiting.
 
 use crate::{CALL, MANAGER};
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 const NAME: &str = "mew-operator";
@@ -16,6 +18,31 @@ const NAME: &str = "mew-operator";
 pub const DURATION: Duration = Duration::from_secs(15);
 pub const RENEW: Duration = Duration::from_secs(3);
 pub const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// For how long this replica may act as the leader, as all parts of it see it: one that was stopped for a while (a machine that
+/// swaps, a debugger) finds out before it writes, not after.
+#[derive(Clone, Debug)]
+pub struct Tenure(Arc<Mutex<Instant>>);
+
+impl Tenure {
+    /// From when the request began that took the lease.
+    pub fn new(renewed: Instant) -> Self {
+        Tenure(Arc::new(Mutex::new(renewed)))
+    }
+
+    pub fn renew(&self, renewed: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+    }
+
+    /// What is left of it.
+    pub fn left(&self) -> Duration {
+        GIVE_UP.saturating_sub(self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
+    }
+
+    pub fn holds(&self) -> bool {
+        !self.left().is_zero()
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -26,14 +53,19 @@ pub enum Held {
 pub struct Elector {
     api: Api<Lease>,
     me: String,
-    /// The lease as last seen and when, by this machine's clock: expiry is judged by our own waiting, not by comparing
-    /// clocks.
-    seen: Option<(Lease, std::time::Instant)>,
+    /// What the lease said when it was last seen to change, and when that was.
+    seen: Option<(Option<LeaseSpec>, Instant)>,
+    created: Option<Timestamp>,
 }
 
 impl Elector {
     pub fn new(client: Client, namespace: &str, me: &str) -> Self {
-        Elector { api: Api::namespaced(client, namespace), me: me.to_owned(), seen: None }
+        Elector { api: Api::namespaced(client, namespace), me: me.to_owned(), seen: None, created: None }
+    }
+
+    /// When the first leader ever began, by the API server's clock; nobody deletes the lease.
+    pub fn in_use(&self) -> Option<Timestamp> {
+        self.created
     }
 
     /// Takes or renews the lease, if that is possible now.
@@ -45,11 +77,15 @@ impl Elector {
                 spec: Some(self.spec(None, 0)),
             };
             return match timeout(CALL, self.api.create(&params, &lease)).await? {
-                Ok(_) => Ok(Held::Mine),
+                Ok(made) => {
+                    self.created = made.metadata.creation_timestamp.map(|t| t.0);
+                    Ok(Held::Mine)
+                }
                 Err(kube::Error::Api(s)) if s.is_already_exists() => Ok(Held::Other("another replica".into())),
                 Err(e) => Err(e.into()),
             };
         };
+        self.created = lease.metadata.creation_timestamp.as_ref().map(|t| t.0);
         let s = lease.spec.clone().unwrap_or_default();
         let holder = s.holder_identity.clone().unwrap_or_default();
         let transitions = s.lease_transitions.unwrap_or(0);
@@ -67,19 +103,16 @@ impl Elector {
         }
     }
 
-    /// Whether the lease has not changed for as long as it holds.
+    /// Whether the lease has not changed for as long as it holds. A lease that was never seen before may have been renewed just
+    /// now, whatever its time says by this machine's clock.
     fn expired(&mut self, lease: &Lease) -> bool {
         let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(0).max(0);
         let holds = Duration::from_secs(seconds as u64);
         match &self.seen {
-            Some((old, at)) if old.spec == lease.spec => at.elapsed() > holds,
+            Some((spec, at)) if *spec == lease.spec => at.elapsed() > holds,
             _ => {
-                self.seen = Some((lease.clone(), std::time::Instant::now()));
-                // Long past by any clock: a lease that nobody renews.
-                let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.clone());
-                renewed.is_none_or(|t| {
-                    Timestamp::now().duration_since(t.0) > SignedDuration::from_secs(i64::from(seconds) * 4)
-                })
+                self.seen = Some((lease.spec.clone(), Instant::now()));
+                false
             }
         }
     }
@@ -105,5 +138,24 @@ impl Elector {
             s.holder_identity = None;
             let _ = timeout(CALL, self.api.replace(NAME, &PostParams::default(), &lease)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another replica waits for [`DURATION`] from a later moment on, as it sees a renewal after it was asked for.
+    #[test]
+    fn a_tenure_is_over_before_another_may_begin() {
+        assert!(GIVE_UP + RENEW < DURATION, "also if the last try to renew begins just before it gives up");
+        let now = Instant::now();
+        let t = Tenure::new(now);
+        assert!(t.holds() && t.left() <= GIVE_UP);
+        let long_ago = now.checked_sub(GIVE_UP).expect("this machine is up for longer than that");
+        t.renew(long_ago);
+        assert!(!t.holds() && t.left().is_zero());
+        t.renew(now);
+        assert!(t.holds(), "for all who share it");
     }
 }

@@ -4,6 +4,10 @@
 
 mod authority;
 mod backend;
+mod bundles;
+mod declared;
+mod definitions;
+mod doubt;
 mod health;
 mod lead;
 mod lease;
@@ -14,12 +18,13 @@ mod webhook;
 pub use authority::{Published, published};
 pub use webhook::WebhookOptions;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwapOption;
 use backend::KubeBackend;
 use health::Health;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use lead::Leader;
 use lease::Elector;
 use mew_control::{ControlService, Registry};
 use mew_tls::{Authority, Material, SpiffeId, incoming, server_config};
@@ -28,6 +33,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub const MANAGER: &str = "mew-operator";
@@ -93,7 +100,9 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     };
     let health = Health::default();
     health.set_webhook(hooks.is_some().then(|| "the webhook has no certificate yet".to_owned()));
-    let probes = tokio::spawn(health::serve(health.clone(), health_listener, stop.clone()));
+    let mut tasks: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
+    let probes = health::serve(health.clone(), health_listener, stop.clone());
+    tasks.spawn(async move { ("the probes", probes.await.map_err(Into::into)) });
     let client = client(&o).await?;
     let ca = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -112,36 +121,55 @@ pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     let server = tonic::transport::Server::builder()
         .add_service(service.into_server())
         .serve_with_incoming_shutdown(incoming(listener, serving.clone()), stop.clone().cancelled_owned());
-    let server = tokio::spawn(server);
-    let webhook = o.webhook.clone().zip(hooks).map(|(mut w, listener)| {
+    tasks.spawn(async move { ("the service that agents attach to", server.await.map_err(Into::into)) });
+    if let Some((mut w, listener)) = o.webhook.clone().zip(hooks) {
         w.settings.roots.clone_from(&ca.cert_pem);
-        tokio::spawn(webhook::run(client.clone(), o.namespace.clone(), w, listener, health.clone(), stop.clone()))
-    });
+        let webhook = webhook::run(client.clone(), o.namespace.clone(), w, listener, health.clone(), stop.clone());
+        tasks.spawn(async move { ("the webhook", webhook.await) });
+    }
 
     let elector = Elector::new(client.clone(), &o.namespace, &o.identity);
+    let leader = Leader { client, options: o.clone(), ca: ca.clone(), registry, health };
+    let mut leading = tokio::spawn(lead::run(leader, elector, stop.clone()));
     let mut renew = tokio::time::interval(SERVING_RENEW);
-    let leading = lead::run(client, o.clone(), ca.clone(), registry, health.clone(), elector, stop.clone());
-    tokio::pin!(leading);
-    loop {
+    let ended = loop {
         tokio::select! {
-            r = &mut leading => {
-                r?;
-                break;
+            // First, as everything ends after it.
+            biased;
+            () = stop.cancelled() => break Ok(()),
+            r = &mut leading => break Err(over(r.map(|r| ("the election", r)))),
+            Some(r) = tasks.join_next() => break Err(over(r)),
+            _ = renew.tick() => {
+                if let Err(e) = renew_serving(&ca, &o, &serving) {
+                    break Err(e);
+                }
             }
-            _ = renew.tick() => renew_serving(&ca, &o, &serving)?,
         }
+    };
+    // A part that is missing is missed by whoever depends on it: what starts this process starts it again, as a whole.
+    if let Err(e) = &ended {
+        tracing::error!("the operator ends: {e:#}");
     }
     stop.cancel();
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::warn!("attachments were cut off");
+    let rest = async {
+        if !leading.is_finished() {
+            let _ = (&mut leading).await;
+        }
+        while tasks.join_next().await.is_some() {}
+    };
+    if timeout(DRAIN, rest).await.is_err() {
+        tracing::warn!("what was still open was cut off");
     }
-    if let Some(w) = webhook
-        && tokio::time::timeout(DRAIN, w).await.is_err()
-    {
-        tracing::warn!("reviews were cut off");
+    ended
+}
+
+/// What has ended that should not have, and why.
+fn over(task: Result<(&'static str, Result<()>), JoinError>) -> anyhow::Error {
+    match task {
+        Ok((what, Ok(()))) => anyhow!("{what} has ended by itself"),
+        Ok((what, Err(e))) => e.context(format!("{what} has ended")),
+        Err(e) => anyhow!(e).context("a part of the operator has failed"),
     }
-    probes.abort();
-    Ok(())
 }
 
 async fn wait_for_ca(client: &Client, o: &OperatorOptions, health: &Health) -> Authority {

@@ -1,162 +1,195 @@
-//! The one writer of status: server-side apply, only on change; and events when Ready changes.
+//! Which statuses have to be written, and what is said about it: only what differs from what is there.
 
-use crate::health::Health;
-use crate::{CALL, MANAGER};
-use futures::StreamExt;
+mod queue;
+mod writer;
+
+pub use queue::Kind;
+pub use writer::{Outbox, Writer};
+
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{Patch, PatchParams};
+use kube::Resource;
 use kube::core::NamespaceResourceScope;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Client, Resource};
-use mew_crds::{Condition, FederationPolicy, Remote, Sync};
+use kube::runtime::events::{Event, EventType};
+use mew_contract::Reason;
+use mew_crds::{Condition, FederationPolicy, FederationPolicyStatus, Remote, RemoteStatus, Sync, SyncStatus};
 use mew_plan::{Objects, Plan};
+use queue::{Change, Queue, Rank};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
-use tokio::time::timeout;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-/// Writes at once.
-const PARALLEL: usize = 8;
+/// The API server takes no longer note in an event.
+const NOTE: usize = 1024;
 
-/// What was last written, so that a watch that lags behind does not cause a second write.
-pub struct StatusWriter {
-    client: Client,
-    recorder: Recorder,
-    health: Health,
-    written: BTreeMap<(&'static str, String), Value>,
+/// An event, and the object that it is about.
+type Told = (ObjectReference, Event);
+
+/// A kind with a status.
+trait Shows: Resource<DynamicType = (), Scope = NamespaceResourceScope> {
+    const KIND: Kind;
+    type Status: Serialize + PartialEq;
+    fn status(&self) -> Option<&Self::Status>;
+    fn conditions(s: &Self::Status) -> &[Condition];
 }
 
-struct Write {
-    kind: &'static str,
-    name: String,
-    status: Value,
-    event: Option<(ObjectReference, Event)>,
+macro_rules! shows {
+    ($($kind:ident: $object:ty, $status:ty;)*) => {
+        $(impl Shows for $object {
+            const KIND: Kind = Kind::$kind;
+            type Status = $status;
+            fn status(&self) -> Option<&$status> {
+                self.status.as_ref()
+            }
+            fn conditions(s: &$status) -> &[Condition] {
+                &s.conditions
+            }
+        })*
+    };
 }
 
-impl StatusWriter {
-    pub fn new(client: Client, health: Health, identity: &str) -> Self {
-        let reporter = Reporter { controller: MANAGER.into(), instance: Some(identity.to_owned()) };
-        StatusWriter { recorder: Recorder::new(client.clone(), reporter), client, health, written: BTreeMap::new() }
-    }
+shows! {
+    Remote: Remote, RemoteStatus;
+    Sync: Sync, SyncStatus;
+    Policy: FederationPolicy, FederationPolicyStatus;
+}
 
-    /// Writes what differs from what is there, but for objects (kind and name) that are in force and gone.
-    pub async fn write(&mut self, plan: &Plan, objects: &Objects, gone: &BTreeSet<(&'static str, String)>) {
-        let Objects { remotes, syncs, policies, .. } = objects;
-        let mut todo = Vec::new();
-        self.differences("Remote", remotes, &plan.remotes, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
-        self.differences("Sync", syncs, &plan.syncs, |o| o.status.as_ref(), |s| &s.conditions, &mut todo);
-        self.differences(
-            "FederationPolicy",
-            policies,
-            &plan.policies,
-            |o| o.status.as_ref(),
-            |s| &s.conditions,
-            &mut todo,
-        );
-        todo.retain(|w| !gone.contains(&(w.kind, w.name.clone())));
-        self.written.retain(|(k, n), _| match *k {
-            k if gone.contains(&(k, n.clone())) => false,
-            "Remote" => remotes.contains_key(n),
-            "Sync" => syncs.contains_key(n),
-            _ => policies.contains_key(n),
-        });
-        let client = self.client.clone();
-        let done: Vec<(Write, bool)> = futures::stream::iter(todo)
-            .map(|w| {
-                let client = client.clone();
-                async move {
-                    let ok = apply(&client, &w).await;
-                    (w, ok)
-                }
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        for (w, ok) in done {
-            if !ok {
-                continue; // planned again at the next tick
-            }
-            self.health.count_write();
-            if let Some((about, event)) = &w.event {
-                match timeout(CALL, self.recorder.publish(event, about)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(e)) => tracing::debug!(error = %e, "event"),
-                    Err(_) => tracing::debug!("an event was not taken in time"),
-                }
-            }
-            self.written.insert((w.kind, w.name), w.status);
+/// Brings the queue up to date with a plan. Objects that are in force and gone, or that not enough is known of, are left alone.
+fn compare(q: &mut Queue<Told>, plan: &Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -> bool, now: Instant) {
+    let Objects { remotes, syncs, policies, .. } = objects;
+    q.retain(|(kind, name)| {
+        let exists = match kind {
+            Kind::Remote => remotes.contains_key(name),
+            Kind::Sync => syncs.contains_key(name),
+            Kind::Policy => policies.contains_key(name),
+        };
+        exists && !is_left(*kind, name)
+    });
+    differences(q, remotes, &plan.remotes, is_left, now);
+    differences(q, syncs, &plan.syncs, is_left, now);
+    differences(q, policies, &plan.policies, is_left, now);
+}
+
+fn differences<K: Shows>(
+    q: &mut Queue<Told>,
+    objects: &BTreeMap<String, K>,
+    planned: &BTreeMap<String, K::Status>,
+    is_left: &dyn Fn(Kind, &str) -> bool,
+    now: Instant,
+) {
+    for (name, new) in planned {
+        let Some(o) = objects.get(name).filter(|_| !is_left(K::KIND, name)) else { continue };
+        let key = (K::KIND, name.clone());
+        let old = o.status();
+        if old == Some(new) {
+            q.settled(&key);
+            continue;
         }
-    }
-
-    fn differences<K, S>(
-        &mut self,
-        kind: &'static str,
-        objects: &BTreeMap<String, K>,
-        planned: &BTreeMap<String, S>,
-        status: impl Fn(&K) -> Option<&S>,
-        conditions: impl Fn(&S) -> &Vec<Condition>,
-        todo: &mut Vec<Write>,
-    ) where
-        K: Resource<DynamicType = ()>,
-        S: Serialize + PartialEq,
-    {
-        for (name, new) in planned {
-            let Some(o) = objects.get(name) else { continue };
-            let old = status(o);
-            if old == Some(new) {
-                // The watch has caught up: whatever changes it later is somebody else's doing, and is repaired.
-                self.written.remove(&(kind, name.clone()));
-                continue;
-            }
-            let Ok(value) = serde_json::to_value(new) else { continue };
-            if self.written.get(&(kind, name.clone())) == Some(&value) {
-                continue;
-            }
-            let ready = |s: &S| conditions(s).iter().find(|c| c.type_ == "Ready").cloned();
-            let before = old.and_then(&ready);
-            let event =
-                ready(new).filter(|c| before.as_ref().is_none_or(|b| (&b.status, &b.reason) != (&c.status, &c.reason)));
-            let event = event.map(|c| (o.object_ref(&()), to_event(&c)));
-            todo.push(Write { kind, name: name.clone(), status: value, event });
-        }
+        let Ok(status) = serde_json::to_string(new) else { continue };
+        let (before, after) = (old.map(K::conditions).unwrap_or_default(), K::conditions(new));
+        let event = news(before, after).map(|e| (o.object_ref(&()), e));
+        q.put(key, Change { rank: rank(K::KIND, before, after), status, event }, now);
     }
 }
 
-fn to_event(c: &Condition) -> Event {
+fn find<'a>(all: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    all.iter().find(|c| c.type_ == kind)
+}
+
+fn rank(kind: Kind, before: &[Condition], after: &[Condition]) -> Rank {
+    let level = |all: &[Condition]| match find(all, "Ready").map(|c| c.status.as_str()) {
+        Some("True") => 2,
+        Some("False") => 0,
+        _ => 1,
+    };
+    match (kind, level(after) < level(before)) {
+        (Kind::Remote, true) => Rank::RemoteWorse,
+        (Kind::Remote, false) => Rank::Remote,
+        (_, true) => Rank::Worse,
+        (_, false) => Rank::Other,
+    }
+}
+
+/// What is worth an event: another Ready, or somebody else who wants the kernel.
+fn news(before: &[Condition], after: &[Condition]) -> Option<Event> {
+    let differs =
+        |c: &&Condition| find(before, &c.type_).is_none_or(|b| (&b.status, &b.reason) != (&c.status, &c.reason));
+    let ready = find(after, "Ready").filter(differs);
+    let claimed = || find(after, Reason::KernelClaimed.code()).filter(differs);
+    ready.map(|c| to_event(c, c.status == "False")).or_else(|| claimed().map(|c| to_event(c, true)))
+}
+
+fn to_event(c: &Condition, is_bad: bool) -> Event {
+    let note = if c.message.is_empty() { format!("{} is {}", c.type_, c.status) } else { cut(&c.message) };
     Event {
-        type_: if c.status == "False" { EventType::Warning } else { EventType::Normal },
+        type_: if is_bad { EventType::Warning } else { EventType::Normal },
         reason: c.reason.clone(),
-        note: Some(if c.message.is_empty() { format!("Ready is {}", c.status) } else { c.message.clone() }),
-        action: format!("Ready{}", c.status),
+        note: Some(note),
+        action: format!("{}{}", c.type_, c.status),
         secondary: None,
     }
 }
 
-async fn apply(client: &Client, w: &Write) -> bool {
-    match w.kind {
-        "Remote" => patch::<Remote>(client, w).await,
-        "Sync" => patch::<Sync>(client, w).await,
-        _ => patch::<FederationPolicy>(client, w).await,
+fn cut(message: &str) -> String {
+    if message.len() <= NOTE {
+        return message.to_owned();
     }
+    let room = NOTE - '…'.len_utf8();
+    let end = (0..=room).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
+    format!("{}…", &message[..end])
 }
 
-async fn patch<K>(client: &Client, w: &Write) -> bool
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-{
-    let (ns, name) = w.name.split_once('/').unwrap_or(("", &w.name));
-    let api: Api<K> = Api::namespaced(client.clone(), ns);
-    let body = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "status": w.status});
-    match timeout(CALL, api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await {
-        Ok(Ok(_)) => true,
-        // Deleted meanwhile: there is nothing to write.
-        Ok(Err(kube::Error::Api(s))) if s.is_not_found() => false,
-        Ok(Err(e)) => {
-            tracing::warn!(kind = w.kind, name = %w.name, error = %e, "status");
-            false
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn conditions(all: &[(&str, &str, &str)]) -> Vec<Condition> {
+        let one = |(kind, status, reason): &(&str, &str, &str)| {
+            serde_json::from_value(json!({
+                "type": kind, "status": status, "reason": reason, "message": "m",
+                "lastTransitionTime": "2026-11-21T08:00:00Z",
+            }))
+            .expect("a condition")
+        };
+        all.iter().map(one).collect()
+    }
+
+    #[test]
+    fn what_fails_comes_before_what_works_again() {
+        let [up, down, unknown] = ["True", "False", "Unknown"].map(|s| conditions(&[("Ready", s, "R")]));
+        for (before, after, worse) in [
+            (&up, &down, true),
+            (&up, &unknown, true),
+            (&unknown, &down, true),
+            (&down, &unknown, false),
+            (&unknown, &up, false),
+            (&down, &down, false),
+            (&Vec::new(), &down, true),
+            (&Vec::new(), &unknown, false),
+        ] {
+            let expected = if worse { (Rank::RemoteWorse, Rank::Worse) } else { (Rank::Remote, Rank::Other) };
+            assert_eq!((rank(Kind::Remote, before, after), rank(Kind::Sync, before, after)), expected);
         }
-        Err(_) => false,
+    }
+
+    #[test]
+    fn an_event_tells_another_ready_and_a_refused_claim_once() {
+        let up = conditions(&[("Ready", "True", "Connected")]);
+        let down = conditions(&[("Ready", "False", "Unreachable")]);
+        let claimed = conditions(&[("Ready", "True", "Connected"), ("KernelClaimed", "True", "KernelClaimed")]);
+        let told = |before: &[Condition], after: &[Condition]| news(before, after).map(|e| (e.type_, e.reason));
+        assert_eq!(told(&up, &up), None);
+        assert_eq!(told(&[], &up), Some((EventType::Normal, "Connected".into())));
+        assert_eq!(told(&up, &down), Some((EventType::Warning, "Unreachable".into())));
+        assert_eq!(told(&up, &claimed), Some((EventType::Warning, "KernelClaimed".into())));
+        assert_eq!(told(&claimed, &claimed), None);
+        assert_eq!(told(&claimed, &up), None);
+    }
+
+    #[test]
+    fn a_note_is_no_longer_than_it_may_be() {
+        assert_eq!(cut("short"), "short");
+        let long = cut(&"ä".repeat(NOTE));
+        assert!(long.len() <= NOTE && long.len() > NOTE - 8 && long.ends_with('…'), "{}", long.len());
     }
 }

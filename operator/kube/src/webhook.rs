@@ -1,37 +1,33 @@
 //! The admission webhook that injects agents. Every replica answers, whoever leads: a pod must not wait for an election.
 
 mod authorities;
+mod bodies;
+mod connections;
 mod keeper;
 
 use crate::health::Health;
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use arc_swap::ArcSwapOption;
-use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use futures::{Stream, StreamExt};
+use bodies::Bodies;
+use connections::Connections;
 use keeper::Keeper;
 use kube::Client;
 use mew_inject::{Outcome, Settings, review};
-use mew_tls::{MtlsStream, incoming};
-use std::io;
+use mew_tls::incoming;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
-/// An object has at most 3 MiB in a request to the API server; a review may hold it twice, and what else was asked.
-const BODY: usize = 7 << 20;
-/// For reading one. The API server waits for at most 30 seconds.
-const READ: Duration = Duration::from_secs(10);
-/// Reviews at once: their bodies are in memory together. Others wait.
-const REVIEWS: usize = 16;
+/// Reviews at once: each is work for a processor, done in milliseconds, and may take as much memory as mew-inject lets a review
+/// have. Others wait.
+const REVIEWS: usize = 2;
 
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
@@ -55,64 +51,56 @@ pub async fn run(
 ) -> Result<()> {
     let certificate = Arc::new(ArcSwapOption::empty());
     let address = listener.local_addr()?;
-    let reviewer = Reviewer { settings: options.settings, health: health.clone(), places: Semaphore::new(REVIEWS) };
+    let reviewer = Reviewer {
+        settings: options.settings,
+        health: health.clone(),
+        bodies: Bodies::default(),
+        places: Arc::new(Semaphore::new(REVIEWS)),
+    };
     let app = Router::new().route("/inject", post(answer)).with_state(Arc::new(reviewer));
     let keeper = Keeper::new(&client, &namespace, options.configuration, options.names, certificate.clone());
-    let tls = Tls { incoming: incoming(listener, certificate), address };
-    let server = axum::serve(tls, app).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let (served, ()) = tokio::join!(async { server.await }, keeper.run(health, stop));
-    Ok(served?)
+    let deaf = CancellationToken::new();
+    let connections = Connections::new(incoming(listener, certificate), address, deaf.clone());
+    let server = axum::serve(connections, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut server = server.into_future();
+    tokio::select! {
+        served = &mut server => served?,
+        () = keeper.run(health, stop.clone()) => {
+            ensure!(stop.is_cancelled(), "nobody renews the webhook's certificate any more");
+            server.await?;
+        }
+        () = deaf.cancelled() => bail!("nobody accepts connections for the webhook any more"),
+    }
+    ensure!(stop.is_cancelled(), "the webhook's server has ended by itself");
+    Ok(())
 }
 
 struct Reviewer {
     settings: Settings,
     health: Health,
-    places: Semaphore,
+    bodies: Bodies,
+    places: Arc<Semaphore>,
 }
 
 async fn answer(State(r): State<Arc<Reviewer>>, request: Request) -> Response {
-    let Ok(_place) = r.places.acquire().await else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let body = match tokio::time::timeout(READ, to_bytes(request.into_body(), BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(e)) => return (StatusCode::PAYLOAD_TOO_LARGE, format!("{e}\n")).into_response(),
-        Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response(),
+    // Before there is a place for the review: whoever sends slowly must not keep others from theirs.
+    let (body, room) = match r.bodies.read(request.into_body()).await {
+        Ok(read) => read,
+        Err(e) => return (e.status(), format!("{e}\n")).into_response(),
     };
-    let done = review(&body, &r.settings);
+    let Ok(place) = r.places.clone().acquire_owned().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let reviewer = r.clone();
+    // The room and the place are taken until it is done, also if nobody waits for the answer any more.
+    let reviewing = tokio::task::spawn_blocking(move || {
+        let _taken = (room, place);
+        review(&body, &reviewer.settings)
+    });
+    let Ok(done) = reviewing.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     r.health.count_review(done.outcome);
     let said = done.answer.pointer("/response/status/message").and_then(|m| m.as_str()).unwrap_or_default();
     tracing::debug!(outcome = ?done.outcome, said, "review");
     let status = if done.outcome == Outcome::Malformed { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     (status, Json(done.answer)).into_response()
-}
-
-/// Connections that are shaken hands with already, as axum takes them.
-struct Tls<S> {
-    incoming: S,
-    address: SocketAddr,
-}
-
-impl<S> axum::serve::Listener for Tls<S>
-where
-    S: Stream<Item = io::Result<MtlsStream>> + Unpin + Send + 'static,
-{
-    type Io = MtlsStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (MtlsStream, SocketAddr) {
-        loop {
-            match self.incoming.next().await {
-                Some(Ok(io)) => {
-                    let from = io.connect_info().address;
-                    return (io, from);
-                }
-                Some(Err(e)) => tracing::debug!(error = %e, "accept"),
-                // It ends with the program only.
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
 }

@@ -137,6 +137,11 @@ impl Gates {
     }
 }
 
+/// What is wrong beside the gates, and does not keep anything from working. It is there only while it is true.
+pub fn abnormal(old: &[Condition], kind: &str, p: &Problem, generation: Option<i64>, now_ms: u64) -> Condition {
+    condition(old, kind, Tri::True, p.reason.code(), &p.message, generation, now_ms)
+}
+
 fn transition_ms(c: &Condition) -> u64 {
     u64::try_from(c.last_transition_time.0.as_millisecond()).unwrap_or(0)
 }

@@ -4,22 +4,29 @@
 
 mod buckets;
 mod gates;
+mod index;
+mod items;
 mod policy;
 mod remote;
 mod sync;
 
 pub use gates::{Gate, GateStatus};
+pub use items::Items;
 
-use mew_contract::{FlowReport, Problem, Reason, RemoteReport, Report, Snapshot};
+use index::{Agent, Index};
+use items::Item;
+use mew_contract::{Problem, Reason, Report, Snapshot};
 use mew_crds::common::LastError;
 use mew_crds::{FederationPolicy, FederationPolicyStatus, Remote, RemoteStatus, Sync, SyncStatus};
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// An agent that has been silent for this long is unresponsive.
 pub const SILENT_MS: u64 = 30_000;
 /// A fault that another object can mend counts as stalled only after this long.
 pub const STALLED_AFTER_MS: u64 = 30_000;
+/// Whoever was refused a kernel and has not asked again for this long has given up: agents ask every ten seconds at least.
+pub const CLAIM_MS: u64 = 30_000;
 
 /// `namespace/name`.
 pub type Name = String;
@@ -58,14 +65,22 @@ pub struct Objects {
 #[derive(Clone, Debug, Default)]
 pub struct AgentState {
     pub attached: bool,
-    pub report: Option<Report>,
-    /// The snapshot that the report is about, if it is known which one that is. An object is programmed if its item there is
-    /// the one that is planned now, whatever became of the others.
-    pub confirmed: Option<Snapshot>,
+    pub report: Option<Arc<Report>>,
+    /// What the snapshot holds that the report is about, if it is known which one that is. An object is programmed if its item
+    /// there is the one that is planned now, whatever became of the others.
+    pub confirmed: Option<Arc<Items>>,
     /// When the report came, on the planner's clock.
     pub reported_ms: u64,
     /// Somebody else wanted this kernel and was turned away.
-    pub refused_claim: Option<Problem>,
+    pub refused_claim: Option<RefusedClaim>,
+}
+
+/// Who was turned away, why, and when the last time was, on the planner's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedClaim {
+    pub instance: String,
+    pub problem: Problem,
+    pub at_ms: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -89,35 +104,31 @@ pub struct Plan {
 }
 
 pub fn plan(i: &Inputs<'_>) -> Plan {
-    let mut out = Plan::default();
-    let remotes: BTreeMap<&Name, remote::Planned> =
-        i.objects.remotes.iter().map(|(n, r)| (n, remote::plan(i, n, r))).collect();
-    let syncs: BTreeMap<&Name, sync::Planned> =
-        i.objects.syncs.iter().map(|(n, s)| (n, sync::plan(i, n, s, &remotes))).collect();
+    let x = Index::new(i);
+    let mut remotes: BTreeMap<&Name, remote::Planned> =
+        i.objects.remotes.iter().map(|(n, r)| (n, remote::plan(i, &x, n, r))).collect();
+    let mut syncs: BTreeMap<&Name, sync::Planned> =
+        i.objects.syncs.iter().map(|(n, s)| (n, sync::plan(i, &x, n, s, &remotes))).collect();
 
-    for k in i.agents.keys().cloned().chain(i.objects.remotes.iter().map(|(n, r)| kernel_of(n, r))) {
-        out.snapshots.entry(k.clone()).or_insert_with(|| Snapshot {
-            kernel_id: k.kernel_id(),
-            trust_domain: i.trust_domain.to_owned(),
-            remotes: remotes
-                .values()
-                .filter(|p| p.kernel == k)
-                .filter_map(|p| serde_json::to_value(p.item.as_ref()?).ok())
-                .collect(),
-            syncs: syncs
-                .values()
-                .filter(|s| s.kernel.as_ref() == Some(&k))
-                .filter_map(|s| serde_json::to_value(s.item.as_ref()?).ok())
-                .collect(),
-        });
+    let mut out = Plan::default();
+    let empty = |k: &KernelName| empty_snapshot(i.trust_domain, k);
+    out.snapshots.extend(i.agents.keys().map(|k| (k.clone(), empty(k))));
+    for p in remotes.values_mut() {
+        let s = out.snapshots.entry(p.kernel.clone()).or_insert_with(|| empty(&p.kernel));
+        s.remotes.extend(p.item.as_mut().map(Item::take));
+    }
+    for p in syncs.values_mut() {
+        if let Some(s) = p.kernel.as_ref().and_then(|k| out.snapshots.get_mut(k)) {
+            s.syncs.extend(p.item.as_mut().map(Item::take));
+        }
     }
     for (n, r) in &i.objects.remotes {
         let p = &remotes[n];
-        out.remotes.insert(n.clone(), remote::status(i, n, r, p));
+        out.remotes.insert(n.clone(), remote::status(i, &x, n, r, p));
     }
     for (n, s) in &i.objects.syncs {
         let p = &syncs[n];
-        out.syncs.insert(n.clone(), sync::status(i, n, s, p, remotes.get(&p.remote)));
+        out.syncs.insert(n.clone(), sync::status(i, &x, n, s, p, remotes.get(&p.remote)));
     }
     for (n, p) in &i.objects.policies {
         out.policies.insert(n.clone(), policy::status(i, n, p, &syncs, &out.syncs));
@@ -125,12 +136,18 @@ pub fn plan(i: &Inputs<'_>) -> Plan {
     out
 }
 
+/// The snapshot of a kernel for which nothing is declared.
+pub fn empty_snapshot(trust_domain: &str, k: &KernelName) -> Snapshot {
+    Snapshot { kernel_id: k.kernel_id(), trust_domain: trust_domain.to_owned(), remotes: Vec::new(), syncs: Vec::new() }
+}
+
 /// `namespace` of `namespace/name`.
 pub fn namespace_of(name: &str) -> &str {
     name.split_once('/').map_or("", |(ns, _)| ns)
 }
 
-fn kernel_of(name: &str, r: &Remote) -> KernelName {
+/// The kernel that a Remote belongs to.
+pub fn kernel_of(name: &str, r: &Remote) -> KernelName {
     KernelName::new(namespace_of(name), &r.spec.kernel_ref.name)
 }
 
@@ -142,25 +159,16 @@ enum Said<'a, T> {
     Not(GateStatus),
 }
 
-/// Whether what the agent confirmed holds this item exactly.
-fn confirmed<T: Serialize>(
-    a: &AgentState,
-    name: &str,
-    item: Option<&T>,
-    list: impl Fn(&Snapshot) -> &Vec<serde_json::Value>,
-) -> bool {
-    let has = a.confirmed.as_ref().and_then(|s| list(s).iter().find(|i| i["name"] == name));
-    has.is_some() && has == item.and_then(|i| serde_json::to_value(i).ok()).as_ref()
-}
-
+/// `confirmed`: whether the agent's report is about the item that is planned now; `found` is what it says there.
 fn programmed<'a, T>(
-    i: &'a Inputs<'_>,
+    i: &Inputs<'_>,
     kernel: &KernelName,
-    confirmed: impl Fn(&AgentState) -> bool,
-    find: impl Fn(&'a Report) -> Option<&'a T>,
+    agent: Option<&Agent<'a>>,
+    confirmed: bool,
+    found: Option<&'a T>,
 ) -> Said<'a, T> {
     let unknown = |r: Reason, m: String| Said::Not(GateStatus::unknown(r, m));
-    let Some(a) = i.agents.get(kernel) else {
+    let Some(a) = agent.map(|a| a.state) else {
         return unknown(Reason::NoAgent, format!("no agent of kernel {} is attached", kernel.name));
     };
     let silent = i.now_ms.saturating_sub(a.reported_ms.max(i.since_ms));
@@ -174,7 +182,7 @@ fn programmed<'a, T>(
             format!("no report from kernel {} for more than {} s", kernel.name, SILENT_MS / 1000),
         );
     }
-    if !confirmed(a) {
+    if !confirmed {
         return unknown(
             Reason::Pending,
             format!("the agent of kernel {} has not confirmed the configuration yet", kernel.name),
@@ -184,37 +192,16 @@ fn programmed<'a, T>(
     if let Some(p) = report.problem.as_ref().filter(|p| p.reason != Reason::OntologyMismatch) {
         return Said::Not(GateStatus::no(p));
     }
-    match find(report) {
+    match found {
         Some(t) => Said::Current(t),
         None => unknown(Reason::Pending, "the agent has not reported on this object yet".into()),
     }
 }
 
 /// Until agents had the time to report to a new leader, it knows less than the old one did: the old status stays.
-fn keeps_old_status(i: &Inputs<'_>, kernel: &KernelName) -> bool {
-    let reported = i.agents.get(kernel).is_some_and(|a| a.report.is_some());
+fn keeps_old_status(i: &Inputs<'_>, agent: Option<&Agent<'_>>) -> bool {
+    let reported = agent.is_some_and(|a| a.state.report.is_some());
     !reported && i.now_ms.saturating_sub(i.since_ms) < SILENT_MS
-}
-
-/// Why the agent refuses the item that is planned now, if it does.
-fn rejection<'a>(
-    i: &'a Inputs<'_>,
-    kernel: &KernelName,
-    kind: &str,
-    name: &str,
-    confirmed: impl Fn(&AgentState) -> bool,
-) -> Option<&'a Problem> {
-    let a = i.agents.get(kernel).filter(|a| confirmed(a))?;
-    let r = a.report.as_ref()?;
-    r.rejected.iter().find(|x| x.kind == kind && x.name == name).map(|x| &x.problem)
-}
-
-fn find_remote<'a>(r: &'a Report, name: &str) -> Option<&'a RemoteReport> {
-    r.remotes.iter().find(|x| x.name == name)
-}
-
-fn find_sync<'a>(r: &'a Report, name: &str) -> Option<&'a FlowReport> {
-    r.syncs.iter().find(|x| x.name == name)
 }
 
 /// Keeps the time of an error that has not changed.

@@ -1,6 +1,7 @@
 //! What policies say about a Remote: the gate for the connection, and rules for types.
 
 use crate::gates::{Gate, GateStatus, Gates};
+use crate::index::in_namespace;
 use crate::sync;
 use crate::{Inputs, Name, namespace_of};
 use mew_contract::{Problem, Reason, TypeRules};
@@ -14,9 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Applicable<'a>(Vec<(&'a str, &'a FederationPolicy)>);
 
 pub fn applicable<'a>(i: &'a Inputs<'_>, remote: &str, labels: &BTreeMap<String, String>) -> Applicable<'a> {
-    let ns = namespace_of(remote);
-    let hits =
-        i.objects.policies.iter().filter(|(n, p)| namespace_of(n) == ns && p.spec.remote_selector.matches(labels));
+    let here = in_namespace(&i.objects.policies, namespace_of(remote));
+    let hits = here.filter(|(_, p)| p.spec.remote_selector.matches(labels));
     Applicable(hits.map(|(n, p)| (n.as_str(), p)).collect())
 }
 
@@ -150,7 +150,7 @@ impl Applicable<'_> {
     }
 }
 
-pub fn status(
+pub(crate) fn status(
     i: &Inputs<'_>,
     name: &str,
     p: &FederationPolicy,
@@ -159,16 +159,12 @@ pub fn status(
 ) -> FederationPolicyStatus {
     let old = p.status.clone().unwrap_or_default();
     let ns = namespace_of(name);
-    let selected: BTreeSet<&Name> = i
-        .objects
-        .remotes
-        .iter()
-        .filter(|(n, r)| {
-            namespace_of(n) == ns && p.spec.remote_selector.matches(&r.metadata.labels.clone().unwrap_or_default())
-        })
+    let selected: BTreeSet<&Name> = in_namespace(&i.objects.remotes, ns)
+        .filter(|(_, r)| p.spec.remote_selector.matches(&r.metadata.labels.clone().unwrap_or_default()))
         .map(|(n, _)| n)
         .collect();
-    let affected: Vec<&Name> = syncs.iter().filter(|(_, s)| selected.contains(&s.remote)).map(|(n, _)| *n).collect();
+    let here = in_namespace(&i.objects.syncs, ns).map(|(n, _)| n);
+    let affected: Vec<&Name> = here.filter(|n| syncs.get(n).is_some_and(|s| selected.contains(&s.remote))).collect();
     let is_denied = |n: &&Name| {
         let accepted = statuses.get(*n).and_then(|s| s.conditions.iter().find(|c| c.type_ == Gate::Accepted.name()));
         accepted.is_some_and(|c| [Reason::PolicyDenied, Reason::PermissionDenied].iter().any(|r| r.code() == c.reason))

@@ -1,10 +1,11 @@
 //! A Remote: validate, resolve, plan its item, fold the reports into its status.
 
-use crate::gates::{Gate, GateStatus, Gates, rfc3339};
+use crate::gates::{Gate, GateStatus, Gates, abnormal, rfc3339};
+use crate::index::{Agent, Index};
+use crate::items::Item;
 use crate::policy::{Applicable, applicable};
 use crate::{
-    AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, keeps_old_status, kernel_of, last_error,
-    namespace_of, programmed, rejection,
+    CLAIM_MS, Inputs, KernelName, Name, Said, keeps_old_status, kernel_of, last_error, namespace_of, programmed,
 };
 use mew_contract::report::LinkState;
 use mew_contract::snapshot::{Endpoint, Grant, Keepalive, Overwrite, Retry};
@@ -19,10 +20,10 @@ use mew_crds::remote::{
 use mew_crds::{Remote, RemoteStatus, validate};
 use std::collections::BTreeMap;
 
-pub struct Planned {
+pub(crate) struct Planned {
     pub kernel: KernelName,
     /// What the agent gets; `None` if the spec alone is wrong.
-    pub item: Option<RemoteItem>,
+    pub item: Option<Item>,
     /// What this side finds wrong without asking anybody.
     pub problem: Option<Problem>,
 }
@@ -35,7 +36,7 @@ pub fn labels(r: &Remote) -> BTreeMap<String, String> {
     r.metadata.labels.clone().unwrap_or_default()
 }
 
-pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
+pub(crate) fn plan(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote) -> Planned {
     let kernel = kernel_of(name, r);
     let errors = validate::remote(&r.spec);
     let uri = KernelUri::parse(&r.spec.uri);
@@ -48,12 +49,13 @@ pub fn plan(i: &Inputs<'_>, name: &Name, r: &Remote) -> Planned {
     let unreadable = i.objects.unreadable.iter().find(|n| namespace_of(n) == namespace_of(name));
     let unreadable = unreadable
         .map(|n| Problem::new(Reason::PolicyDenied, format!("policy {n} cannot be read, so nothing may pass")));
-    let problem = conflict(i, name, r)
+    let problem = x
+        .conflict(name, r)
         .or(unreadable)
         .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
         .or_else(|| roots.as_ref().err().cloned());
     let item = item(name, &r.spec, uri, &policies, roots.unwrap_or_default(), problem.clone());
-    Planned { kernel, item: Some(item), problem }
+    Planned { kernel, item: Item::of(&item), problem }
 }
 
 fn item(
@@ -136,33 +138,28 @@ fn roots(i: &Inputs<'_>, name: &Name, r: &Remote) -> Result<Vec<String>, Problem
         let Some(map) = i.objects.bundles.get(&at) else {
             return missing(format!("ConfigMap {} does not exist", b.name));
         };
-        match map.get(key) {
-            Some(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => out.push(pem.clone()),
-            Some(_) => return missing(format!("ConfigMap {}: the key {key} holds no certificate", b.name)),
+        match map.get(key).map(|text| certificates(text)) {
+            Some(Ok(pem)) => out.push(pem),
+            Some(Err(why)) => return missing(format!("ConfigMap {}: the key {key} {why}", b.name)),
             None => return missing(format!("ConfigMap {} has no key {key}", b.name)),
         }
     }
     Ok(out)
 }
 
-/// An older Remote of the same kernel that names the same peer, or the same trust domain with other roots.
-fn conflict(i: &Inputs<'_>, name: &Name, r: &Remote) -> Option<Problem> {
-    let id = |r: &Remote| KernelUri::parse(&r.spec.uri).map(|u| u.kernel_id);
-    let age = |n: &Name, r: &Remote| (r.metadata.creation_timestamp.as_ref().map(|t| t.0), n.clone());
-    i.objects.remotes.iter().filter(|(n, o)| *n != name && kernel_of(n, o) == kernel_of(name, r)).find_map(|(n, o)| {
-        if o.spec.peer.trust_domain != r.spec.peer.trust_domain || age(n, o) > age(name, r) {
-            return None;
-        }
-        if id(o) == id(r) {
-            return Some(Problem::new(Reason::Conflicted, format!("Remote {n} is older and names the same peer")));
-        }
-        (o.spec.peer.trust_bundle_refs != r.spec.peer.trust_bundle_refs).then(|| {
-            Problem::new(
-                Reason::Conflicted,
-                format!("Remote {n} is older and names other bundles for the same trust domain"),
-            )
-        })
-    })
+/// The certificates in a text, and nothing else of it: whoever writes a Remote may name a ConfigMap that he cannot read,
+/// and what lies beside the certificates, such as a key, must not reach his agent.
+fn certificates(text: &str) -> Result<String, &'static str> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b.is_ascii_whitespace() || b"+/=".contains(&b);
+    let mut out = String::new();
+    for block in text.split(BEGIN).skip(1) {
+        let body = block.split_once(END).map(|(body, _)| body).filter(|body| body.bytes().all(is_base64));
+        let body = body.ok_or("holds a certificate that is not whole")?;
+        out.extend([BEGIN, body, END, "\n"]);
+    }
+    if out.is_empty() { Err("holds no certificate") } else { Ok(out) }
 }
 
 /// What is known of the connection.
@@ -179,38 +176,31 @@ pub fn connected(r: &RemoteReport) -> GateStatus {
 }
 
 /// Whether the agent has the Remote's item as it is planned now.
-pub fn is_confirmed(a: &AgentState, name: &str, p: &Planned) -> bool {
-    confirmed(a, name, p.item.as_ref(), |s| &s.remotes)
+pub(crate) fn is_confirmed(a: Option<&Agent<'_>>, name: &str, p: &Planned) -> bool {
+    a.zip(p.item.as_ref()).is_some_and(|(a, item)| a.has_remote(name, item.mark))
 }
 
-pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
+pub(crate) fn status(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteStatus {
     let old = r.status.clone().unwrap_or_default();
-    let syncs = i
-        .objects
-        .syncs
-        .iter()
-        .filter(|(n, s)| {
-            namespace_of(n) == namespace_of(name) && s.spec.remote_ref.name == name.split_once('/').map_or("", |n| n.1)
-        })
-        .count();
-    if keeps_old_status(i, &p.kernel)
+    let syncs = x.syncs_of(name);
+    let agent = x.agent(&p.kernel);
+    if keeps_old_status(i, agent)
         && p.problem.is_none()
         && old.observed_generation == r.metadata.generation
         && !old.conditions.is_empty()
     {
         return RemoteStatus { syncs: Some(syncs as i64), ..old };
     }
-    let said = programmed(i, &p.kernel, |a| is_confirmed(a, name, p), |rep| find_remote(rep, name));
+    let is_confirmed = is_confirmed(agent, name, p);
+    let said = programmed(i, &p.kernel, agent, is_confirmed, agent.and_then(|a| a.remote(name)));
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
     // Some faults only the agent can see belong to an earlier gate.
     let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
-    let problem = rejection(i, &p.kernel, "Remote", name, |a| is_confirmed(a, name, p))
-        .cloned()
-        .or_else(|| p.problem.clone())
-        .or(seen);
+    let rejection = agent.filter(|_| is_confirmed).and_then(|a| a.rejection("Remote", name));
+    let problem = rejection.cloned().or_else(|| p.problem.clone()).or(seen);
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
@@ -233,15 +223,19 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         suspended: report.is_some_and(|r| r.state == LinkState::Suspended),
         was_ready: old.first_ready_time.is_some(),
     };
-    let agent = i.agents.get(&p.kernel).and_then(|a| a.report.as_ref());
-    let claim = i.agents.get(&p.kernel).and_then(|a| a.refused_claim.clone());
-    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or(claim);
+    let claim = agent.and_then(|a| a.state.refused_claim.as_ref());
+    let claim = claim.filter(|c| i.now_ms.saturating_sub(c.at_ms) < CLAIM_MS).map(|c| &c.problem);
+    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or_else(|| claim.cloned());
+    let mut conditions = gates.conditions(&old.conditions, r.metadata.generation, i.now_ms);
+    // Its holder works, so nothing is less ready for it.
+    conditions.extend(claim.map(|c| abnormal(&old.conditions, c.reason.code(), c, r.metadata.generation, i.now_ms)));
     let peer = report.and_then(|r| r.peer.as_ref());
     RemoteStatus {
         observed_generation: r.metadata.generation,
         phase: Some(phase(r, report, &old).into()),
         health: Some(health(report).into()),
         kernel: agent
+            .and_then(|a| a.state.report.as_ref())
             .map(|a| KernelStatus {
                 id: a.kernel_id.clone(),
                 incarnation: a.incarnation.clone(),
@@ -270,12 +264,12 @@ pub fn status(i: &Inputs<'_>, name: &Name, r: &Remote, p: &Planned) -> RemoteSta
         syncs: Some(syncs as i64),
         inbound_flows: report.map(inbound).or(old.inbound_flows),
         certificates: crate::some(Certificates {
-            not_after: agent.and_then(|a| a.certificate_not_after_ms).map(rfc3339),
+            not_after: agent.and_then(|a| a.state.report.as_ref()?.certificate_not_after_ms).map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
         }),
         first_ready_time: old.first_ready_time.clone().or_else(|| gates.is_ready().then(|| rfc3339(i.now_ms))),
         last_error: last_error(old.last_error.as_ref(), error.as_ref(), i.now_ms),
-        conditions: gates.conditions(&old.conditions, r.metadata.generation, i.now_ms),
+        conditions,
     }
 }
 

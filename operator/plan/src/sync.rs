@@ -2,11 +2,10 @@
 
 use crate::buckets;
 use crate::gates::{Gate, GateStatus, Gates, rfc3339};
+use crate::index::{Agent, Index};
+use crate::items::Item;
 use crate::policy::applicable;
-use crate::{
-    AgentState, Inputs, KernelName, Name, Said, confirmed, find_remote, find_sync, keeps_old_status, last_error,
-    namespace_of, programmed, rejection, remote,
-};
+use crate::{Inputs, KernelName, Name, Said, keeps_old_status, last_error, namespace_of, programmed, remote};
 use mew_contract::report::{FlowState, LinkState};
 use mew_contract::snapshot::{Direction, Edges, Initial};
 use mew_contract::{FlowReport, Problem, Reason, SyncItem};
@@ -18,17 +17,23 @@ use mew_crds::{Sync, SyncStatus, validate};
 use mew_lang::PatternText;
 use std::collections::BTreeMap;
 
-pub struct Planned {
+pub(crate) struct Planned {
     pub kernel: Option<KernelName>,
     /// `namespace/name` of the Remote.
     pub remote: Name,
     /// What the agent gets; `None` if there is nothing it could do with it.
-    pub item: Option<SyncItem>,
+    pub item: Option<Item>,
     pub problem: Option<Problem>,
     type_name: Option<String>,
 }
 
-pub fn plan(i: &Inputs<'_>, name: &Name, s: &Sync, remotes: &BTreeMap<&Name, remote::Planned>) -> Planned {
+pub(crate) fn plan(
+    i: &Inputs<'_>,
+    x: &Index<'_>,
+    name: &Name,
+    s: &Sync,
+    remotes: &BTreeMap<&Name, remote::Planned>,
+) -> Planned {
     let remote = format!("{}/{}", namespace_of(name), s.spec.remote_ref.name);
     let mut out = Planned { kernel: None, remote: remote.clone(), item: None, problem: None, type_name: None };
     let errors = validate::sync(&s.spec);
@@ -70,9 +75,9 @@ pub fn plan(i: &Inputs<'_>, name: &Name, s: &Sync, remotes: &BTreeMap<&Name, rem
     let denied = applicable(i, &remote, &remote::labels(r))
         .decide(&remote, &r.spec, operation(direction), out.type_name.as_deref())
         .err();
-    out.problem = same_flow(i, name, s).or_else(|| of_remote(p)).or(denied);
+    out.problem = x.same_flow(name, s).or_else(|| of_remote(p)).or(denied);
     if p.item.is_some() {
-        out.item = Some(SyncItem {
+        out.item = Item::of(&SyncItem {
             name: name.clone(),
             remote,
             direction,
@@ -116,29 +121,22 @@ fn of_remote(p: &remote::Planned) -> Option<Problem> {
     })
 }
 
-/// An older Sync that already declares this flow.
-fn same_flow(i: &Inputs<'_>, name: &Name, s: &Sync) -> Option<Problem> {
-    let age = |n: &Name, s: &Sync| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), n.clone());
-    i.objects
-        .syncs
-        .iter()
-        .filter(|(n, o)| *n != name && namespace_of(n) == namespace_of(name) && age(n, o) < age(name, s))
-        .find(|(_, o)| {
-            o.spec.remote_ref == s.spec.remote_ref
-                && o.spec.direction == s.spec.direction
-                && o.spec.match_ == s.spec.match_
-        })
-        .map(|(n, _)| Problem::new(Reason::Conflicted, format!("Sync {n} is older and declares the same flow")))
+fn is_confirmed(a: Option<&Agent<'_>>, name: &str, p: &Planned) -> bool {
+    a.zip(p.item.as_ref()).is_some_and(|(a, item)| a.has_sync(name, item.mark))
 }
 
-fn is_confirmed(a: &AgentState, name: &str, p: &Planned) -> bool {
-    confirmed(a, name, p.item.as_ref(), |s| &s.syncs)
-}
-
-pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option<&remote::Planned>) -> SyncStatus {
+pub(crate) fn status(
+    i: &Inputs<'_>,
+    x: &Index<'_>,
+    name: &Name,
+    s: &Sync,
+    p: &Planned,
+    remote: Option<&remote::Planned>,
+) -> SyncStatus {
     let old = s.status.clone().unwrap_or_default();
-    if let Some(k) = &p.kernel
-        && keeps_old_status(i, k)
+    let agent = p.kernel.as_ref().and_then(|k| x.agent(k));
+    if p.kernel.is_some()
+        && keeps_old_status(i, agent)
         && p.problem.is_none()
         && old.observed_generation == s.metadata.generation
         && !old.conditions.is_empty()
@@ -147,24 +145,22 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
     }
     let nowhere = KernelName::new("", "");
     let kernel = p.kernel.as_ref().unwrap_or(&nowhere);
+    let is_confirmed = is_confirmed(agent, name, p);
     let said = match p.item {
-        Some(_) => programmed(i, kernel, |a| is_confirmed(a, name, p), |r| find_sync(r, name)),
+        Some(_) => programmed(i, kernel, agent, is_confirmed, agent.and_then(|a| a.sync(name))),
         None => Said::Not(GateStatus::unknown(Reason::Pending, "not given to an agent")),
     };
     let report = match &said {
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
-    let link = match programmed(
-        i,
-        kernel,
-        |a| remote.is_some_and(|x| remote::is_confirmed(a, &p.remote, x)),
-        |r| find_remote(r, &p.remote),
-    ) {
+    let has_remote = remote.is_some_and(|r| remote::is_confirmed(agent, &p.remote, r));
+    let link = match programmed(i, kernel, agent, has_remote, agent.and_then(|a| a.remote(&p.remote))) {
         Said::Current(r) => Some(r),
         Said::Not(_) => None,
     };
-    let problem = problem(i, name, p, kernel, report, link.and_then(|l| l.problem.as_ref()));
+    let rejection = agent.filter(|_| is_confirmed).and_then(|a| a.rejection("Sync", name));
+    let problem = problem(i, p, rejection, report, link.and_then(|l| l.problem.as_ref()));
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),
@@ -233,13 +229,12 @@ pub fn status(i: &Inputs<'_>, name: &Name, s: &Sync, p: &Planned, remote: Option
 /// What belongs to the first two gates: found here, or seen by the agent.
 fn problem(
     i: &Inputs<'_>,
-    name: &Name,
     p: &Planned,
-    kernel: &KernelName,
+    rejection: Option<&Problem>,
     f: Option<&FlowReport>,
     link: Option<&Problem>,
 ) -> Option<Problem> {
-    if let Some(x) = rejection(i, kernel, "Sync", name, |a| is_confirmed(a, name, p)) {
+    if let Some(x) = rejection {
         return Some(x.clone());
     }
     if let Some(x) = &p.problem {

@@ -8,7 +8,7 @@ use common::{
     kernel, kstatus, link, message, policy_spec, problem, remote_spec, row, since, sync_spec, up,
 };
 use mew_contract::{FlowReport, FlowState, LinkState, Problem, Reason, Rejection, RemoteReport, Snapshot};
-use mew_plan::{SILENT_MS, STALLED_AFTER_MS};
+use mew_plan::{RefusedClaim, SILENT_MS, STALLED_AFTER_MS};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -753,6 +753,16 @@ fn what_is_missing_is_named() {
     let text = m(&mut w, Reason::BundleNotFound);
     assert!(text.contains("holds no certificate"), "{text}");
 
+    // Of two certificates the second one is cut off, or something else is in it.
+    for wrong in
+        ["-----BEGIN CERTIFICATE-----\nZXU=\n", "-----BEGIN CERTIFICATE-----\na: b\n-----END CERTIFICATE-----\n"]
+    {
+        let mut w = World::declared();
+        w.bundle(BUNDLE, "ca.crt", &format!("{PEM}{wrong}"));
+        let text = m(&mut w, Reason::BundleNotFound);
+        assert!(text.contains("not whole"), "{text}");
+    }
+
     let mut w = World::declared();
     w.edit_remote("peer", json!({"trustDomain": FOREIGN}));
     let text = m(&mut w, Reason::BundleNotFound);
@@ -777,12 +787,68 @@ fn roots_are_those_of_the_trust_domain() {
     assert!(w.items().0[0].roots.is_empty() && w.items().0[0].blocked.is_some());
 }
 
+/// Whoever writes a Remote may name a ConfigMap that he cannot read.
+#[test]
+fn of_a_bundle_only_certificates_are_sent() {
+    let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+    let mut w = World::declared();
+    w.bundle(BUNDLE, "ca.crt", &format!("# of the old CA\n{PEM}{key}password: secret\n{OWN_PEM}token: secret\n"));
+    assert_eq!(w.items().0[0].roots, [format!("{PEM}{OWN_PEM}")]);
+    w.bundle(BUNDLE, "ca.crt", key);
+    assert!(w.items().0[0].roots.is_empty() && w.items().0[0].blocked.is_some());
+}
+
 fn created(w: &mut World, name: &str, time: &str) {
     let time = Some(decode(json!(time)));
     match w.objects.syncs.get_mut(name) {
         Some(s) => s.metadata.creation_timestamp = time,
         None => w.objects.remotes.get_mut(name).expect("an object").metadata.creation_timestamp = time,
     }
+}
+
+/// The holder works, so nothing is less ready; whoever looks at the Remote sees who is kept out, for as long as it tries.
+#[test]
+fn a_refused_claim_is_shown_while_somebody_asks() {
+    let mut w = World::in_sync();
+    assert_eq!(is(&w.settled_remote(), "KernelClaimed"), "-");
+    let at_ms = w.now_ms;
+    w.agent().refused_claim = Some(RefusedClaim {
+        instance: "pod-2".into(),
+        problem: Problem::new(Reason::KernelClaimed, "pod-2 was refused: pod-1 holds it"),
+        at_ms,
+    });
+    let o = w.settled_remote();
+    assert_eq!(is(&o, "KernelClaimed"), "True/KernelClaimed");
+    assert!(message(&o, "KernelClaimed").contains("pod-2"));
+    assert_eq!(row(&o), current("True/Connected"));
+    assert_eq!(o["status"]["lastError"]["reason"], "KernelClaimed");
+    w.pass(10_000);
+    w.heartbeat();
+    let rest = w.statuses();
+    w.settle();
+    assert_eq!(w.statuses(), rest, "a claim that is refused again is no news");
+    w.pass(20_000);
+    w.heartbeat();
+    let o = w.settled_remote();
+    assert_eq!(is(&o, "KernelClaimed"), "-", "nobody asks any more");
+    assert_eq!(o["status"]["lastError"]["reason"], "KernelClaimed", "it was the last error all the same");
+}
+
+/// The second one is refused because of the first; the third agrees with the first.
+#[test]
+fn a_remote_that_is_refused_refuses_no_other() {
+    let mut w = World::declared();
+    for (name, bundle, time) in [("shop/b", "other-roots", "08:00:01"), ("shop/c", "eu-roots", "08:00:02")] {
+        let mut spec = remote_spec();
+        spec["uri"] = json!(format!("mew://{FOREIGN}:9001/team-a.{}", &name[5..]));
+        spec["peer"]["trustBundleRefs"] = json!([{"kind": "ConfigMap", "name": bundle}]);
+        w.put("Remote", name, spec);
+        created(&mut w, name, &format!("2026-11-21T{time}Z"));
+    }
+    w.settle();
+    assert_eq!(is(&w.remote(REMOTE), "Accepted"), "True/Accepted");
+    assert_eq!(is(&w.remote("shop/b"), "Ready"), "False/Conflicted");
+    assert_eq!(is(&w.remote("shop/c"), "Accepted"), "True/Accepted");
 }
 
 #[test]

@@ -95,10 +95,6 @@ impl<'a> Hub<'a> {
         Ok(revision)
     }
 
-    pub fn kustomization(&self, name: &str) -> Result<Value> {
-        self.api.get_json("kustomization", NAMESPACE, name)
-    }
-
     pub fn wait(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Result<Value> {
         self.api.wait_json("kustomization", NAMESPACE, name, what, good, PATIENCE)
     }

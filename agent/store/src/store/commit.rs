@@ -54,8 +54,10 @@ impl Store {
             return Err(StoreError::TooLarge(w.frame.buf.len()));
         }
         w.frame.finish(w.next_frame);
-        let (segment, at) = self.append(w).inspect_err(|e| *lock(&self.refused) = Some(e.to_string()))?;
-        *lock(&self.refused) = None;
+        let (segment, at) = self.append(w).inspect_err(|e| self.refuses(e))?;
+        if !self.full.load(Ordering::Relaxed) {
+            *lock(&self.refused) = None;
+        }
         let number = w.next_frame;
         w.next_frame += 1;
 

@@ -16,6 +16,9 @@ use std::io::{self, ErrorKind};
 /// later write the whole.
 const ZEROES: [u8; 4096] = [0; 4096];
 
+/// A batch from a peer has half of it.
+const ROOM: u64 = 1 << 20;
+
 /// Never there.
 const FACT_TRIAL: &[u8] = b"trial";
 
@@ -27,7 +30,9 @@ impl Store {
         if let Some(why) = self.broken() {
             return Err(StoreError::Broken(why));
         }
-        if lock(&self.refused).is_some() {
+        let is_refused = lock(&self.refused).is_some();
+        if is_refused && (!self.full.load(Ordering::Relaxed) || self.has_room()) {
+            self.full.store(false, Ordering::Relaxed);
             // Who waits for a sign that writing works may send no write; this one changes nothing.
             let _ = self.commit(Batch { changes: vec![], facts: vec![(FACT_TRIAL.to_vec(), vec![])] });
         }
@@ -131,6 +136,22 @@ impl Store {
             rubbish.pop();
         }
         Ok(())
+    }
+
+    /// Whether a large commit would find room: on a disk that is nearly full small ones fit and others do not, and who asks
+    /// would be told one thing and the other in turn. What is behind the end is never read.
+    fn has_room(&self) -> bool {
+        let _no_commits = lock(&self.writer);
+        let (file, end) = {
+            let st = self.read();
+            let Ok(s) = st.last() else { return false };
+            (s.file.clone(), u64::from(s.end))
+        };
+        let Ok(len) = file.len() else { return false };
+        let has_room = (0..ROOM).step_by(ZEROES.len()).all(|at| file.write_at(&ZEROES, end + at).is_ok());
+        // Compaction needs it more. If it stays, it is behind the end.
+        let _ = if len < end + ROOM { file.set_len(len) } else { Ok(()) };
+        has_room
     }
 
     /// Before the segment in use is full: a file of zeroes to go on in, so that commits neither wait for a new file nor

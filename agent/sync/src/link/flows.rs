@@ -1,62 +1,22 @@
-//! The flows of a link: those that this side declares, and those that the peer does and this side consents to.
+//! The flows on a connection: what their frames do, and this side as their source or their sink.
 
+use super::own::refusal;
 use super::{Effect, Link, Now, State, send};
 use crate::apply::Incoming;
-use crate::backoff::wait_ms;
 use crate::definition::Definition;
 use crate::members::Members;
 use crate::records;
-use crate::rules::Rules;
 use crate::source::Source;
-use crate::{held, shapes, sink};
-use mew_contract::snapshot::{Direction, Edges, Initial};
-use mew_contract::{Problem, Reason, SyncItem};
+use crate::{held, sink};
+use mew_contract::{Problem, Reason};
 use mew_kernel::Kernel;
-use mew_model::{Ontology, name};
 use mew_wire as wire;
 use prost::Message;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::frame::Body;
 
 /// What a refusal tells the other side when policy or permissions are the reason: nothing.
 pub(super) const DENIED: &str = "Denied";
-
-/// A Sync of this side.
-pub struct Own {
-    pub item: SyncItem,
-    /// Why it does not run now.
-    pub problem: Option<Problem>,
-    pub last_error: Option<Problem>,
-    pub attempt: u32,
-    pub retry_at: Option<u64>,
-    /// Its number on the connection, while it is open or being opened.
-    pub flow: Option<u32>,
-    pub counts: wire::Counts,
-    pub revision: String,
-    pub percent: Option<u8>,
-    pub live: bool,
-    /// What the source last said about itself, if this side is the sink.
-    pub behind: Option<(u64, u64)>,
-}
-
-impl Own {
-    fn new(item: SyncItem) -> Self {
-        Own {
-            item,
-            problem: None,
-            last_error: None,
-            attempt: 0,
-            retry_at: None,
-            flow: None,
-            counts: wire::Counts::default(),
-            revision: String::new(),
-            percent: None,
-            live: false,
-            behind: None,
-        }
-    }
-}
 
 /// A flow on the connection.
 pub struct Flow {
@@ -71,6 +31,14 @@ pub struct Flow {
 impl Flow {
     pub fn is_own(&self) -> bool {
         self.own
+    }
+
+    /// Bytes that this side sent and the other has not acknowledged.
+    pub fn bytes_in_flight(&self) -> usize {
+        match &self.end {
+            End::Source(s) => s.bytes_in_flight(),
+            End::Asked(_) | End::Sink(_) => 0,
+        }
     }
 }
 
@@ -135,147 +103,13 @@ impl Link {
         }
     }
 
-    pub(super) fn configure_flows(
-        &mut self,
-        now: Now,
-        syncs: Vec<SyncItem>,
-        rules_changed: bool,
-        kernel: &Kernel,
-        out: &mut Vec<Effect>,
-    ) {
-        let mut old = std::mem::take(&mut self.own);
-        for item in syncs {
-            let same = old.get(&item.name).is_some_and(|o| o.item == item);
-            let mut o = match old.remove(&item.name) {
-                Some(o) if same => o,
-                Some(o) => {
-                    self.close(o.flow, out);
-                    Own { last_error: o.last_error, counts: o.counts, ..Own::new(item.clone()) }
-                }
-                None => Own::new(item.clone()),
-            };
-            if rules_changed {
-                self.close(o.flow.take(), out);
-                o.live = false;
-            }
-            o.retry_at = o.retry_at.map(|_| now.mono_ms);
-            self.own.insert(item.name.clone(), o);
-        }
-        for gone in old.into_values() {
-            self.close(gone.flow, out);
-        }
-        if rules_changed {
-            self.inbound_denied.clear();
-            let theirs: Vec<u32> = match &self.state {
-                State::Up(s) => s.flows.iter().filter(|(_, f)| !f.own).map(|(n, _)| *n).collect(),
-                _ => Vec::new(),
-            };
-            // The peer opens them again and meets the new rules.
-            for n in theirs {
-                self.close(Some(n), out);
-            }
-            if let State::Up(s) = &self.state {
-                send(out, s.conn.conn, Body::RulesChanged(wire::RulesChanged {}));
-            }
-        }
-        self.open_all(now, kernel, out);
-    }
-
-    fn close(&mut self, flow: Option<u32>, out: &mut Vec<Effect>) {
+    pub(super) fn close(&mut self, flow: Option<u32>, out: &mut Vec<Effect>) {
         if let (Some(n), State::Up(s)) = (flow, &mut self.state)
             && s.flows.remove(&n).is_some()
         {
             send(out, s.conn.conn, Body::FlowClose(wire::FlowClose { flow: n }));
         }
     }
-
-    /// Opens every own flow that is not open, not forbidden and not waiting.
-    pub(super) fn open_all(&mut self, now: Now, kernel: &Kernel, out: &mut Vec<Effect>) {
-        let names: Vec<String> = self.own.keys().cloned().collect();
-        for n in names {
-            let Some(o) = self.own.get_mut(&n) else { continue };
-            if o.item.suspend || o.item.blocked.is_some() || o.flow.is_some() {
-                continue;
-            }
-            if o.retry_at.is_some_and(|t| t > now.mono_ms) {
-                continue;
-            }
-            o.retry_at = None;
-            let prepared = prepare(&o.item, &self.rules, kernel);
-            let State::Up(s) = &mut self.state else {
-                // What is wrong on this side is said without asking the peer.
-                let own = |p: &Problem| {
-                    matches!(p.reason, Reason::PermissionDenied | Reason::TypeUnknown | Reason::InvalidPattern)
-                };
-                match prepared {
-                    Err(p) => o.problem = Some(p),
-                    Ok(_) if o.problem.as_ref().is_some_and(own) => o.problem = None,
-                    Ok(_) => {}
-                }
-                continue;
-            };
-            match prepared {
-                Err(p) => {
-                    o.last_error = Some(p.clone());
-                    o.problem = Some(p);
-                    // Another ontology can mend it; another spec comes as a new configuration.
-                    o.retry_at = Some(now.mono_ms + self.config.retry.max_ms);
-                }
-                Ok(d) => {
-                    let number = s.next_flow;
-                    s.next_flow += 2;
-                    let (item, conn, incarnation) = (o.item.clone(), s.conn.conn, s.peer.incarnation.clone());
-                    let position = match item.direction {
-                        Direction::Push => None,
-                        Direction::Pull => {
-                            let key = self.sink_key(true, kernel, &item.name);
-                            match sink::position(
-                                sink::state(kernel, &key).as_ref(),
-                                &incarnation,
-                                item.reset.as_deref().unwrap_or(""),
-                            ) {
-                                Ok(p) => p,
-                                Err(p) => {
-                                    self.fail_own(now, 0, &item.name, p);
-                                    continue;
-                                }
-                            }
-                        }
-                    };
-                    let open = wire::FlowOpen {
-                        flow: number,
-                        name: item.name.clone(),
-                        opener_is_source: item.direction == Direction::Push,
-                        r#match: item.pattern.clone(),
-                        edges: item.edges == Edges::Incident,
-                        initial: item.initial == Initial::Full,
-                        delete_at_sink: item.delete_at_sink,
-                        delete_on_unmatch: item.delete_on_unmatch,
-                        types: shapes::of_types(&kernel.ontology(), &d.types),
-                        reset: item.reset.clone().unwrap_or_default(),
-                        position,
-                    };
-                    send(out, conn, Body::FlowOpen(open));
-                    if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&n)) {
-                        o.flow = Some(number);
-                        s.flows.insert(number, Flow { name: n, own: true, end: End::Asked(d), sent: 0 });
-                    }
-                }
-            }
-        }
-    }
-
-    fn fail_own(&mut self, now: Now, random: u64, name: &str, p: Problem) {
-        let retry = self.config.retry;
-        let Some(o) = self.own.get_mut(name) else { return };
-        o.retry_at = Some(now.mono_ms + wait_ms(&retry, o.attempt, random));
-        o.attempt = o.attempt.saturating_add(1);
-        (o.flow, o.live) = (None, false);
-        o.last_error = Some(p.clone());
-        o.problem = Some(p);
-    }
-
-    // ---------------------------------------------------------------- frames
 
     pub(super) fn flow_frame(&mut self, now: Now, random: u64, body: Body, kernel: &Kernel, out: &mut Vec<Effect>) {
         match body {
@@ -411,46 +245,6 @@ impl Link {
         Ok(source)
     }
 
-    /// The peer consents to an own flow.
-    fn accepted(&mut self, now: Now, random: u64, a: wire::FlowAccept, kernel: &Kernel, out: &mut Vec<Effect>) {
-        let State::Up(s) = &mut self.state else { return };
-        let incarnation = s.peer.incarnation.clone();
-        let Some(f) = s.flows.get(&a.flow).filter(|f| f.own) else { return };
-        let (name, End::Asked(d)) = (f.name.clone(), &f.end) else { return };
-        let mut d = d.clone();
-        let Some(item) = self.own.get(&name).map(|o| o.item.clone()) else { return };
-        d.narrow(&a.types.iter().map(|t| name::number(t)).collect());
-        let revision = d.revision();
-        let reset = item.reset.clone().unwrap_or_default();
-        let end = match item.direction {
-            Direction::Push => self
-                .new_source(now, true, &name, d, item.initial == Initial::Full, a.position.as_ref(), kernel)
-                .map(|s| End::Source(Box::new(s))),
-            Direction::Pull => {
-                let key = self.sink_key(true, kernel, &name);
-                sink::position(sink::state(kernel, &key).as_ref(), &incarnation, &reset).map(|at| {
-                    let (delete, unmatch) = (item.delete_at_sink, item.delete_on_unmatch);
-                    End::Sink(Box::new(self.new_sink(key, incarnation, reset, delete, unmatch, at.as_ref())))
-                })
-            }
-        };
-        match end {
-            Ok(end) => {
-                if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&name)) {
-                    o.revision = revision;
-                    if let Some(f) = s.flows.get_mut(&a.flow) {
-                        (f.sent, f.end) = (end.start(), end);
-                    }
-                }
-                self.retry_held(now, kernel, None, out);
-            }
-            Err(p) => {
-                self.close(Some(a.flow), out);
-                self.fail_own(now, random, &name, p);
-            }
-        }
-    }
-
     fn pushed(&mut self, now: Now, random: u64, p: wire::SyncPush, kernel: &Kernel, out: &mut Vec<Effect>) {
         let State::Up(s) = &mut self.state else { return };
         let conn = s.conn.conn;
@@ -520,119 +314,8 @@ impl Link {
             send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(counts) }));
         }
     }
-
-    /// Sends what the windows have room for.
-    pub(super) fn pump(&mut self, now: Now, kernel: &Kernel, out: &mut Vec<Effect>) {
-        let due = self.own.values().any(|o| o.flow.is_none() && o.retry_at.is_some_and(|t| t <= now.mono_ms));
-        if due {
-            self.open_all(now, kernel, out);
-        }
-        let State::Up(s) = &mut self.state else { return };
-        let conn = s.conn.conn;
-        let mut failed = Vec::new();
-        for (n, f) in &mut s.flows {
-            let End::Source(source) = &mut f.end else { continue };
-            // A full disk is no reason to stop sending; compaction waits.
-            if source.members.is_due(now.wall_ms, self.local.save_every)
-                && source.members.save(kernel, now.wall_ms).is_err()
-            {
-                source.members.postpone(now.wall_ms);
-            }
-            loop {
-                let next = source.next(kernel, *n);
-                if source.members.must_save
-                    && let Err(e) = source.members.save(kernel, now.wall_ms)
-                {
-                    let why = format!("what the sink is to have cannot be saved before it is sent: {e}");
-                    failed.push((*n, Problem::new(Reason::SourceError, why)));
-                    break;
-                }
-                match next {
-                    Ok(Some(p)) => {
-                        f.sent = p.upto;
-                        send(out, conn, Body::SyncPush(p));
-                    }
-                    Ok(None) => break,
-                    Err(p) => {
-                        failed.push((*n, p));
-                        break;
-                    }
-                }
-            }
-        }
-        for (flow, p) in failed {
-            self.stop_source(now, 0, flow, p, out);
-        }
-    }
-
-    /// Ends a flow that this side is the source of, and tells the peer why.
-    fn stop_source(&mut self, now: Now, random: u64, flow: u32, p: Problem, out: &mut Vec<Effect>) {
-        let State::Up(s) = &mut self.state else { return };
-        let conn = s.conn.conn;
-        let Some(f) = s.flows.remove(&flow) else { return };
-        if f.own {
-            send(out, conn, Body::FlowClose(wire::FlowClose { flow }));
-            self.fail_own(now, random, &f.name, p);
-        } else {
-            // A refusal, not a close: the peer waits before it asks again.
-            let refuse = wire::FlowRefuse {
-                flow,
-                code: p.reason.code().to_owned(),
-                message: p.message,
-                correlation_id: String::new(),
-            };
-            send(out, conn, Body::FlowRefuse(refuse));
-        }
-    }
-
-    pub(super) fn sources(&self) -> BTreeMap<&str, &Source> {
-        let State::Up(s) = &self.state else { return BTreeMap::new() };
-        s.flows
-            .values()
-            .filter(|f| f.own)
-            .filter_map(|f| match &f.end {
-                End::Source(s) => Some((f.name.as_str(), s.as_ref())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// Entities held by an own flow that this side is the sink of.
-    pub(super) fn held_here(&self, kernel: &Kernel, item: &SyncItem) -> Option<u64> {
-        (item.direction == Direction::Pull).then(|| sink::held(kernel, &self.sink_key(true, kernel, &item.name)))
-    }
 }
 
-/// Checks an own flow against ontology and rules before the peer is asked.
-fn prepare(item: &SyncItem, rules: &Rules, kernel: &Kernel) -> Result<Definition, Problem> {
-    let o: Arc<Ontology> = kernel.ontology();
-    let mut d = Definition::new(&item.pattern, item.edges == Edges::Incident, &o)?;
-    let push = item.direction == Direction::Push;
-    let names: Vec<String> = d.matching_types(&o).iter().map(|t| o.type_name(*t)).collect();
-    d.narrow(if push { &rules.export } else { &rules.import });
-    if d.matching_types(&o).is_empty() {
-        let (op, list) = if push { ("Export", "canReceive") } else { ("Import", "canSend") };
-        return Err(Problem::new(
-            Reason::PermissionDenied,
-            format!(
-                "{op} of {}: neither the policies nor permissions.{list} of the Remote let any of these types pass",
-                names.join(", ")
-            ),
-        ));
-    }
-    Ok(d)
-}
-
-fn code(text: &str, otherwise: Reason) -> Reason {
+pub(super) fn code(text: &str, otherwise: Reason) -> Reason {
     Reason::ALL.iter().copied().find(|r| r.code() == text).unwrap_or(otherwise)
-}
-
-fn refusal(f: &wire::FlowRefuse) -> Problem {
-    if f.code == DENIED {
-        return Problem::new(
-            Reason::DeniedByPeer,
-            format!("the peer denies this flow; its people find the reason under correlation id {}", f.correlation_id),
-        );
-    }
-    Problem::new(code(&f.code, Reason::SinkError), format!("refused by the peer: {}", f.message))
 }

@@ -6,11 +6,12 @@ use mew_contract::snapshot::Direction;
 use mew_contract::{
     FlowReport, FlowState, LinkState, PeerInfo, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem,
 };
-use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, plan};
+use mew_plan::{AgentState, Inputs, Items, KernelName, Objects, Plan, plan};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub const OWN: &str = "us.example.com";
 pub const FOREIGN: &str = "eu.example.com";
@@ -202,8 +203,8 @@ impl World {
         };
         let now_ms = self.now_ms;
         let a = self.agent();
-        a.report = Some(report);
-        a.confirmed = Some(snapshot);
+        a.report = Some(Arc::new(report));
+        a.confirmed = Some(Arc::new(Items::of(&snapshot)));
         a.reported_ms = now_ms;
     }
 
@@ -212,7 +213,7 @@ impl World {
     }
 
     pub fn last_report(&mut self) -> &mut Report {
-        self.agent().report.as_mut().expect("the agent has reported")
+        Arc::make_mut(self.agent().report.as_mut().expect("the agent has reported"))
     }
 
     pub fn pass(&mut self, ms: u64) {

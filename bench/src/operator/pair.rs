@@ -23,20 +23,30 @@ struct Pair {
     west: Cluster,
 }
 
-pub fn run(dir: &Path, say: &dyn Fn(&str)) -> Result<Figures> {
+pub fn run(dir: &Path, run: usize, say: &dyn Fn(&str)) -> Result<Figures> {
     let mut f = Figures::new();
     say("two API servers, operators and agents");
-    let mut p = start(dir)?;
-    memory(&p, "idle", &mut f)?;
+    let mut p = start(dir, run)?;
+    measured(&mut p, say, &mut f)?;
+    let logs = [&p.east, &p.west].map(|c| c.api.dir().to_owned());
+    drop(p);
+    for dir in logs {
+        std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    }
+    Ok(f)
+}
+
+fn measured(p: &mut Pair, say: &dyn Fn(&str), f: &mut Figures) -> Result<()> {
+    memory(p, "idle", f)?;
     say("apply to Ready");
     p.west.api.apply(&(remote("east", "west", &p.east_agent, "canSend", "east.example") + &policy("Import")))?;
     p.east.api.apply(&policy("Export"))?;
     let r = remote("west", "east", &p.west_agent, "canReceive", "west.example");
-    timed(&p.east, "apply to Ready, Remote s", &r, "remote/west", "Ready=True", &mut f)?;
+    timed(&p.east, "apply to Ready, Remote s", &r, "remote/west", "Ready=True", f)?;
     let s = sync("tasks", "west", "Task");
-    timed(&p.east, "apply to Ready, Sync s", &s, "sync/tasks", "Ready=True", &mut f)?;
+    timed(&p.east, "apply to Ready, Sync s", &s, "sync/tasks", "Ready=True", f)?;
     say("faults");
-    faults(&mut p, &mut f)?;
+    faults(p, f)?;
     say("many objects");
     let mut all = String::new();
     for i in 0..MANY {
@@ -45,15 +55,15 @@ pub fn run(dir: &Path, say: &dyn Fn(&str)) -> Result<Figures> {
     p.east.api.apply(&all)?;
     let last = format!("sync/more-{}", MANY - 1);
     p.east.api.kubectl(&["wait", "-n", NAMESPACE, &last, "--for=condition=Programmed", LIMIT])?;
-    memory(&p, &format!("with {MANY} Syncs"), &mut f)?;
-    Ok(f)
+    memory(p, &format!("with {MANY} Syncs"), f)?;
+    Ok(())
 }
 
-fn start(dir: &Path) -> Result<Pair> {
+fn start(dir: &Path, run: usize) -> Result<Pair> {
     let ontology = dir.join("operator.ontology");
     std::fs::write(&ontology, ONTOLOGY)?;
-    let east = Cluster::start("east", "east.example")?;
-    let west = Cluster::start("west", "west.example")?;
+    let east = Cluster::start(&format!("east-{run}"), "east.example")?;
+    let west = Cluster::start(&format!("west-{run}"), "west.example")?;
     for c in [&east, &west] {
         c.api.create_namespace(NAMESPACE)?;
     }

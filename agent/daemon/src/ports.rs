@@ -1,0 +1,50 @@
+//! Ports that are taken at the start and served later.
+
+use anyhow::{Context, Result, bail};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: u32 = 1024;
+
+/// A port of this process that refuses connections until it is listened to.
+pub struct Port {
+    socket: TcpSocket,
+    at: SocketAddr,
+    what: &'static str,
+}
+
+impl Port {
+    /// `what` is for people, if another process has it.
+    pub fn take(at: SocketAddr, what: &'static str) -> Result<Self> {
+        let bind = || -> io::Result<TcpSocket> {
+            let socket = match at {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            // Connections of the process before this one may not be quite over.
+            socket.set_reuseaddr(true)?;
+            socket.bind(at)?;
+            Ok(socket)
+        };
+        Ok(Port { socket: bind().or_else(|e| explained(e, at, what))?, at, what })
+    }
+
+    pub fn listen(self) -> Result<TcpListener> {
+        self.socket.listen(BACKLOG).or_else(|e| explained(e, self.at, self.what))
+    }
+}
+
+/// One port for two servers, one after the other.
+pub fn twice(l: TcpListener) -> io::Result<(std::net::TcpListener, TcpListener)> {
+    let first = l.into_std()?;
+    Ok((first.try_clone()?, TcpListener::from_std(first)?))
+}
+
+fn explained<T>(e: io::Error, at: SocketAddr, what: &str) -> Result<T> {
+    if e.kind() == ErrorKind::AddrInUse {
+        bail!("{what} cannot listen on {at}: another process uses this port; stop it or choose another port");
+    }
+    Err(e).with_context(|| format!("{what} cannot listen on {at}"))
+}

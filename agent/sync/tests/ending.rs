@@ -1,0 +1,260 @@
+//! What a link says before its agent ends: what its peer has not confirmed, and goodbye.
+
+use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
+use mew_contract::{Reason, RemoteItem, SyncItem, TypeRules};
+use mew_kernel::{Kernel, Params};
+use mew_lang::parse_ontology;
+use mew_store::{MemDisk, Options, Store};
+use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now, Outstanding, shapes};
+use mew_wire as wire;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use wire::frame::Body;
+
+const HERE: &str = "plant.here";
+const THERE: &str = "plant.there";
+const NOW: Now = Now { wall_ms: 1_700_000_000_000, mono_ms: 0 };
+const TASK: &str = r#"SPAWN Task {name = "t"}"#;
+const NOTE: &str = r#"SPAWN Note {name = "for nobody"}"#;
+/// The number of this side's flow, as the peer has dialled.
+const OURS: u32 = 2;
+
+fn remote(dial: bool) -> RemoteItem {
+    let types = || vec!["Task".to_owned()];
+    let rules = TypeRules { allow: types(), deny: Vec::new(), permitted: types() };
+    RemoteItem {
+        name: "here/there".into(),
+        peer_kernel_id: THERE.into(),
+        peer_trust_domain: "there.example".into(),
+        endpoints: Vec::new(),
+        dial,
+        accept: true,
+        roots: Vec::new(),
+        connect_timeout_ms: 3_000,
+        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
+        keepalive: Keepalive { interval_ms: 20_000, timeout_ms: 50_000, failure_threshold: 2 },
+        suspend: false,
+        blocked: None,
+        export: rules.clone(),
+        import: rules,
+        grants: Vec::new(),
+    }
+}
+
+fn push() -> SyncItem {
+    SyncItem {
+        name: "here/tasks".into(),
+        remote: "here/there".into(),
+        direction: Direction::Push,
+        pattern: "t: Task".into(),
+        initial: Initial::Full,
+        edges: Edges::None,
+        delete_at_sink: true,
+        delete_on_unmatch: false,
+        suspend: false,
+        reset: None,
+        blocked: None,
+    }
+}
+
+struct Side {
+    kernel: Kernel,
+    link: Link,
+    conn: ConnId,
+    dials: usize,
+    closed: Vec<ConnId>,
+}
+
+impl Side {
+    fn new(dial: bool, syncs: Vec<SyncItem>) -> Self {
+        let o = parse_ontology("node Task { name: String? }\nnode Note { name: String? }").expect("an ontology");
+        let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
+        let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
+        let kernel = Kernel::new(store);
+        let link = Link::new(Local { agent_version: "0.1.0".into(), save_every: 1_000 }, remote(dial), &kernel);
+        let mut s = Side { kernel, link, conn: 0, dials: 0, closed: Vec::new() };
+        s.handle(Event::Configure(Box::new(remote(dial)), syncs));
+        s
+    }
+
+    /// What it says to the peer.
+    fn handle(&mut self, e: Event) -> Vec<Body> {
+        let mut said = Vec::new();
+        for effect in self.link.handle(NOW, 7, e, &self.kernel) {
+            match effect {
+                Effect::Send(_, f) => said.extend(f.body),
+                Effect::Close(c) => self.closed.push(c),
+                Effect::Dial => self.dials += 1,
+            }
+        }
+        said
+    }
+
+    fn hear(&mut self, body: Body) -> Vec<Body> {
+        self.handle(Event::Frame(self.conn, wire::Frame { body: Some(body) }))
+    }
+
+    fn write(&mut self, text: &str) -> Vec<Body> {
+        self.kernel.execute(NOW.wall_ms, text, &Params::new()).expect("a statement of this ontology");
+        self.handle(Event::Wake)
+    }
+
+    fn connected(&mut self) -> Vec<Body> {
+        self.conn += 1;
+        let endpoint = "192.0.2.1:50000".to_owned();
+        self.handle(Event::Connected(Connected {
+            conn: self.conn,
+            dialled: false,
+            endpoint,
+            certificate_not_after_ms: None,
+        }))
+    }
+
+    fn greeted(&mut self) -> Vec<Body> {
+        self.hear(Body::Handshake(wire::Handshake {
+            protocol_min: 1,
+            protocol_max: 1,
+            kernel_id: THERE.into(),
+            incarnation: "there-1".into(),
+            agent_version: "0.1.0".into(),
+            ..wire::Handshake::default()
+        }))
+    }
+
+    /// The peer lets the flow pass; what it is sent.
+    fn accepted(&mut self) -> u64 {
+        let accept = wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position: None };
+        last_push(&self.hear(Body::FlowAccept(accept)))
+    }
+
+    fn acks(&mut self, flow: u32, upto: u64) {
+        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, counts: None }));
+    }
+
+    fn outstanding(&self) -> Vec<Outstanding> {
+        self.link.outstanding(self.kernel.head())
+    }
+
+    /// Of its one flow: whether it is worth waiting, and up to where the sink has everything.
+    fn one(&self) -> (bool, Option<u64>) {
+        match self.outstanding().as_slice() {
+            [o] => (o.waits, o.confirmed),
+            all => panic!("not one flow: {all:?}"),
+        }
+    }
+}
+
+/// Where the last batch ends.
+fn last_push(said: &[Body]) -> u64 {
+    let upto = said.iter().rev().find_map(|b| if let Body::SyncPush(p) = b { Some(p.upto) } else { None });
+    upto.unwrap_or_else(|| panic!("nothing is sent: {said:?}"))
+}
+
+#[test]
+fn what_the_sink_has_not_confirmed_is_outstanding_and_nothing_else() {
+    let mut s = Side::new(false, vec![push()]);
+    s.write(TASK);
+    s.write(TASK);
+    // Nobody is there, and nobody is waited for.
+    assert_eq!(s.one(), (false, None));
+    s.connected();
+    assert_eq!(s.one(), (true, None), "the peer is about to say who it is");
+    s.greeted();
+    assert_eq!(s.one(), (true, None), "it has not said yet where it stands");
+    let upto = s.accepted();
+    assert_eq!(s.one(), (true, Some(0)));
+    assert_eq!(s.outstanding()[0].changes(), Some(2));
+    s.acks(OURS, upto);
+    assert!(s.outstanding().is_empty(), "it has everything");
+    // What does not match is nothing to wait for, though the log goes on.
+    s.write(NOTE);
+    assert!(s.outstanding().is_empty());
+    let confirmed = s.kernel.head();
+    let upto = last_push(&s.write(TASK));
+    let (waits, at) = s.one();
+    assert!(waits && at.is_some_and(|at| at <= confirmed), "{at:?}, and the sink has {confirmed}");
+    s.acks(OURS, upto);
+    assert!(s.outstanding().is_empty());
+}
+
+#[test]
+fn what_a_peer_that_is_gone_has_is_remembered() {
+    let mut s = Side::new(false, vec![push()]);
+    s.write(TASK);
+    s.connected();
+    s.greeted();
+    let upto = s.accepted();
+    s.acks(OURS, upto);
+    let head = s.kernel.head();
+    s.handle(Event::Closed(s.conn, None));
+    assert!(s.outstanding().is_empty(), "it has everything, and it is gone");
+    s.write(TASK);
+    assert_eq!(s.one(), (false, Some(head)));
+    let text = s.outstanding()[0].to_string();
+    for word in ["here/tasks", "here/there", &format!("up to {head}"), "of 1 changes", "broke"] {
+        assert!(text.contains(word), "{word:?} is not in {text:?}");
+    }
+}
+
+#[test]
+fn a_flow_that_is_refused_or_suspended_is_not_waited_for() {
+    let mut s = Side::new(false, vec![push()]);
+    s.write(TASK);
+    s.connected();
+    s.greeted();
+    let refuse =
+        wire::FlowRefuse { flow: OURS, code: "Denied".into(), correlation_id: "c0ffee".into(), ..Default::default() };
+    s.hear(Body::FlowRefuse(refuse));
+    assert_eq!(s.one(), (false, None));
+    assert!(s.outstanding()[0].to_string().contains("c0ffee"), "{}", s.outstanding()[0]);
+    s.handle(Event::Configure(Box::new(remote(false)), vec![SyncItem { suspend: true, ..push() }]));
+    assert!(s.outstanding().is_empty());
+}
+
+/// A flow that the peer declares, and takes from here.
+#[test]
+fn what_the_peer_pulls_is_waited_for_as_well() {
+    let mut s = Side::new(false, Vec::new());
+    s.write(TASK);
+    assert!(s.outstanding().is_empty());
+    s.connected();
+    s.greeted();
+    let numbers: BTreeSet<_> = [mew_model::name::number("Task")].into();
+    let said = s.hear(Body::FlowOpen(wire::FlowOpen {
+        flow: 1,
+        name: "there/tasks".into(),
+        opener_is_source: false,
+        r#match: "t: Task".into(),
+        initial: true,
+        types: shapes::of_types(&s.kernel.ontology(), &numbers),
+        ..wire::FlowOpen::default()
+    }));
+    assert_eq!(s.one(), (true, Some(0)));
+    s.acks(1, last_push(&said));
+    assert!(s.outstanding().is_empty());
+}
+
+#[test]
+fn after_goodbye_nothing_is_opened_any_more() {
+    let mut s = Side::new(true, vec![push()]);
+    assert_eq!(s.dials, 1);
+    s.connected();
+    s.greeted();
+    let said = s.handle(Event::Goodbye);
+    assert!(matches!(said.as_slice(), [Body::Disconnect(d)] if d.reason == "Stopping"), "{said:?}");
+    assert!(s.closed.is_empty(), "the peer closes it, once it has heard");
+    s.write(TASK);
+    s.connected();
+    assert_eq!((s.dials, s.closed.as_slice()), (1, [s.conn].as_slice()), "neither out nor in");
+}
+
+#[test]
+fn a_peer_that_says_goodbye_is_known_to_be_gone_at_once() {
+    let mut s = Side::new(false, vec![push()]);
+    s.connected();
+    s.greeted();
+    s.hear(Body::Disconnect(wire::Disconnect { reason: "Stopping".into() }));
+    assert_eq!(s.closed, [s.conn]);
+    let problem = s.link.report(NOW.wall_ms, &s.kernel).0.problem.expect("it says why");
+    assert!(problem.reason == Reason::Unreachable && problem.message.contains("has stopped"), "{problem:?}");
+}

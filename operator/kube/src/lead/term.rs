@@ -1,0 +1,189 @@
+//! A term: watch, dereference, plan, deliver, and say what is to be written to statuses.
+
+use super::Leader;
+use crate::bundles::Bundles;
+use crate::declared::{Change, Declared};
+use crate::doubt;
+use crate::lease::Tenure;
+use crate::now_ms;
+use crate::status::{Kind, Outbox, Writer};
+use crate::watches::watch;
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet, block_in_place};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Changes that come close together are planned together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Silence of agents and the end of a grace period are noticed without an event.
+const LOOK: Duration = Duration::from_secs(1);
+/// What the watches see and is not taken in yet; beyond that they wait, and the API server keeps it.
+const CHANGES: usize = 1024;
+/// Planning takes longer the more there is, so there is a rest after it, this many times as long: it takes half of one
+/// processor at most while people change objects, a quarter while agents report, and a twentieth while nothing happens.
+const REST_CHANGED: u32 = 1;
+const REST_REPORTED: u32 = 3;
+const REST_QUIET: u32 = 19;
+
+/// Leads until `stop`; an error is an end that came by itself.
+pub async fn lead(l: Leader, tenure: Tenure, in_use: Option<Timestamp>, stop: CancellationToken) -> Result<()> {
+    let (to, mut changes) = mpsc::channel(CHANGES);
+    let outbox = Arc::new(Outbox::default());
+    let bundles = Arc::new(Bundles::new(l.client.clone()));
+    // They end with this term, whatever ends it: the writer first, which has to be over before another leads.
+    let ours = stop.child_token();
+    let _ends = ours.clone().drop_guard();
+    let mut reading = JoinSet::new();
+    reading.spawn(watch(l.client.clone(), l.options.watched.clone(), in_use, to));
+    let reads = bundles.clone();
+    reading.spawn(async move { reads.run().await });
+    let identity = &l.options.identity;
+    let writer = Writer::new(l.client.clone(), l.health.clone(), identity, tenure.clone(), outbox.clone());
+    let mut writing = tokio::spawn(writer.run(ours.clone()));
+    let mut term = Planner {
+        declared: Declared::new(&l.options.watched),
+        own_roots: vec![l.ca.cert_pem.clone()],
+        since_ms: now_ms(),
+        kept: BTreeSet::new(),
+        tenure,
+        outbox,
+        bundles,
+        l,
+    };
+    let ended = term.run(&mut changes, &mut reading, &mut writing, &stop).await;
+    ours.cancel();
+    if !writing.is_finished() {
+        writing.await?;
+    }
+    ended
+}
+
+struct Planner {
+    l: Leader,
+    declared: Declared,
+    own_roots: Vec<String>,
+    since_ms: u64,
+    /// Kernels that keep what they have, as it was said last.
+    kept: BTreeSet<KernelName>,
+    tenure: Tenure,
+    outbox: Arc<Outbox>,
+    bundles: Arc<Bundles>,
+}
+
+impl Planner {
+    async fn run(
+        &mut self,
+        changes: &mut mpsc::Receiver<Change>,
+        reading: &mut JoinSet<()>,
+        writing: &mut JoinHandle<()>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let registry = self.l.registry.clone();
+        let bundles = self.bundles.clone();
+        let mut tick = tokio::time::interval(LOOK);
+        let (mut ended, mut took) = (Instant::now(), Duration::ZERO);
+        // When to plan next, if there is a reason to.
+        let mut due: Option<Instant> = None;
+        loop {
+            let rest = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                r = reading.join_next() => bail!("a task that reads has ended: {r:?}"),
+                r = &mut *writing => bail!("the writer of statuses has ended: {r:?}"),
+                () = sleep_until(due.unwrap_or(ended)), if due.is_some() => {
+                    due = None;
+                    let began = Instant::now();
+                    if block_in_place(|| self.plan()) {
+                        ended = Instant::now();
+                        took = ended - began;
+                    }
+                    continue;
+                }
+                c = changes.recv() => {
+                    let Some(c) = c else { bail!("the watches have ended") };
+                    self.declared.apply(c);
+                    REST_CHANGED
+                }
+                () = bundles.changed.notified() => REST_CHANGED,
+                () = registry.changed.notified() => REST_REPORTED,
+                _ = tick.tick() => REST_QUIET,
+            };
+            let at = (Instant::now() + GATHER).max(ended + took * rest);
+            due = Some(due.map_or(at, |d| d.min(at)));
+        }
+    }
+
+    /// Plans everything; false if not enough is known for that.
+    fn plan(&mut self) -> bool {
+        self.declared.expire(std::time::Instant::now());
+        if !self.declared.ready() {
+            return false;
+        }
+        let mut objects = self.declared.lend();
+        let read = self.bundles.of(&objects);
+        objects.bundles = read.bundles;
+        let agents = self.l.registry.states();
+        let mut p = plan(&Inputs {
+            trust_domain: &self.l.options.trust_domain,
+            own_roots: &self.own_roots,
+            objects: &objects,
+            agents: &agents,
+            now_ms: now_ms(),
+            since_ms: self.since_ms,
+        });
+        self.keep(&mut p, &objects, &read.waiting, &agents);
+        // Another replica may have given agents newer ones by now.
+        if self.tenure.holds() {
+            self.l.registry.deliver(&p.snapshots);
+        }
+        // The largest part of a plan, and not needed any more.
+        p.snapshots.clear();
+        let is_left = |kind: Kind, name: &str| {
+            read.waiting.contains(namespace_of(name))
+                || match kind {
+                    Kind::Remote => self.declared.remotes.is_orphan(name),
+                    Kind::Sync => self.declared.syncs.is_orphan(name),
+                    Kind::Policy => self.declared.policies.is_orphan(name),
+                }
+        };
+        let waiting = self.outbox.update(&p, &objects, &is_left);
+        self.l.health.set_queue(waiting);
+        self.l.health.count_plan();
+        self.declared.give_back(objects);
+        true
+    }
+
+    /// Takes out the snapshots by which an agent might lose what nobody withdrew: it keeps what it has.
+    fn keep(
+        &mut self,
+        p: &mut Plan,
+        objects: &Objects,
+        waiting: &BTreeSet<String>,
+        agents: &BTreeMap<KernelName, AgentState>,
+    ) {
+        let mut kept = BTreeSet::new();
+        if !waiting.is_empty() {
+            let needs = objects.remotes.iter().filter(|(n, _)| waiting.contains(namespace_of(n)));
+            kept.extend(needs.map(|(n, r)| kernel_of(n, r)));
+        }
+        if self.declared.is_doubtful() {
+            let domain = &self.l.options.trust_domain;
+            let at_risk = p.snapshots.iter().filter(|(k, s)| !doubt::is_safe(domain, k, s, agents.get(*k)));
+            kept.extend(at_risk.map(|(k, _)| k.clone()));
+        }
+        p.snapshots.retain(|k, _| !kept.contains(k));
+        for k in kept.difference(&self.kept) {
+            tracing::warn!(kernel = %k.kernel_id(), "it keeps what it has: not everything that it may depend on is known yet");
+        }
+        for k in self.kept.difference(&kept) {
+            tracing::info!(kernel = %k.kernel_id(), "it gets what is declared now");
+        }
+        self.kept = kept;
+    }
+}
