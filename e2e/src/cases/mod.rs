@@ -23,12 +23,14 @@ mod node_stopped;
 mod older_agent;
 mod operators_gone;
 mod peer_deleted;
+mod people;
 mod pvc_kept;
 mod pvc_wiped;
 mod revoked;
 mod rollout;
 mod soak;
 mod sync;
+mod tutorial;
 mod unreadable_secret;
 mod upgrade;
 
@@ -45,7 +47,10 @@ pub struct Case {
 }
 
 pub const CASES: &[Case] = &[
+    // It begins with clusters in which nothing is installed.
+    tutorial::CASE,
     install::CASE,
+    people::CASE,
     inject::CASE,
     sync::CASE,
     columns::CASE,
