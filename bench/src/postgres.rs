@@ -4,7 +4,8 @@ use crate::measure::{cpu_seconds, free_port, memory_mb};
 use crate::race::{Reader, Runner, Writer};
 use crate::rows::{id, task};
 use anyhow::{Context, Result, bail, ensure};
-use mew_tests::process::{Process, dying_with_us, progress, run};
+use mew_tests::packages::install;
+use mew_tests::process::{Process, dying_with_us, run};
 use postgres::{Client, NoTls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use std::any::Any;
@@ -43,15 +44,7 @@ pub fn programs() -> Result<PathBuf> {
     if let Some(p) = installed() {
         return Ok(p);
     }
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "no PostgreSQL server is here; install one, or name its programs by MEW_POSTGRES_BIN"
-    );
-    progress("installing the system's PostgreSQL (once) …");
-    let mut c = Command::new("apt-get");
-    c.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "--no-install-recommends", "postgresql"]);
-    let out = run(c, "", LIMIT).context("no PostgreSQL server is here, and apt-get cannot install one")?;
-    ensure!(out.status.success(), "PostgreSQL cannot be installed: {}", String::from_utf8_lossy(&out.stderr));
+    install("postgresql", "MEW_POSTGRES_BIN")?;
     installed().context("PostgreSQL was installed, and its programs are not found; name them by MEW_POSTGRES_BIN")
 }
 

@@ -42,7 +42,7 @@ pub struct WebhookArgs {
     #[arg(long, requires = "agent_image")]
     webhook_configuration: Option<String>,
     /// Where the API server calls the webhook
-    #[arg(long, default_value = "0.0.0.0:9444")]
+    #[arg(long, default_value = "[::]:9444")]
     webhook_listen: SocketAddr,
     /// Service by which the API server reaches the webhook
     #[arg(long, default_value = "mew-operator-webhook")]

@@ -121,7 +121,7 @@ struct OperatorArgs {
     #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
     watched: Vec<String>,
     /// Where agents attach
-    #[arg(long, default_value = "0.0.0.0:9443")]
+    #[arg(long, default_value = "[::]:9443")]
     listen: SocketAddr,
     /// Address of /live, /ready and /metrics
     #[arg(long, default_value = "127.0.0.1:9465")]
@@ -155,6 +155,10 @@ struct AgentArgs {
     /// The ontology, a file
     #[arg(long, env = "MEW_ONTOLOGY")]
     ontology: PathBuf,
+    /// A directory of certificates that Remotes name by auth.certificateRef: for each a directory with tls.crt, tls.key and
+    /// perhaps ca.crt, as Secrets are mounted
+    #[arg(long, env = "MEW_CERTIFICATES")]
+    certificates: Option<PathBuf>,
     /// `unix:<path>` of a standalone operator, or `<host>:<port>` of one on Kubernetes
     #[arg(long, env = "MEW_OPERATOR")]
     operator: String,
@@ -174,7 +178,7 @@ struct AgentArgs {
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
     /// Address for peers
-    #[arg(long, env = "MEW_FEDERATION", default_value = "0.0.0.0:9001")]
+    #[arg(long, env = "MEW_FEDERATION", default_value = "[::]:9001")]
     federation: SocketAddr,
     /// Address of /live, /ready and /metrics
     #[arg(long, env = "MEW_HEALTH", default_value = "127.0.0.1:9464")]
@@ -318,6 +322,7 @@ fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
         data: a.data,
         ephemeral: a.ephemeral,
         ontology: a.ontology,
+        certificates: a.certificates,
         operator,
         listen: a.listen,
         hosts: a.hosts,

@@ -75,7 +75,7 @@ pub async fn run(a: RotateArgs) -> Result<()> {
         What::Sign => {
             now.check(Step::Sign)?;
             let next = now.sign(now_ms())?;
-            let findings = before_signing(&asked(&a, store.remotes(&a).await)?, &roots(now), next.signer().root());
+            let findings = before_signing(&asked(&a, store.remotes(&a).await)?, next.signer().root());
             let what = format!("{} must not sign yet", next.signer().root());
             passes(&a, &what, &findings, &store.unfollowed(&a, next.signer().root()).await?)?;
             store.put(&a, &next).await?;
@@ -106,7 +106,7 @@ pub async fn run(a: RotateArgs) -> Result<()> {
             // The old one signs again: by then, peers may have dropped it.
             if now.retiring().is_some() {
                 let root = next.signer().root();
-                let findings = before_signing(&asked(&a, store.remotes(&a).await)?, &roots(now), root);
+                let findings = before_signing(&asked(&a, store.remotes(&a).await)?, root);
                 passes(&a, &format!("{root} must not sign again"), &findings, &[])?;
             }
             store.put(&a, &next).await?;
@@ -232,10 +232,6 @@ fn domain_of(a: &RotateArgs) -> Result<String> {
     Ok(domain)
 }
 
-fn roots(a: &Authorities) -> Vec<&str> {
-    a.all().map(|(_, c)| c.root()).collect()
-}
-
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
@@ -321,7 +317,7 @@ fn status(a: &RotateArgs, now: &Authorities, remotes: &Result<BTreeMap<String, R
     };
     let findings = match (now.published(), now.retiring()) {
         (_, Some(old)) => before_retiring(remotes, old.root()),
-        (new, None) => before_signing(remotes, &roots(now), new.map_or("", Ca::root)),
+        (new, None) => before_signing(remotes, new.map_or("", Ca::root)),
     };
     let rows: Vec<Vec<String>> = findings
         .iter()

@@ -15,7 +15,11 @@ pub mod pod {
     pub const INJECT: &str = "federation.mew.dev/inject";
     pub const STORAGE: &str = "federation.mew.dev/storage";
     pub const ONTOLOGY: &str = "federation.mew.dev/ontology";
+    /// Secrets that Remotes may name by `auth.certificateRef`.
+    pub const CERTIFICATES: &str = "federation.mew.dev/certificates";
     pub const KERNEL_SCOPE: &str = "federation.mew.dev/kernel-scope";
+    /// `spec.ordinals.start` of the StatefulSet, which a pod does not know.
+    pub const ORDINALS_START: &str = "federation.mew.dev/ordinals-start";
     pub const CPU_REQUEST: &str = "federation.mew.dev/cpu-request";
     pub const CPU_LIMIT: &str = "federation.mew.dev/cpu-limit";
     pub const MEMORY_REQUEST: &str = "federation.mew.dev/memory-request";
@@ -28,11 +32,13 @@ pub mod pod {
     pub const ROOTS: &str = "federation.mew.dev/roots";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 15] = [
         INJECT,
         STORAGE,
         ONTOLOGY,
+        CERTIFICATES,
         KERNEL_SCOPE,
+        ORDINALS_START,
         CPU_REQUEST,
         CPU_LIMIT,
         MEMORY_REQUEST,

@@ -81,3 +81,16 @@ pub fn is_object_name(s: &str) -> bool {
         && edge(s.bytes().last())
         && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
+
+/// A name as TLS asks for it: labels of at most 63 letters, digits, `-` and `_`, with dots between them. No address.
+pub fn is_dns_name(s: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| word(b) || b == b'-')
+            && l.bytes().next().is_some_and(word)
+            && l.bytes().last().is_some_and(word)
+    };
+    let digits = |l: &str| l.bytes().all(|b| b.is_ascii_digit());
+    s.len() <= 253 && s.split('.').all(label) && !s.rsplit('.').next().is_some_and(digits)
+}

@@ -55,6 +55,9 @@ pub struct RemoteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_mode: Option<ConnectionMode>,
     pub peer: Peer,
+    /// How this side proves who it is. A certificate that the operator issued if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
     /// What to do when the ontologies do not fit for the synced types. Strict if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<Compatibility>,
@@ -72,16 +75,22 @@ pub struct RemoteSpec {
     pub suspend: Option<bool>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.serverName) || !self.serverName.matches('(^|[.])[0-9]+$')").message("serverName must be a DNS name, not an address"))]
 pub struct Endpoint {
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
-    /// Only what is asked for by SNI, for proxies; never an identity.
+    /// Only what is asked for by SNI, for proxies; never an identity. A DNS name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(
+        length(max = 253),
+        regex(
+            pattern = r"^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?([.][A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*$"
+        )
+    )]
     pub server_name: Option<String>,
 }
 
@@ -112,6 +121,15 @@ pub struct Peer {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub trust_bundle_refs: Vec<TrustBundleRef>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Auth {
+    /// A Secret of type `kubernetes.io/tls` with the kernel's certificate and key, as cert-manager makes them. The pod mounts
+    /// it by the annotation `federation.mew.dev/certificates`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ref: Option<LocalRef>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
@@ -188,8 +206,9 @@ pub enum DeletePermission {
     Deny,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.connect) || duration(self.connect) >= duration('100ms')").message("connect must be at least 100ms"))]
 pub struct Timeouts {
     /// To resolve, connect and shake hands, each. 30s if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +219,8 @@ pub struct Timeouts {
 /// The reconnect schedule. There is no limit to the number of tries.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.initialInterval) || duration(self.initialInterval) >= duration('10ms')").message("initialInterval must be at least 10ms"))]
+#[x_kube(validation = Rule::new("!has(self.maxInterval) || duration(self.maxInterval) >= duration('10ms')").message("maxInterval must be at least 10ms"))]
 #[x_kube(validation = Rule::new("!has(self.initialInterval) || !has(self.maxInterval) || duration(self.initialInterval) <= duration(self.maxInterval)").message("initialInterval must not exceed maxInterval"))]
 pub struct Retry {
     /// 1s if absent.
@@ -217,8 +238,10 @@ pub struct Retry {
 }
 
 /// How a dead connection is noticed.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.interval) || duration(self.interval) >= duration('100ms')").message("interval must be at least 100ms"))]
+#[x_kube(validation = Rule::new("!has(self.timeout) || duration(self.timeout) >= duration('100ms')").message("timeout must be at least 100ms"))]
 pub struct Keepalive {
     /// Between pings. 10s if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,7 +335,7 @@ pub struct Certificates {
     pub not_after: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_not_after: Option<String>,
-    /// The root that this kernel's certificate comes from. Roots are named by the SHA-256 of their certificates.
+    /// The root that this kernel's certificate of its operator comes from. Roots are named by the SHA-256 of their certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
     /// By which the peer has verified this side on the connection that is up, as the peer says.

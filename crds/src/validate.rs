@@ -1,6 +1,6 @@
 //! The rules of each kind by itself, for manifests that no API server has checked. The same as the schemas' and CEL's.
 
-use crate::common::{KernelUri, is_kernel_id, is_object_name, is_trust_domain, is_type_name};
+use crate::common::{KernelUri, is_dns_name, is_kernel_id, is_object_name, is_trust_domain, is_type_name};
 use crate::policy::{FederationPolicySpec, Mode};
 use crate::quantities::duration_ms;
 use crate::remote::RemoteSpec;
@@ -21,6 +21,12 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// Shorter, an attempt at TLS on a busy machine or a ping across an ocean would fail where nothing is wrong, and pings alone
+/// would keep both ends busy.
+const LEAST_WAIT_MS: u64 = 100;
+/// Shorter, tries to reach a peer that is down would keep this side busy.
+const LEAST_RETRY_MS: u64 = 10;
+
 #[derive(Default)]
 struct Check(Vec<FieldError>);
 
@@ -35,6 +41,14 @@ impl Check {
         let ms = d.map(|d| duration_ms(d));
         self.that(ms != Some(None), field, format!("{:?} is not a duration such as 1m30s", d.map_or("", |d| d)));
         ms.flatten()
+    }
+
+    /// A duration that must not be shorter; the rule of the schema calls it by its last name.
+    fn duration_from(&mut self, least_ms: u64, d: Option<&String>, field: &str) -> Option<u64> {
+        let ms = self.duration(d, field);
+        let name = field.rsplit('.').next().unwrap_or(field);
+        self.that(ms.is_none_or(|ms| ms >= least_ms), field, format!("{name} must be at least {least_ms}ms"));
+        ms
     }
 
     fn name(&mut self, n: &str, field: &str) {
@@ -87,8 +101,8 @@ pub fn remote(s: &RemoteSpec) -> Vec<FieldError> {
         let at = format!("spec.endpoints[{i}]");
         c.that(!e.host.is_empty() && e.host.len() <= 253, format!("{at}.host"), "must have 1 to 253 characters");
         c.that((1..=65535).contains(&e.port), format!("{at}.port"), "must be 1 to 65535");
-        let short = e.server_name.as_ref().is_none_or(|n| n.chars().count() <= 253);
-        c.that(short, format!("{at}.serverName"), "must have at most 253 characters");
+        let bad = e.server_name.as_ref().filter(|n| !is_dns_name(n));
+        c.that(bad.is_none(), format!("{at}.serverName"), format!("{:?} is not a DNS name", bad.map_or("", |n| n)));
     }
     c.that(
         is_trust_domain(&s.peer.trust_domain),
@@ -103,23 +117,27 @@ pub fn remote(s: &RemoteSpec) -> Vec<FieldError> {
         let short = r.key.as_ref().is_none_or(|k| k.chars().count() <= 253);
         c.that(short, format!("{at}.key"), "must have at most 253 characters");
     }
+    if let Some(r) = s.auth.as_ref().and_then(|a| a.certificate_ref.as_ref()) {
+        c.name(&r.name, "spec.auth.certificateRef.name");
+    }
     if let Some(p) = &s.permissions {
         c.at_most(p.can_receive.len(), 64, "spec.permissions.canReceive");
         c.at_most(p.can_send.len(), 64, "spec.permissions.canSend");
         c.types(p.can_receive.iter().map(|t| t.ty.as_str()), "spec.permissions.canReceive");
         c.types(p.can_send.iter().map(|t| t.ty.as_str()), "spec.permissions.canSend");
     }
-    c.duration(s.timeouts.as_ref().and_then(|t| t.connect.as_ref()), "spec.timeouts.connect");
+    let connect = s.timeouts.as_ref().and_then(|t| t.connect.as_ref());
+    c.duration_from(LEAST_WAIT_MS, connect, "spec.timeouts.connect");
     if let Some(r) = &s.retry {
-        let initial = c.duration(r.initial_interval.as_ref(), "spec.retry.initialInterval");
-        let max = c.duration(r.max_interval.as_ref(), "spec.retry.maxInterval");
+        let initial = c.duration_from(LEAST_RETRY_MS, r.initial_interval.as_ref(), "spec.retry.initialInterval");
+        let max = c.duration_from(LEAST_RETRY_MS, r.max_interval.as_ref(), "spec.retry.maxInterval");
         let ordered = initial.is_none() || max.is_none() || initial <= max;
         c.that(ordered, "spec.retry", "initialInterval must not exceed maxInterval");
         c.that(r.multiplier.is_none_or(|m| (1..=10).contains(&m)), "spec.retry.multiplier", "must be 1 to 10");
     }
     if let Some(k) = &s.keepalive {
-        c.duration(k.interval.as_ref(), "spec.keepalive.interval");
-        c.duration(k.timeout.as_ref(), "spec.keepalive.timeout");
+        c.duration_from(LEAST_WAIT_MS, k.interval.as_ref(), "spec.keepalive.interval");
+        c.duration_from(LEAST_WAIT_MS, k.timeout.as_ref(), "spec.keepalive.timeout");
         c.that(
             k.failure_threshold.is_none_or(|m| (1..=10).contains(&m)),
             "spec.keepalive.failureThreshold",

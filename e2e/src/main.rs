@@ -13,6 +13,7 @@ mod install;
 mod kernel;
 mod late;
 mod load;
+mod page;
 mod pair;
 mod prepare;
 mod previous;

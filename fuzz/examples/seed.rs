@@ -329,6 +329,7 @@ fn report() -> Report {
             }),
             latency_ms: Some(12),
             inbound: Inbound { total: 2, denied: 1, failed: 0, denials: vec![denial] },
+            certificate_not_after_ms: Some(1_800_000_000_000),
         }],
         syncs: vec![FlowReport {
             name: "shop/tasks".into(),

@@ -4,7 +4,7 @@ use crate::dirs::root;
 use crate::output::output_within;
 use crate::tools::helm;
 use anyhow::{Context, Result, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -47,4 +47,32 @@ pub fn installed(chart: &str, release: &str, namespace: &str, values: &[&Path]) 
 pub fn named<'a>(all: &'a [Value], kind: &str, name: &str) -> Result<&'a Value> {
     let found = all.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
     found.with_context(|| format!("the chart has no {kind} {name}"))
+}
+
+/// Arguments of the operator's Deployment that are another thing outside a pod.
+const OF_A_POD: [&str; 5] = ["operator", "--trust-domain=", "--listen=", "--health=", "--webhook-listen="];
+
+/// The others: a test says itself where its operator listens, and whose it is.
+pub fn operator_args(all: &[Value]) -> Result<Vec<String>> {
+    let pod = &named(all, "Deployment", "mew-operator")?["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().context("the operator has no arguments")?;
+    let args = args.iter().filter_map(Value::as_str).filter(|a| !OF_A_POD.iter().any(|o| a.starts_with(o)));
+    Ok(args.map(str::to_owned).collect())
+}
+
+/// The MutatingWebhookConfiguration, of an operator that answers at this address instead of behind a Service.
+pub fn webhook_at(all: &[Value], address: &str) -> Result<Value> {
+    let found = all.iter().find(|o| o["kind"] == "MutatingWebhookConfiguration");
+    let mut configuration = found.context("the chart has no webhook")?.clone();
+    for w in configuration["webhooks"].as_array_mut().context("it has no webhooks")? {
+        w["clientConfig"] = json!({"url": format!("https://{address}/inject")});
+    }
+    Ok(configuration)
+}
+
+/// What gives the operator its rights.
+pub fn accounts(all: &[Value]) -> Value {
+    let wanted = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+    let items: Vec<&Value> = all.iter().filter(|o| wanted.iter().any(|k| o["kind"] == *k)).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
 }

@@ -158,6 +158,18 @@ pub fn dying_with_us(program: &Path) -> Command {
     c
 }
 
+/// A command as the last arguments of another one, with its variables.
+pub fn behind(mut outer: Command, command: &Command) -> Command {
+    outer.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(v) => outer.env(name, v),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
 /// Runs a command to its end.
 pub fn run(mut command: Command, stdin: &str, limit: Duration) -> Result<Output> {
     let what = format!("{command:?}");

@@ -1,6 +1,7 @@
 //! A disk that a test can fill, under an agent's data: a tmpfs in a mount namespace of the agent's own. It is gone with the
 //! agent, however that and the test end, so there is nothing to unmount.
 
+use crate::process::behind;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -25,14 +26,7 @@ pub fn with_small_disk(command: &Command, dir: &Path) -> Result<Command> {
         c.args(["--user", "--map-root-user"]);
     }
     c.args(["--", "sh", "-c", SCRIPT, "sh", &BYTES.to_string()]).arg(dir);
-    c.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(v) => c.env(name, v),
-            None => c.env_remove(name),
-        };
-    }
-    Ok(c)
+    Ok(behind(c, command))
 }
 
 /// The disk of a process that was started with one.

@@ -1,6 +1,7 @@
 //! A standalone side: an operator on a directory of manifests, and an agent that a test ends and starts as it likes.
 
 use crate::http::{get, post};
+use crate::kstatus::condition;
 use crate::ports::free_port;
 use crate::process::{Process, mew, mew_once};
 use crate::wait::until;
@@ -54,6 +55,46 @@ impl Side {
 
     fn manifests(&self) -> PathBuf {
         self.dir.join("manifests")
+    }
+
+    /// Where a test puts certificates as Secrets are mounted; the agent has the directory if it is there when it starts.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.join("certificates")
+    }
+
+    /// Where the operator keeps its objects: `{remotes, syncs, policies}`, each by `namespace/name`.
+    pub fn objects(&self) -> PathBuf {
+        self.state().join("objects.json")
+    }
+
+    /// Waits until an object (of `remotes`, `syncs` or `policies`) is as it should be; a failure shows its status.
+    pub fn wait(&mut self, kinds: &str, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Result<Value> {
+        let (file, key) = (self.objects(), format!("{}/{name}", self.namespace));
+        let title = format!("{}: {kinds} {name}: {what}", self.kernel);
+        let mut last = Value::Null;
+        let r = until(&title, PATIENCE, || {
+            self.check()?;
+            // Until the operator has written it first.
+            let all: Value = fs::read(&file).ok().map_or(Ok(Value::Null), |b| serde_json::from_slice(&b))?;
+            last = all[kinds][&key].clone();
+            Ok(good(&last).then(|| last.clone()))
+        });
+        r.with_context(|| last["status"].to_string())
+    }
+
+    /// Waits for what Ready says; the message is returned.
+    pub fn shows(&mut self, kinds: &str, name: &str, status: &str, reason: &str) -> Result<String> {
+        let good = |o: &Value| condition(o, "Ready").is_some_and(|c| c["status"] == status && c["reason"] == reason);
+        let o = self.wait(kinds, name, &format!("Ready is {status}, {reason}"), good)?;
+        Ok(condition(&o, "Ready").and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned())
+    }
+
+    /// Ready about the spec as it is.
+    pub fn becomes_ready(&mut self, kinds: &str, name: &str) -> Result<Value> {
+        self.wait(kinds, name, "is ready", |o| {
+            let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
+            condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
+        })
     }
 
     pub fn declare(&self, file: &str, yaml: &str) -> Result<()> {
@@ -124,6 +165,9 @@ impl Side {
             at(self.health),
         ];
         let mut c = mew(args)?;
+        if self.certificates().exists() {
+            c.arg("--certificates").arg(self.certificates());
+        }
         c.env_remove("MEW_FAILPOINT").envs(variables.iter().copied());
         self.agent = Some(Process::start("agent", c, &self.dir)?);
         Ok(())
@@ -184,16 +228,30 @@ impl Side {
 pub fn connect(source: &Side, sink: &Side, types: &[&str], more: &str) -> Result<()> {
     source.give_trust(sink)?;
     sink.give_trust(source)?;
-    for (side, other, mode, permission, operation) in
-        [(source, sink, "Dial", "canReceive", "Export"), (sink, source, "Accept", "canSend", "Import")]
-    {
-        side.declare("remote.yaml", &remote(side, other, mode, permission, types, more))?;
-        side.declare("policy.yaml", &policy(side, other, operation, types))?;
+    for (side, other, way) in [(source, sink, Way::Out), (sink, source, Way::In)] {
+        declare_remote(side, other, way, types, more)?;
+        side.declare(&format!("policy-{}.yaml", other.kernel), &policy(side, other, way, types))?;
     }
     Ok(())
 }
 
-fn remote(side: &Side, other: &Side, mode: &str, permission: &str, types: &[&str], more: &str) -> String {
+/// Which way data goes; the source dials.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Out,
+    In,
+}
+
+/// One side's Remote for the other one, or another version of it; it is called as the other side's kernel.
+pub fn declare_remote(side: &Side, other: &Side, way: Way, types: &[&str], more: &str) -> Result<()> {
+    side.declare(&format!("remote-{}.yaml", other.kernel), &remote(side, other, way, types, more))
+}
+
+fn remote(side: &Side, other: &Side, way: Way, types: &[&str], more: &str) -> String {
+    let (mode, permission) = match way {
+        Way::Out => ("Dial", "canReceive"),
+        Way::In => ("Accept", "canSend"),
+    };
     let types: Vec<String> = types.iter().map(|t| format!("{{type: {t}}}")).collect();
     format!(
         "apiVersion: federation.mew.dev/v1alpha1
@@ -219,11 +277,12 @@ spec:
     )
 }
 
-fn policy(side: &Side, other: &Side, operation: &str, types: &[&str]) -> String {
+fn policy(side: &Side, other: &Side, way: Way, types: &[&str]) -> String {
+    let operation = if way == Way::Out { "Export" } else { "Import" };
     format!(
         "apiVersion: federation.mew.dev/v1alpha1
 kind: FederationPolicy
-metadata: {{name: tasks, namespace: {namespace}}}
+metadata: {{name: tasks-{kernel}, namespace: {namespace}}}
 spec:
   remoteSelector: {{}}
   mode: ExplicitBridging

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use mew_tests::apiserver::ApiServer;
 use mew_tests::cluster::install_crds;
 use mew_tests::dirs::root;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,90 @@ fn examples_come_back_as_they_are_and_applying_them_again_changes_nothing() -> R
         let at = |how: &str| format!("{} with kubectl apply{how}", f.display());
         objects += again(&api, f, &[]).with_context(|| at(""))?;
         again(&api, f, &["--server-side"]).with_context(|| at(" --server-side"))?;
+        by_two_managers(&api, f).with_context(|| at(" by two managers"))?;
     }
     ensure!(files.len() >= 5 && objects >= 7, "only {objects} objects in {} files", files.len());
+    two_managers_share_lists(&api, &namespaces[0])
+}
+
+fn apply_as(api: &ApiServer, manager: &str, manifest: &str) -> Result<String> {
+    let args = ["apply", "--server-side", "--validate=strict", "--field-manager", manager, "-f", "-"];
+    api.kubectl_with(&args, manifest)
+}
+
+/// Both hold every field, neither is in the other's way, and nothing changes by applying it in turn.
+fn by_two_managers(api: &ApiServer, path: &Path) -> Result<()> {
+    let (file, text) = (path.display().to_string(), fs::read_to_string(path)?);
+    let versions = || -> Result<Vec<Value>> {
+        Ok(found(api, &file)?.values().map(|o| o["metadata"]["resourceVersion"].clone()).collect())
+    };
+    for manager in ["platform", "security", "platform"] {
+        apply_as(api, manager, &text)?;
+    }
+    let before = versions()?;
+    for manager in ["platform", "security"] {
+        apply_as(api, manager, &text)?;
+    }
+    ensure!(versions()? == before, "applying it in turn changes it");
+    api.kubectl(&["delete", "-f", &file, "--timeout=30s"]).map(drop)
+}
+
+/// Of the lists that are merged by a key each has its own entries; what both would say differently conflicts, by name.
+fn two_managers_share_lists(api: &ApiServer, namespace: &str) -> Result<()> {
+    let object = |kind: &str, spec: Value| {
+        let (version, metadata) = ("federation.mew.dev/v1alpha1", json!({"name": "shared", "namespace": namespace}));
+        json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}).to_string()
+    };
+    let rule = |name: &str, action: &str| json!({"name": name, "action": action, "operations": ["Export"], "types": ["State"]});
+    let bundle = |name: &str| json!({"kind": "ConfigMap", "name": name});
+    // Kind, what the platform says, what security adds, and where its additions are.
+    let cases = [
+        (
+            "FederationPolicy",
+            json!({
+                "remoteSelector": {}, "mode": "ExplicitBridging", "allowedKernels": [{"trustDomain": "west.example"}],
+                "rules": [rule("ours", "Allow")],
+            }),
+            json!({"allowedKernels": [{"trustDomain": "north.example"}], "rules": [rule("never", "Deny")]}),
+            ["/spec/allowedKernels", "/spec/rules"],
+        ),
+        (
+            "Remote",
+            json!({
+                "kernelRef": {"name": "us-east"}, "uri": "mew://127.0.0.1:9101/flights.us-west",
+                "peer": {"trustDomain": "west.example", "trustBundleRefs": [bundle("old-roots")]},
+                "permissions": {"canReceive": [{"type": "State"}]},
+            }),
+            json!({
+                "peer": {"trustBundleRefs": [bundle("new-roots")]},
+                "permissions": {"canReceive": [{"type": "Airport"}]},
+            }),
+            ["/spec/peer/trustBundleRefs", "/spec/permissions/canReceive"],
+        ),
+    ];
+    for (kind, platform, security, lists) in cases {
+        let (platform, security) = (object(kind, platform), object(kind, security));
+        let entries = || -> Result<Vec<usize>> {
+            let o = api.get_json(kind, namespace, "shared")?;
+            Ok(lists.iter().map(|l| o.pointer(l).and_then(Value::as_array).map_or(0, Vec::len)).collect())
+        };
+        for (manager, manifest) in [("platform", &platform), ("security", &security)] {
+            apply_as(api, manager, manifest)?;
+        }
+        ensure!(entries()? == [2, 2], "{kind}: {:?} entries, not one of each", entries()?);
+        let version =
+            || -> Result<Value> { Ok(api.get_json(kind, namespace, "shared")?["metadata"]["resourceVersion"].take()) };
+        let before = version()?;
+        for (manager, manifest) in [("platform", &platform), ("security", &security)] {
+            apply_as(api, manager, manifest)?;
+        }
+        ensure!(version()? == before, "{kind}: applying it in turn changes it");
+        apply_as(api, "security", &object(kind, json!({})))?;
+        ensure!(entries()? == [1, 1], "{kind}: more than security's entries went, or less");
+    }
+    let other = object("FederationPolicy", json!({"mode": "PermissiveBridging"}));
+    let e = apply_as(api, "security", &other).err().context("what the platform says was overwritten")?;
+    let said = format!("{e:#}");
+    ensure!(said.contains("conflict with \"platform\"") && said.contains(".spec.mode"), "{said}");
     Ok(())
 }

@@ -266,6 +266,7 @@ fn remote_item() -> RemoteItem {
         dial: true,
         accept: false,
         roots: vec!["-----BEGIN CERTIFICATE-----".into()],
+        certificate: Some("peers".into()),
         connect_timeout_ms: 30_000,
         retry: Retry { initial_ms: 1_000, max_ms: 60_000, multiplier: 2, jitter_percent: 10 },
         keepalive: Keepalive { interval_ms: 10_000, timeout_ms: 20_000, failure_threshold: 3 },
@@ -317,6 +318,7 @@ fn report() -> Report {
             }),
             latency_ms: Some(12),
             inbound: Inbound { total: 2, denied: 1, failed: 0, denials: vec![denial] },
+            certificate_not_after_ms: Some(1_800_000_000_000),
         }],
         syncs: vec![FlowReport {
             name: "shop/tasks".into(),

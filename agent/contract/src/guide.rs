@@ -87,12 +87,12 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "Make the sink's ontology at least as wide: same types and kinds, no narrower range or enum, nothing required or unique that is not so at the source.",
         ),
         Conflicted => (
-            "An older object already claims the same: the same peer, the same trust domain with other roots, or the same flow.",
-            "Delete one of the two.",
+            "An older object already claims the same: the same peer, the same trust domain with other roots, the same flow; or it accepts connections with another certificate, and a kernel shows one to all who come.",
+            "Delete one of the two, or make them agree.",
         ),
         IdentityMismatch => (
-            "A kernel with another identity answers at the address. Its certificate is genuine for what it is, but it is not the kernel that the Remote names.",
-            "Check `uri` (the kernel_id at its end), `peer.trustDomain` and the address.",
+            "A kernel with another identity answers at the address: its certificate is genuine for what it is, but it is not the kernel that the Remote names. Or the certificate in the Secret of `auth.certificateRef` is for another kernel than this one. The message names both identities.",
+            "Of a peer: check `uri` (the kernel_id at its end), `peer.trustDomain`, the address and `serverName`, which a proxy may route by. Of a Secret: its issuer must give `spiffe://<trust domain>/kernel/<kernel_id>` as the only URI name.",
         ),
         KernelClaimed => (
             "Another agent with another data directory already holds this kernel.",
@@ -116,11 +116,11 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
         ),
         CertificateExpired => (
             "A certificate is past its end, or not valid yet because of a clock.",
-            "Look at the log of the agent whose certificate it is: it renews by itself while its operator is reachable and signs, so an expired one has been cut off for two thirds of the certificate's life (two days of three, unless `--certificate-lifetime` says otherwise). Check the clocks of both hosts.",
+            "Look at the log of the agent whose certificate it is: it renews by itself while its operator is reachable and signs, so an expired one has been cut off for two thirds of the certificate's life (two days of three, unless `--certificate-lifetime` says otherwise). One of a Secret (`auth.certificateRef`) is renewed by its issuer: look at the Secret and at what fills it. Check the clocks of both hosts.",
         ),
         CertificatePending => (
-            "The agent has no certificate yet.",
-            "Check that it reaches its operator; the agent's log says why signing fails.",
+            "The agent has no certificate that it could show: its operator has not signed one yet, or the Secret of `auth.certificateRef` is not there, is not mounted, or cannot be used. The message says which.",
+            "Of the operator's certificate: check that the agent reaches its operator; the agent's log says why signing fails. Of a Secret: name it in the pod's annotation `federation.mew.dev/certificates`, and look at what fills it, such as cert-manager's Certificate.",
         ),
         ProtocolMismatch => ("The two agents speak no common version of the protocol.", "Update the older one."),
         SourceReset => (

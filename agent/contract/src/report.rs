@@ -27,13 +27,15 @@ pub struct Report {
 pub struct RemoteReport {
     pub name: String,
     pub state: LinkState,
-    /// Why it is not connected, if something is wrong.
+    /// Why it is not connected, if something is wrong. While it is connected, what will go wrong if nobody mends it.
     pub problem: Option<Problem>,
     /// Address of the peer as it was reached or as it came.
     pub endpoint: Option<String>,
     pub peer: Option<PeerInfo>,
     pub latency_ms: Option<u64>,
     pub inbound: Inbound,
+    /// End of the certificate that the Remote names, milliseconds since 1970; `None` if it names none, or there is none yet.
+    pub certificate_not_after_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -68,6 +68,10 @@ pub struct RemoteItem {
     pub accept: bool,
     /// PEM certificates that may sign for the peer's trust domain.
     pub roots: Vec<String>,
+    /// Secret of the certificate that this side shows; the operator's own if absent. Not sent where it is not used, so that an
+    /// agent which does not know it refuses only what needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     pub connect_timeout_ms: u64,
     pub retry: Retry,
     pub keepalive: Keepalive,

@@ -16,6 +16,7 @@ fn remote(name: &str) -> RemoteItem {
         dial: true,
         accept: false,
         roots: vec!["-----BEGIN CERTIFICATE-----".into()],
+        certificate: Some("peers".into()),
         connect_timeout_ms: 30_000,
         retry: Retry { initial_ms: 1_000, max_ms: 60_000, multiplier: 2, jitter_percent: 10 },
         keepalive: Keepalive { interval_ms: 10_000, timeout_ms: 20_000, failure_threshold: 3 },
@@ -112,6 +113,16 @@ fn an_unknown_field_of_a_sync_refuses_that_sync() {
     for place in ["", "/blocked"] {
         refused("Sync", with(&item, &format!("{place}/quota"), json!(7)), "quota");
     }
+}
+
+/// An agent that does not know the field refuses what needs it, and nothing else.
+#[test]
+fn a_certificate_is_only_written_where_it_is_named() {
+    let item = RemoteItem { certificate: None, ..remote("shop/eu") };
+    assert_eq!(encoded(&remote("shop/eu"))["certificate"], "peers");
+    assert!(encoded(&item).get("certificate").is_none());
+    let (remotes, _, rejected) = snapshot(vec![encoded(&item)], vec![]).items();
+    assert!(remotes == [item] && rejected.is_empty(), "{rejected:?}");
 }
 
 /// An unknown field denies even if it says nothing: what a newer operator means by null, an older agent cannot know.

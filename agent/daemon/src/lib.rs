@@ -9,6 +9,7 @@ mod ending;
 mod failpoints;
 mod health;
 mod metrics;
+mod mounted;
 pub mod offline;
 mod older;
 mod ontology;
@@ -53,6 +54,8 @@ pub struct AgentOptions {
     /// The data ends with this agent: another one of the kernel begins with nothing, once this one is gone.
     pub ephemeral: bool,
     pub ontology: PathBuf,
+    /// A directory of certificates that Remotes name by `auth.certificateRef`.
+    pub certificates: Option<PathBuf>,
     pub operator: OperatorAddress,
     /// For applications; loopback.
     pub listen: SocketAddr,
@@ -116,6 +119,12 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     health.set_kernel(kernel.clone(), hub.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(dir) = options.certificates.clone() {
+        let mut mounted = mounted::Mounted::new(dir, &identity);
+        // Before the first Remote asks for one.
+        mounted.look(&hub);
+        tasks.spawn(mounted.follow(hub.clone(), end.clone()));
+    }
     let gate = Gate::default();
     let api = serve_api(
         Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts: options.hosts.clone().into() },

@@ -1,12 +1,10 @@
 //! Ports that are taken at the start and served later.
 
 use anyhow::{Context, Result, bail};
+use mew_tls::BACKLOG;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket};
-
-/// Connections that wait to be accepted, as the standard library has it.
-const BACKLOG: u32 = 1024;
 
 /// A port of this process that refuses connections until it is listened to.
 pub struct Port {
@@ -18,17 +16,7 @@ pub struct Port {
 impl Port {
     /// `what` is for people, if another process has it.
     pub fn take(at: SocketAddr, what: &'static str) -> Result<Self> {
-        let bind = || -> io::Result<TcpSocket> {
-            let socket = match at {
-                SocketAddr::V4(_) => TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => TcpSocket::new_v6()?,
-            };
-            // Connections of the process before this one may not be quite over.
-            socket.set_reuseaddr(true)?;
-            socket.bind(at)?;
-            Ok(socket)
-        };
-        Ok(Port { socket: bind().or_else(|e| explained(e, at, what))?, at, what })
+        Ok(Port { socket: mew_tls::bind(at).or_else(|e| explained(e, at, what))?, at, what })
     }
 
     pub fn listen(self) -> Result<TcpListener> {

@@ -7,6 +7,8 @@ use mew_sync::Connected;
 use mew_tls::{Failure, Material, SpiffeId, Trust, client_config, connect, failure_of};
 use mew_wire as wire;
 use std::error::Error as StdError;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -31,11 +33,9 @@ pub struct Opened {
     pub sender: Outbox,
 }
 
-/// Tries the endpoints in order; the problem of the last one if all fail.
-pub async fn dial(r: &RemoteItem, own: Option<Material>, conn: u64) -> Result<Opened, Problem> {
-    let Some(own) = own else {
-        return Err(Problem::new(Reason::CertificatePending, "this agent has no certificate yet"));
-    };
+/// Tries the endpoints in order; the problem of the last one if all fail. `own` may be why there is nothing to show.
+pub async fn dial(r: &RemoteItem, own: Result<Material, Problem>, conn: u64) -> Result<Opened, Problem> {
+    let own = own?;
     let mut last = Problem::new(Reason::Unreachable, "the Remote has no endpoint");
     for e in &r.endpoints {
         match one(r, e, &own, conn).await {
@@ -73,7 +73,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
         .map_err(|_| {
             Problem::new(Reason::Unreachable, format!("{at}: TLS was not answered within {} s", timeout.as_secs_f32()))
         })?
-        .map_err(|err| tls_problem(&at, &err))?;
+        .map_err(|err| handshake_problem(&at, &name, &err))?;
 
     let (sender, rx) = outbox();
     let session = async {
@@ -88,7 +88,7 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
             .keep_alive_while_idle(true)
             .connect_with_connector(tower::service_fn(move |_: Uri| {
                 let io = io.lock().unwrap_or_else(PoisonError::into_inner).take();
-                async move { io.ok_or_else(|| std::io::Error::other("the connection is used up")) }
+                async move { io.ok_or_else(|| io::Error::other("the connection is used up")) }
             }))
             .await
             .map_err(|err| tls_problem(&at, &err))?;
@@ -109,6 +109,25 @@ async fn one(r: &RemoteItem, e: &Endpoint, own: &Material, conn: u64) -> Result<
         root: trust.root_of(&peer),
     };
     Ok(Opened { connected, frames, sender })
+}
+
+/// The connection may end before anybody has said who it is: what is asked for by name is then the first thing to look at.
+fn handshake_problem(at: &str, server_name: &str, e: &io::Error) -> Problem {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let closed = matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
+    if !closed || failure_of(e).is_some() {
+        return tls_problem(at, e);
+    }
+    let asked = match server_name.parse::<IpAddr>() {
+        Ok(_) => "it was asked for no server name, as the host is an address".to_owned(),
+        Err(_) => format!("it was asked for the server name {server_name}"),
+    };
+    let why = "a proxy that routes by server name does this if it does not know the name or reaches nobody behind it, and an \
+               agent without a certificate";
+    Problem::new(
+        Reason::Unreachable,
+        format!("{at}: the connection was closed during the TLS handshake; {asked}. {why}"),
+    )
 }
 
 fn tls_problem(at: &str, e: &(dyn StdError + 'static)) -> Problem {
@@ -152,4 +171,23 @@ fn other(at: &str, e: &(dyn StdError + 'static)) -> Problem {
         return Problem::new(reason, format!("{at}: the peer refuses this kernel's certificate ({why}); {todo}"));
     }
     Problem::new(Reason::Unreachable, format!("{at}: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(server_name: &str, kind: io::ErrorKind) -> String {
+        let p = handshake_problem("gate.example.com:9001", server_name, &io::Error::from(kind));
+        assert_eq!(p.reason, Reason::Unreachable);
+        p.message
+    }
+
+    #[test]
+    fn a_connection_that_is_closed_early_names_what_was_asked_for() {
+        let m = said("us-west.example.com", io::ErrorKind::UnexpectedEof);
+        assert!(m.starts_with("gate.example.com:9001: ") && m.contains("the server name us-west.example.com"), "{m}");
+        assert!(said("2001:db8::7", io::ErrorKind::ConnectionReset).contains("no server name"));
+        assert!(!said("us-west.example.com", io::ErrorKind::PermissionDenied).contains("server name"));
+    }
 }

@@ -5,6 +5,7 @@ mod runner;
 
 pub(crate) use runner::Said;
 
+use crate::certificates::{Certificates, NamedCertificate};
 use crate::held;
 use crate::outbox::{Outgoing, outbox};
 use crate::records::{self, Voices};
@@ -77,8 +78,8 @@ pub struct Hub {
 }
 
 struct Shared {
-    own: Mutex<Option<Material>>,
-    /// Which root of the own trust domain that is of.
+    certificates: Mutex<Certificates>,
+    /// Which root of the own trust domain this agent's own certificate is of.
     own_root: Mutex<Option<String>>,
     next_conn: AtomicU64,
     started: Instant,
@@ -147,7 +148,7 @@ impl Hub {
             observer: config.observer,
             runtime: Handle::current(),
             shared: Arc::new(Shared {
-                own: Mutex::default(),
+                certificates: Mutex::default(),
                 own_root: Mutex::default(),
                 next_conn: AtomicU64::new(1),
                 started: Instant::now(),
@@ -188,8 +189,8 @@ impl Hub {
 
     /// This agent's certificate and key; connections that are up stay up.
     pub fn set_material(&self, m: Material) {
-        *lock(&self.shared.own) = Some(m);
-        self.rebuild_server();
+        lock(&self.shared.certificates).set_own(m);
+        self.rebuild_server(&lock(&self.links));
         self.wake_all();
     }
 
@@ -202,11 +203,26 @@ impl Hub {
         }
     }
 
-    fn rebuild_server(&self) {
-        // Held to the end: of two that rebuild at once, the later one has the newer links and certificate.
+    /// All certificates that Remotes may name in place of this agent's own. Where one is another than before, a new
+    /// connection takes the place of the one that is up.
+    pub fn set_certificates(&self, named: BTreeMap<String, NamedCertificate>) {
+        let changed = lock(&self.shared.certificates).set_named(named);
+        if changed.is_empty() {
+            return;
+        }
         let links = lock(&self.links);
-        let Some(own) = lock(&self.shared.own).clone() else { return };
-        match server_config(&own, Some(trust(&links))) {
+        self.rebuild_server(&links);
+        for l in links.values().filter(|l| l.config.certificate.as_ref().is_some_and(|c| changed.contains(c))) {
+            let _ = l.events.send(Message::Event(Event::Renewed, None));
+        }
+    }
+
+    /// Of two that rebuild at once, the later one has the newer links and certificates, as both hold the links.
+    fn rebuild_server(&self, links: &BTreeMap<String, LinkHandle>) {
+        // It is shown before anybody knows who comes, so all Remotes that accept name the same one.
+        let name = links.values().find(|l| l.accepts()).and_then(|l| l.config.certificate.as_deref());
+        let Some(own) = lock(&self.shared.certificates).to_accept(name) else { return self.server.store(None) };
+        match server_config(&own, Some(trust(links))) {
             Ok(c) => self.server.store(Some(c)),
             Err(e) => tracing::error!(error = %e, "this agent's certificate cannot be used"),
         }
@@ -229,17 +245,22 @@ impl Hub {
                 }
                 keep
             });
+            for r in &remotes {
+                let l = links.entry(r.name.clone()).or_insert_with(|| self.start(r));
+                l.config = r.clone();
+                l.epoch += 1;
+            }
+            // Before a link asks its peer to come anew because of another certificate.
+            self.rebuild_server(&links);
             let own_root = lock(&self.shared.own_root).clone();
             for r in remotes {
                 let mine: Vec<SyncItem> = syncs.iter().filter(|s| s.remote == r.name).cloned().collect();
-                let l = links.entry(r.name.clone()).or_insert_with(|| self.start(&r));
-                l.config = r.clone();
-                l.epoch += 1;
-                let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
-                let _ = l.events.send(Message::Event(Event::OwnRoot(own_root.clone()), None));
+                if let Some(l) = links.get(&r.name) {
+                    let _ = l.events.send(Message::Configure(l.epoch, Box::new(r), mine, done.clone()));
+                    let _ = l.events.send(Message::Event(Event::OwnRoot(own_root.clone()), None));
+                }
             }
         }
-        self.rebuild_server();
         drop(done);
         // Ends with an error once every link has dropped its end.
         while settled.recv_timeout(SETTLE).is_ok() {}
@@ -257,9 +278,14 @@ impl Hub {
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
         let (mut remotes, mut flows) = (Vec::new(), Vec::new());
+        let now_ms = self.wall_ms();
         for l in lock(&self.links).values() {
             if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.is_fresh()) {
-                remotes.push(s.remote.clone());
+                let mut remote = s.remote.clone();
+                if let Some(name) = &l.config.certificate {
+                    lock(&self.shared.certificates).complete(name, now_ms, &mut remote);
+                }
+                remotes.push(remote);
                 flows.extend(s.flows.iter().cloned());
             }
         }

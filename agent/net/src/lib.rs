@@ -4,6 +4,7 @@
 pub mod api;
 pub mod archive;
 mod backup;
+mod certificates;
 mod dial;
 mod gate;
 mod held;
@@ -15,6 +16,7 @@ mod records;
 mod standby;
 mod traffic;
 
+pub use certificates::NamedCertificate;
 pub use gate::Gate;
 pub use hub::{Counters, Hub, HubConfig, Observer, Passing};
 pub use peers::{PeerServer, serve_federation};

@@ -105,6 +105,7 @@ fn remote(name: &str, blocked: Option<Problem>) -> RemoteItem {
         dial: false,
         accept: true,
         roots: Vec::new(),
+        certificate: None,
         connect_timeout_ms: 1_000,
         retry: Retry { initial_ms: 1_000, max_ms: 1_000, multiplier: 1, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 1_000, timeout_ms: 1_000, failure_threshold: 3 },

@@ -70,6 +70,7 @@ fn remote(roots: &[&Authority]) -> RemoteItem {
         dial: false,
         accept: true,
         roots: roots.iter().map(|ca| ca.cert_pem.clone()).collect(),
+        certificate: None,
         connect_timeout_ms: 30_000,
         retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 20_000, timeout_ms: 50_000, failure_threshold: 3 },

@@ -12,13 +12,13 @@ mod report;
 use crate::backoff::wait_ms;
 use crate::rules::Rules;
 use flows::Flow;
-use mew_contract::report::{Denial, Inbound};
+use mew_contract::report::Denial;
 use mew_contract::{PeerInfo, Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::Kernel;
 use mew_model::KernelKey;
 use mew_wire as wire;
 use own::Own;
-use renewal::Handover;
+use renewal::{Handover, renewal};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use wire::frame::Body;
@@ -31,11 +31,6 @@ const STOPPING: &str = "Stopping";
 const MAX_DENIALS: usize = 16;
 /// Flows that a peer may have open at once.
 const MAX_PEER_FLOWS: usize = 256;
-
-/// When to dial anew: after nine tenths of what is left, and not more often than once a second.
-fn renew_at(now_ms: u64, end_ms: u64) -> u64 {
-    now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
-}
 
 /// Numbers a connection; the caller chooses, ascending.
 pub type ConnId = u64;
@@ -61,8 +56,10 @@ pub enum Event {
     Wake,
     /// These entities changed in the kernel: what they blocked may be applied now.
     Changed(Arc<Vec<String>>),
-    /// Which root this side's certificate comes from, if it is known.
+    /// Which root the certificate of this side's operator comes from, if it is known.
     OwnRoot(Option<String>),
+    /// This side shows another certificate to this peer from now on.
+    Renewed,
     /// This process ends: the peer is told, and no connection is made or taken any more.
     Goodbye,
 }
@@ -216,12 +213,8 @@ impl Link {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, random, c, kernel, &mut out),
             Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
-            // Of a dial that was given up when the configuration changed, or that was to replace what is up.
-            Event::ConnectFailed(_) => {
-                if let State::Up(s) = &mut self.state {
-                    s.replacing = false;
-                }
-            }
+            // Of one that should take the place of what is up, or of a dial that was given up when the configuration changed.
+            Event::ConnectFailed(_) => self.redial_failed(now),
             Event::Closed(conn, p) if self.is_current(conn) => self.closed(now, random, p, kernel),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
@@ -233,6 +226,7 @@ impl Link {
             }
             Event::Changed(ids) => self.retry_held(now, kernel, Some(ids.to_vec()), &mut out),
             Event::OwnRoot(root) => self.own_root = root,
+            Event::Renewed => self.renew(&mut out),
             Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
@@ -275,6 +269,7 @@ impl Link {
             Some(root) => other_roots && !self.accepted.contains(root),
             None => !certificates(&self.config.roots).is_subset(&certificates(&r.roots)),
         };
+        let other_certificate = r.certificate != self.config.certificate;
         self.forget_changed(&syncs);
         self.config = r;
         self.rules = rules;
@@ -292,6 +287,8 @@ impl Link {
             }
             self.drop_flows();
             (self.state, self.attempt, self.handover) = (State::Idle, 0, None);
+        } else if other_certificate {
+            self.renew(out);
         }
         if other_roots {
             self.tell_roots(out);
@@ -391,7 +388,7 @@ impl Link {
             State::Up(s) if s.renew_at.is_some_and(|t| t <= now.wall_ms) => {
                 // Certificates are renewed long before: the peer has another one by now. The new connection takes the
                 // place of this one once it is up.
-                s.renew_at = s.conn.certificate_not_after_ms.map(|end| renew_at(now.wall_ms, end));
+                s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
                 s.replace(out);
             }
             State::Up(s) if another_root => s.replaced_for_another_root(now, out),
@@ -456,20 +453,6 @@ impl Link {
             }
             Body::Roots(r) => self.heard_roots(r),
             body => self.flow_frame(now, random, body, kernel, out),
-        }
-    }
-
-    fn inbound(&self) -> Inbound {
-        let open = match &self.state {
-            State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
-            _ => 0,
-        };
-        let denied = self.inbound_denied.len() as u64;
-        Inbound {
-            total: open + denied,
-            denied,
-            failed: self.inbound_failed,
-            denials: self.denials.iter().cloned().collect(),
         }
     }
 }

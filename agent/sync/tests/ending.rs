@@ -1,7 +1,7 @@
 //! What a link says before its agent ends: what its peer has not confirmed, and goodbye.
 
 use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
-use mew_contract::{Reason, RemoteItem, SyncItem, TypeRules};
+use mew_contract::{Problem, Reason, RemoteItem, SyncItem, TypeRules};
 use mew_kernel::{Kernel, Params};
 use mew_lang::parse_ontology;
 use mew_store::{MemDisk, Options, Store};
@@ -30,6 +30,7 @@ fn remote(dial: bool) -> RemoteItem {
         dial,
         accept: true,
         roots: Vec::new(),
+        certificate: None,
         connect_timeout_ms: 3_000,
         retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 20_000, timeout_ms: 50_000, failure_threshold: 2 },
@@ -101,11 +102,15 @@ impl Side {
     }
 
     fn connected(&mut self) -> Vec<Body> {
+        self.comes(false)
+    }
+
+    fn comes(&mut self, dialled: bool) -> Vec<Body> {
         self.conn += 1;
         let endpoint = "192.0.2.1:50000".to_owned();
         self.handle(Event::Connected(Connected {
             conn: self.conn,
-            dialled: false,
+            dialled,
             endpoint,
             certificate_not_after_ms: None,
             root: None,
@@ -196,6 +201,22 @@ fn what_a_peer_that_is_gone_has_is_remembered() {
     for word in ["here/tasks", "here/there", &format!("up to {head}"), "of 1 changes", "broke"] {
         assert!(text.contains(word), "{word:?} is not in {text:?}");
     }
+}
+
+/// The peer closes the old connection when the new one is up at its end.
+#[test]
+fn a_peer_whose_next_connection_is_on_its_way_is_waited_for() {
+    let mut s = Side::new(true, vec![push()]);
+    s.write(TASK);
+    assert_eq!(s.one(), (false, None), "it has never been there");
+    s.comes(true);
+    s.greeted();
+    s.handle(Event::Renewed);
+    assert_eq!(s.dials, 2);
+    s.handle(Event::Closed(s.conn, None));
+    assert_eq!(s.one(), (true, None), "it comes anew");
+    s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "no answer")));
+    assert_eq!(s.one(), (false, None), "it does not");
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn remote() -> RemoteItem {
         dial: false,
         accept: true,
         roots: Vec::new(),
+        certificate: None,
         connect_timeout_ms: 3_000,
         retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 2_000, timeout_ms: 5_000, failure_threshold: 2 },
@@ -313,6 +314,26 @@ fn position(k: &Kernel, name: &str) -> Option<u64> {
     let key = records::sink_key(&records::flow_key(THERE, THERE, name));
     let state = k.view().fact(&key).expect("a disk in memory");
     records::read::<wire::SinkState>(state).and_then(|s| s.position).map(|p| p.seq)
+}
+
+// ---------------------------------------------------------------- this side's certificate
+
+/// The peer is asked to come anew; until it has, the connection with the old certificate goes on.
+#[test]
+fn another_certificate_asks_for_another_connection() {
+    let mut s = Side::with_own_flow();
+    assert!(s.handle(Event::Renewed).is_nothing(), "nobody is there to be asked");
+    s.greet();
+    s.open(open(1, TASKS));
+    let asks = |d: &Did| !d.closed && matches!(d.frames.as_slice(), [Body::Renew(_)]);
+    let did = s.handle(Event::Renewed);
+    assert!(asks(&did), "{did:?}");
+    let other = RemoteItem { certificate: Some("peers".into()), ..remote() };
+    let did = s.handle(Event::Configure(Box::new(other.clone()), vec![own_push()]));
+    assert!(asks(&did), "{did:?}");
+    let did = s.handle(Event::Configure(Box::new(other), vec![own_push()]));
+    assert!(did.is_nothing(), "the same certificate asks for nothing: {did:?}");
+    s.takes(1, 0, 1);
 }
 
 // ---------------------------------------------------------------- the handshake

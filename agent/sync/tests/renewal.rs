@@ -31,6 +31,7 @@ fn remote(dial: bool, roots: &[&str]) -> RemoteItem {
         dial,
         accept: !dial,
         roots: roots.iter().map(|r| (*r).to_owned()).collect(),
+        certificate: None,
         connect_timeout_ms: 3_000,
         retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 60_000, timeout_ms: 120_000, failure_threshold: 2 },
@@ -267,6 +268,38 @@ fn a_certificate_of_another_root_is_shown_once_the_peer_accepts_it() {
     }
 }
 
+/// The root of the operator's certificate is not that of one of another issuer, and never will be.
+#[test]
+fn another_issuers_certificate_is_not_replaced_for_the_sake_of_the_operators_root() {
+    for dials in [true, false] {
+        let asks = |d: &Did| (d.dials, d.renews()) == (usize::from(dials), !dials);
+        let mut s = Side::live(dials);
+        let named = RemoteItem { certificate: Some("peers".into()), ..remote(dials, &[OLD]) };
+        assert!(asks(&s.handle(Event::Configure(Box::new(named), vec![own_push()]))), "dials: {dials}");
+        s.connect(OLD);
+        s.greet();
+        s.handle(Event::OwnRoot(Some(NEW.to_owned())));
+        s.says(&[OLD, NEW], "CC:03");
+        s.mono_ms += REPLACE_EVERY_MS;
+        let did = s.wake();
+        assert!(did.dials == 0 && !did.renews(), "dials: {dials}, {did:?}");
+        assert!(asks(&s.configure(&[OLD])), "the operator's is shown again, dials: {dials}");
+    }
+}
+
+/// One that is on its way may show the certificate of before.
+#[test]
+fn another_certificate_is_shown_by_a_connection_that_is_begun_after_it() {
+    let mut s = Side::live(true);
+    assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 1);
+    assert_eq!(s.handle(Event::Renewed).dials, 1);
+    // The peer may not trust its issuer yet: what is up goes on, and it is tried again.
+    s.handle(Event::ConnectFailed(Problem::new(Reason::TLSRefusedByPeer, "unknown issuer")));
+    assert_eq!((s.states(), s.wake().dials), ((LinkState::Connected, FlowState::Live), 0));
+    s.mono_ms += REPLACE_EVERY_MS;
+    assert_eq!(s.wake().dials, 1);
+}
+
 /// Whichever comes first: the new connection, or the end of the old one.
 #[test]
 fn nothing_is_missed_while_one_connection_takes_the_place_of_another() {
@@ -309,6 +342,36 @@ fn an_end_waits_for_the_connection_that_is_on_its_way() {
     // Nobody is waited for who does not come.
     s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers")));
     assert_eq!(waits(&s), [false]);
+}
+
+/// And nothing else is said with it.
+#[test]
+fn what_goes_wrong_is_said_at_once() {
+    let said = |s: &Side| {
+        let (remote, flows) = s.report();
+        (remote.state, flows.iter().map(|f| f.state).collect::<Vec<_>>())
+    };
+    let mut s = Side::live(true);
+    let both = vec![own_push(), SyncItem { name: "here/urgent".into(), ..own_push() }];
+    let did = s.handle(Event::Configure(Box::new(remote(true, &[OLD])), both.clone()));
+    s.take(did.opened().expect("the other flow is declared"));
+    s.connect(OLD);
+    let flow = s.greet().opened().expect("the flows are declared again");
+    assert_eq!(said(&s), (LinkState::Connected, vec![FlowState::Live, FlowState::Live]));
+    s.hear(Body::FlowRefuse(wire::FlowRefuse { flow, code: "Denied".into(), ..wire::FlowRefuse::default() }));
+    assert_eq!(said(&s), (LinkState::Connected, vec![FlowState::Failed, FlowState::Live]));
+    let suspended = RemoteItem { suspend: true, ..remote(true, &[OLD]) };
+    s.handle(Event::Configure(Box::new(suspended), both));
+    let (link, flows) = said(&s);
+    assert_eq!((link, flows[1]), (LinkState::Suspended, FlowState::Waiting));
+
+    // The new connection breaks as well.
+    let mut s = Side::live(true);
+    s.connect(OLD);
+    s.greet();
+    assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+    s.handle(Event::Closed(s.conn, Some(Problem::new(Reason::Unreachable, "it broke"))));
+    assert_eq!(s.states(), (LinkState::Disconnected, FlowState::Waiting));
 }
 
 #[test]

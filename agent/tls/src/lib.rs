@@ -6,12 +6,16 @@
 //! clients of another kind, which know this side by its names.
 
 mod ca;
+mod given;
 mod identity;
+mod listen;
 mod serve;
 mod verify;
 
 pub use ca::{Authority, CaError, KeyPairPem, fingerprint, fingerprints, new_request, not_after_ms, validity_ms};
+pub use given::{NotUsable, check_given};
 pub use identity::{SpiffeId, certificate_identity};
+pub use listen::{BACKLOG, bind, listen};
 pub use serve::{MtlsStream, Peer, connect, incoming};
 pub use verify::{
     Failure, Material, TlsError, Trust, client_config, failure_of, https_config, root_of_chain, server_config,

@@ -103,6 +103,8 @@ pub fn incoming(
             let tx = tx.clone();
             tokio::spawn(async move {
                 let _ = tcp.set_nodelay(true);
+                // On a port for both, IPv4 comes in the clothes of IPv6.
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let acceptor = tokio_rustls::TlsAcceptor::from(c);
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
                     Ok(Ok(io)) => {

@@ -148,6 +148,18 @@ impl Trust {
         self.roots.get(&id.trust_domain)?.find(ee, inter, UnixTime::now())
     }
 
+    /// Whether others with this trust would take a certificate of this side, whoever dials.
+    pub(crate) fn accepts_at_both_ends(
+        &self,
+        ee: &CertificateDer<'_>,
+        inter: &[CertificateDer<'_>],
+        since_1970: Duration,
+    ) -> Result<(), Failure> {
+        let now = UnixTime::since_unix_epoch(since_1970);
+        self.verify(ee, inter, now, Usage::Server)?;
+        self.verify(ee, inter, now, Usage::Client).map(drop)
+    }
+
     fn verify(
         &self,
         ee: &CertificateDer<'_>,

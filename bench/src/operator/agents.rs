@@ -255,6 +255,7 @@ fn remote(name: &str, well: bool) -> RemoteReport {
         peer: Some(peer),
         latency_ms: well.then_some(1),
         inbound: Inbound::default(),
+        certificate_not_after_ms: None,
     }
 }
 

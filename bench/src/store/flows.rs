@@ -85,6 +85,7 @@ fn remote() -> RemoteItem {
         dial: false,
         accept: true,
         roots: Vec::new(),
+        certificate: None,
         connect_timeout_ms: 30_000,
         retry: Retry { initial_ms: 1_000, max_ms: 60_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 10_000, timeout_ms: 20_000, failure_threshold: 3 },

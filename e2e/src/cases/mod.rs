@@ -4,6 +4,7 @@
 mod backup_restored;
 mod ca_deleted;
 mod ca_rotated;
+mod certificate_ref;
 mod certificates_rotated;
 mod chart_upgrade;
 mod columns;
@@ -23,12 +24,14 @@ mod node_stopped;
 mod older_agent;
 mod operators_gone;
 mod peer_deleted;
+mod people;
 mod pvc_kept;
 mod pvc_wiped;
 mod revoked;
 mod rollout;
 mod soak;
 mod sync;
+mod tutorial;
 mod unreadable_secret;
 mod upgrade;
 
@@ -45,7 +48,10 @@ pub struct Case {
 }
 
 pub const CASES: &[Case] = &[
+    // It begins with clusters in which nothing is installed.
+    tutorial::CASE,
     install::CASE,
+    people::CASE,
     inject::CASE,
     sync::CASE,
     columns::CASE,
@@ -68,6 +74,7 @@ pub const CASES: &[Case] = &[
     ca_deleted::CASE,
     namespace_deleted::CASE,
     dialled_from_west::CASE,
+    certificate_ref::CASE,
     unreadable_secret::CASE,
     kernel_claimed::CASE,
     network_cut::CASE,

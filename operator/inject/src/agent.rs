@@ -13,6 +13,7 @@ pub const DATA_VOLUME: &str = "mew-agent-data";
 pub const ONTOLOGY_VOLUME: &str = "mew-agent-ontology";
 pub const TOKEN_VOLUME: &str = "mew-agent-token";
 pub const ROOTS_VOLUME: &str = "mew-agent-roots";
+const CERTIFICATES_VOLUME: &str = "mew-agent-certificates";
 const NOTHING_VOLUME: &str = "mew-agent-nothing";
 /// In the agent's environment, the kernel that it holds.
 pub const KERNEL_VARIABLE: &str = "MEW_KERNEL";
@@ -30,6 +31,9 @@ const DATA: &str = "/data";
 const ONTOLOGY: &str = "/etc/federation.mew.dev";
 const TOKEN: &str = "/var/run/secrets/federation.mew.dev";
 const ROOTS: &str = "/var/run/federation.mew.dev";
+const CERTIFICATES: &str = "/var/run/certificates.federation.mew.dev";
+/// Of a Secret of type kubernetes.io/tls.
+const CERTIFICATE_FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 /// Where the API server's own admission would mount a token for itself, if nothing were mounted there.
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -114,14 +118,18 @@ fn environment(pod: &Value, kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value
         ("MEW_DATA", DATA.to_owned()),
         ("MEW_ONTOLOGY", format!("{ONTOLOGY}/ontology")),
         ("MEW_LISTEN", format!("127.0.0.1:{}", ports.client)),
-        ("MEW_FEDERATION", format!("0.0.0.0:{}", ports.federation)),
-        // Of all addresses, as the kubelet's probes and scrapers come from outside the pod.
-        ("MEW_HEALTH", format!("0.0.0.0:{}", ports.health)),
+        // Of all addresses, of IPv4 and IPv6: a pod has either or both.
+        ("MEW_FEDERATION", format!("[::]:{}", ports.federation)),
+        // The kubelet's probes and scrapers come from outside the pod too.
+        ("MEW_HEALTH", format!("[::]:{}", ports.health)),
         ("RUST_LOG", w.log_level.to_owned()),
     ];
     all.extend(plain.into_iter().map(|(name, value)| json!({"name": name, "value": value})));
     if matches!(w.storage, Storage::Ephemeral(_)) {
         all.push(json!({"name": "MEW_EPHEMERAL", "value": "true"}));
+    }
+    if !w.certificates.is_empty() {
+        all.push(json!({"name": "MEW_CERTIFICATES", "value": CERTIFICATES}));
     }
     // The application's end is within it too; how much that took the agent cannot know.
     let grace =
@@ -163,14 +171,18 @@ fn mounts(w: &Wishes) -> Vec<Value> {
         Storage::Claim(_) | Storage::Ephemeral(_) => DATA_VOLUME,
     };
     let read_only = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
-    vec![
+    let mut all = vec![
         json!({"name": data, "mountPath": DATA}),
         read_only(ONTOLOGY_VOLUME, ONTOLOGY),
         read_only(TOKEN_VOLUME, TOKEN),
         read_only(ROOTS_VOLUME, ROOTS),
         // An agent has no credentials for the API server.
         read_only(NOTHING_VOLUME, API_TOKEN),
-    ]
+    ];
+    if !w.certificates.is_empty() {
+        all.push(read_only(CERTIFICATES_VOLUME, CERTIFICATES));
+    }
+    all
 }
 
 pub fn volumes(kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value> {
@@ -199,7 +211,18 @@ pub fn volumes(kernel: &str, w: &Wishes, s: &Settings) -> Vec<Value> {
         // In memory, since autoscalers spare nodes whose pods have local disks.
         json!({"name": NOTHING_VOLUME, "emptyDir": {"medium": "Memory"}}),
     ]);
+    if !w.certificates.is_empty() {
+        let sources: Vec<Value> = w.certificates.iter().map(|s| secret(s)).collect();
+        all.push(json!({"name": CERTIFICATES_VOLUME, "projected": {"sources": sources}}));
+    }
     all
+}
+
+/// A directory of its own for each Secret. Optional: the application need not wait until an issuer has issued, and what is
+/// missing is said by the Remote that names it.
+fn secret(name: &str) -> Value {
+    let items = CERTIFICATE_FILES.map(|f| json!({"key": f, "path": format!("{name}/{f}")}));
+    json!({"secret": {"name": name, "items": items, "optional": true}})
 }
 
 /// The object at a path, made where there is none.

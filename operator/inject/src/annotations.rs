@@ -37,8 +37,12 @@ pub struct Ontology {
 
 pub struct Wishes {
     pub scope: Scope,
+    /// The number of the first pod of a StatefulSet, if it is said.
+    pub ordinals_start: Option<u32>,
     pub storage: Storage,
     pub ontology: Ontology,
+    /// Secrets of the pod's namespace.
+    pub certificates: Vec<String>,
     pub resources: Resources,
     pub ports: Ports,
     pub log_level: &'static str,
@@ -47,6 +51,8 @@ pub struct Wishes {
 const LOG_LEVELS: [(&str, &str); 5] =
     [("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
 const ONTOLOGY_KEY: &str = "ontology";
+/// One for each organisation that wants a certificate of its own issuer; more are a mistake rather than a wish.
+const MOST_CERTIFICATES: usize = 8;
 const CLIENT_PORT: u16 = 9000;
 const FEDERATION_PORT: u16 = 9001;
 const HEALTH_PORT: u16 = 9464;
@@ -82,14 +88,17 @@ pub fn read(label: &str, given: &Map<String, Value>) -> Result<Wishes, Vec<Refus
     r.only_known();
     let storage = r.storage();
     let ontology = r.ontology();
+    let certificates = r.certificates();
     let scope = r.choice(names::KERNEL_SCOPE, &[("shared", Scope::Shared), ("per-pod", Scope::PerPod)], Scope::Shared);
+    let ordinals_start = r.ordinals_start(scope);
     let cpu = r.bounds((names::CPU_REQUEST, names::CPU_LIMIT), LEAST_CPU, "1m", "500m or 0.5");
     let memory = r.bounds((names::MEMORY_REQUEST, names::MEMORY_LIMIT), LEAST_MEMORY, "16Mi", "256Mi");
     let ports = r.ports();
     let log_level = r.choice(names::LOG_LEVEL, &LOG_LEVELS, "info");
     match (storage, ontology) {
         (Some(storage), Some(ontology)) if r.refusals.is_empty() => {
-            Ok(Wishes { scope, storage, ontology, resources: Resources { cpu, memory }, ports, log_level })
+            let resources = Resources { cpu, memory };
+            Ok(Wishes { scope, ordinals_start, storage, ontology, certificates, resources, ports, log_level })
         }
         _ => Err(r.refusals),
     }
@@ -192,6 +201,36 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some(Ontology { map: map.to_owned(), key: key.to_owned() })
+    }
+
+    fn certificates(&mut self) -> Vec<String> {
+        const NAME: &str = names::CERTIFICATES;
+        let Some(text) = self.text(NAME) else { return Vec::new() };
+        let all: Vec<String> = text.split(',').map(|n| n.trim().to_owned()).collect();
+        if let Some(bad) = all.iter().find(|n| !is_object_name(n)) {
+            let said = format!("{:?} is no name of a Secret; say \"<Secret>\" or several with commas", cut(bad));
+            self.refuse(NAME, said);
+        } else if let Some(twice) = all.iter().enumerate().find(|(i, n)| all[..*i].contains(n)).map(|(_, n)| n) {
+            self.refuse(NAME, format!("{:?} is there twice", cut(twice)));
+        } else if all.len() > MOST_CERTIFICATES {
+            self.refuse(NAME, format!("{} Secrets; at most {MOST_CERTIFICATES} are allowed", all.len()));
+        }
+        all
+    }
+
+    fn ordinals_start(&mut self, scope: Scope) -> Option<u32> {
+        const NAME: &str = names::ORDINALS_START;
+        let text = self.text(NAME)?;
+        let number = text.parse().ok().filter(|n: &u32| n.to_string() == text);
+        if number.is_none() {
+            self.refuse(NAME, format!("{:?} is no number such as 1", cut(text)));
+        } else if scope == Scope::PerPod {
+            self.refuse(
+                NAME,
+                format!("means nothing with {}: per-pod, where each pod has a kernel", names::KERNEL_SCOPE),
+            );
+        }
+        number
     }
 
     fn bounds(&mut self, (request, limit): (&str, &str), least: f64, least_text: &str, such_as: &str) -> Bounds {

@@ -66,7 +66,7 @@ fn inject_from(pod: &Value, origin: &Origin, settings: &Settings) -> Result<Inje
             return Err(refusals);
         }
     };
-    let kernel = match origin.kernel(label, wishes.scope) {
+    let kernel = match origin.kernel(label, wishes.scope, wishes.ordinals_start) {
         Ok(k) => k,
         Err(r) => {
             refusals.push(r);

@@ -13,6 +13,8 @@ pub enum Origin {
         kind: String,
         /// Volumes that each pod gets beside those of the template.
         claims: Vec<String>,
+        /// The number of the first pod of a StatefulSet.
+        ordinals_start: u64,
     },
 }
 
@@ -42,7 +44,7 @@ impl Origin {
     }
 
     /// The kernel of a pod of this origin. What cannot work is refused here, not found out in production.
-    pub fn kernel(&self, label: &str, scope: Scope) -> Result<String, Refusal> {
+    pub fn kernel(&self, label: &str, scope: Scope, ordinals_start: Option<u32>) -> Result<String, Refusal> {
         let of_label = |message: String| Refusal { field: label_field(KERNEL), message };
         let of_scope = |message: String| Refusal { field: annotation_field(names::KERNEL_SCOPE), message };
         if self.kind() == "DaemonSet" {
@@ -52,6 +54,8 @@ impl Origin {
                 names::KERNEL_SCOPE
             )));
         }
+        self.check_start(scope, ordinals_start)?;
+        let first = ordinals_start.unwrap_or(0);
         match (self, scope, self.ordinal()) {
             (Origin::Template { .. }, Scope::Shared, _) => Ok(label.to_owned()),
             (Origin::Template { kind, .. }, Scope::PerPod, _) if kind == "StatefulSet" => Err(of_scope(
@@ -59,10 +63,13 @@ impl Origin {
                  is and let the operator's webhook inject its pods"
                     .to_owned(),
             )),
-            (Origin::Pod { .. }, Scope::Shared, None | Some(0)) => Ok(label.to_owned()),
+            (Origin::Pod { .. }, Scope::Shared, None) => Ok(label.to_owned()),
+            (Origin::Pod { .. }, Scope::Shared, Some(n)) if n == first => Ok(label.to_owned()),
             (Origin::Pod { name, .. }, Scope::Shared, Some(n)) => Err(of_scope(format!(
-                "kernel {label} has one holder, and {name} is not the first pod of its StatefulSet; say \"per-pod\", and the \
-                 kernel of this pod is {label}-{n}"
+                "kernel {label} has one holder, and {name} is not the first pod of its StatefulSet, which is number {first}; say \
+                 \"per-pod\", and the kernel of this pod is {label}-{n}; or, if spec.ordinals.start of the StatefulSet is {n}, \
+                 say {}: \"{n}\"",
+                names::ORDINALS_START
             ))),
             (Origin::Pod { .. }, Scope::PerPod, Some(n)) => {
                 let kernel = format!("{label}-{n}");
@@ -72,6 +79,22 @@ impl Origin {
             (_, Scope::PerPod, _) => {
                 Err(of_scope("\"per-pod\" needs pods with lasting numbers, which only a StatefulSet gives".to_owned()))
             }
+        }
+    }
+
+    /// The first pod of a StatefulSet is told by its number alone, so the pods must say where the numbers begin.
+    fn check_start(&self, scope: Scope, said: Option<u32>) -> Result<(), Refusal> {
+        let wrong = |message: String| Err(Refusal { field: annotation_field(names::ORDINALS_START), message });
+        if self.kind() != "StatefulSet" {
+            return said.map_or(Ok(()), |_| wrong("only the pods of a StatefulSet have numbers".to_owned()));
+        }
+        match self {
+            Origin::Template { ordinals_start: n, .. }
+                if scope == Scope::Shared && u64::from(said.unwrap_or(0)) != *n =>
+            {
+                wrong(format!("spec.ordinals.start of the StatefulSet is {n}; say \"{n}\" here too"))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -72,7 +72,8 @@ fn template(o: &Value) -> Option<(&'static str, &'static str)> {
 
 fn of_template(o: &Value) -> Origin {
     let claims = items(&o["spec"], "volumeClaimTemplates").iter().map(|c| text(&c["metadata"], "name").to_owned());
-    Origin::Template { kind: text(o, "kind").to_owned(), claims: claims.collect() }
+    let ordinals_start = o.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
+    Origin::Template { kind: text(o, "kind").to_owned(), claims: claims.collect(), ordinals_start }
 }
 
 /// A kernel has one holder; further pods could only wait.

@@ -141,6 +141,16 @@ fn what_cannot_work_is_refused_with_its_place() {
         ),
         (format!("a: b\n---\n{DEPLOYMENT}---\n}}\n"), "all.yaml:19: not YAML".to_owned()),
         (with("'claim:till-data'", "7"), "7 is not a string; quote it".to_owned()),
+        (
+            with("replicas: 1", "ordinals: {start: 4}").replace("Deployment", "StatefulSet"),
+            "[federation.mew.dev/ordinals-start]: spec.ordinals.start of the StatefulSet is 4; say \"4\" here too"
+                .to_owned(),
+        ),
+        (
+            with("till-ontology}", "till-ontology, federation.mew.dev/ordinals-start: '1'}")
+                .replace("Deployment", "StatefulSet"),
+            "spec.ordinals.start of the StatefulSet is 0".to_owned(),
+        ),
     ] {
         let said = bad(&source);
         assert!(said.contains(&says), "expected {says:?} in {said:?}\n{source}");
@@ -158,6 +168,22 @@ fn every_wrong_document_is_named() {
     assert_eq!(lines.len(), 2, "{said}");
     assert!(lines[0].starts_with("all.yaml:1 ") && lines[0].contains("[federation.mew.dev/storage]"), "{said}");
     assert!(lines[1].starts_with("all.yaml:17 ") && lines[1].contains("[federation.mew.dev/ontology]"), "{said}");
+}
+
+/// The webhook then sees pods that say which of them is the first.
+#[test]
+fn numbers_may_begin_elsewhere() {
+    let source = with("till-ontology}", "till-ontology, federation.mew.dev/ordinals-start: '4'}")
+        .replace("replicas: 1", "ordinals: {start: 4}")
+        .replace("Deployment", "StatefulSet");
+    let injected = yaml(&good(&source).text);
+    let mut pod = injected["spec"]["template"].clone();
+    pod["metadata"]["name"] = "till-4".into();
+    pod["metadata"]["ownerReferences"] =
+        yaml("[{apiVersion: apps/v1, kind: StatefulSet, name: till, controller: true}]");
+    assert_eq!(mew_inject::inject(&pod, &settings()).map(|i| i.pod), Ok(pod.clone()), "it stays as it is");
+    pod["metadata"]["name"] = "till-5".into();
+    assert!(mew_inject::inject(&pod, &settings()).is_err(), "the second pod of one kernel");
 }
 
 #[test]

@@ -33,7 +33,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -89,11 +88,10 @@ async fn client(o: &OperatorOptions) -> Result<Client> {
 /// Runs until `stop`.
 pub async fn run(o: OperatorOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
-    let listener =
-        TcpListener::bind(o.listen).await.with_context(|| format!("agents cannot attach at {}", o.listen))?;
-    let health_listener = TcpListener::bind(o.health).await.with_context(|| format!("health at {}", o.health))?;
+    let listener = mew_tls::listen(o.listen).with_context(|| format!("agents cannot attach at {}", o.listen))?;
+    let health_listener = mew_tls::listen(o.health).with_context(|| format!("health at {}", o.health))?;
     let hooks = match &o.webhook {
-        Some(w) => Some(TcpListener::bind(w.listen).await.with_context(|| format!("the webhook at {}", w.listen))?),
+        Some(w) => Some(mew_tls::listen(w.listen).with_context(|| format!("the webhook at {}", w.listen))?),
         None => None,
     };
     let health = Health::default();

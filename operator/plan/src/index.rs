@@ -1,11 +1,12 @@
 //! What is looked up for each object, found once per plan: with 10,000 of them nothing may be compared with all others.
 
 use crate::items::Mark;
+use crate::remote::certificate;
 use crate::{AgentState, Inputs, KernelName, Name, namespace_of};
 use jiff::Timestamp;
 use mew_contract::{FlowReport, Problem, Reason, RemoteReport};
 use mew_crds::common::KernelUri;
-use mew_crds::remote::TrustBundleRef;
+use mew_crds::remote::{ConnectionMode, TrustBundleRef};
 use mew_crds::sync::Direction;
 use mew_crds::{Remote, Sync};
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,8 @@ pub struct Index<'a> {
     peers: HashMap<(Domain<'a>, String), Age<'a>>,
     /// The oldest Remote of a kernel that leads to each trust domain, and its bundles.
     domains: HashMap<Domain<'a>, (Age<'a>, &'a [TrustBundleRef])>,
+    /// The oldest Remote of a kernel that accepts connections, and the certificate that it names.
+    accepting: HashMap<(&'a str, &'a str), (Age<'a>, Option<&'a str>)>,
     /// How many Syncs name a Remote, by namespace and name.
     syncs: HashMap<(&'a str, &'a str), usize>,
 }
@@ -43,6 +46,7 @@ impl<'a> Index<'a> {
             flows: HashMap::new(),
             peers: HashMap::new(),
             domains: HashMap::new(),
+            accepting: HashMap::new(),
             syncs: HashMap::new(),
         };
         for (name, s) in &i.objects.syncs {
@@ -57,6 +61,11 @@ impl<'a> Index<'a> {
             if let Some(id) = peer(r) {
                 let oldest = x.peers.entry((domain, id)).or_insert(age);
                 *oldest = age.min(*oldest);
+            }
+            if accepts(r) {
+                let mine = (age, certificate(&r.spec));
+                let oldest = x.accepting.entry(kernel(name, r)).or_insert(mine);
+                *oldest = mine.min(*oldest);
             }
             let bundles = r.spec.peer.trust_bundle_refs.as_slice();
             let oldest = x.domains.entry(domain).or_insert((age, bundles));
@@ -98,6 +107,20 @@ impl<'a> Index<'a> {
             )
         })
     }
+
+    /// Who accepts shows its certificate before it knows who has come, so one kernel accepts with one: the oldest Remote's.
+    pub fn other_certificate(&self, name: &str, r: &Remote) -> Option<Problem> {
+        let ((_, n), theirs) = self.accepting.get(&kernel(name, r)).filter(|_| accepts(r))?;
+        if *n == name || *theirs == certificate(&r.spec) {
+            return None;
+        }
+        let theirs = theirs.map_or_else(|| "none".to_owned(), |c| format!("Secret {c}"));
+        let message = format!(
+            "Remote {n} is older, accepts connections too and names another certificate ({theirs}) in auth.certificateRef; \
+             a kernel shows the same one to all who come"
+        );
+        Some(Problem::new(Reason::Conflicted, message))
+    }
 }
 
 fn flow<'a>(name: &'a str, s: &'a Sync) -> (&'a str, &'a str, bool, &'a str) {
@@ -106,6 +129,14 @@ fn flow<'a>(name: &'a str, s: &'a Sync) -> (&'a str, &'a str, bool, &'a str) {
 
 fn domain<'a>(name: &'a str, r: &'a Remote) -> Domain<'a> {
     (namespace_of(name), r.spec.kernel_ref.name.as_str(), r.spec.peer.trust_domain.as_str())
+}
+
+fn kernel<'a>(name: &'a str, r: &'a Remote) -> (&'a str, &'a str) {
+    (namespace_of(name), r.spec.kernel_ref.name.as_str())
+}
+
+fn accepts(r: &Remote) -> bool {
+    r.spec.connection_mode == Some(ConnectionMode::Accept)
 }
 
 fn peer(r: &Remote) -> Option<String> {

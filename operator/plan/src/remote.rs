@@ -54,6 +54,7 @@ pub(crate) fn plan(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote) -> Pl
         .map(|n| Problem::new(Reason::PolicyDenied, format!("policy {n} cannot be read, so nothing may pass")));
     let problem = x
         .conflict(name, r)
+        .or_else(|| x.other_certificate(name, r))
         .or(unreadable)
         .or_else(|| policies.connection(i.trust_domain, &r.spec.peer.trust_domain, &uri.kernel_id).err())
         .or_else(|| roots.as_ref().err().cloned());
@@ -88,6 +89,7 @@ fn item(
         dial: mode == ConnectionMode::Dial,
         accept: mode == ConnectionMode::Accept,
         roots,
+        certificate: certificate(s).map(str::to_owned),
         connect_timeout_ms: ms(s.timeouts.as_ref().and_then(|t| t.connect.as_ref()), 30_000),
         retry: Retry {
             initial_ms: ms(retry.and_then(|r| r.initial_interval.as_ref()), 1_000),
@@ -119,6 +121,11 @@ fn item(
             })
             .collect(),
     }
+}
+
+/// The Secret whose certificate this side shows, if not the one of the operator.
+pub(crate) fn certificate(s: &RemoteSpec) -> Option<&str> {
+    s.auth.as_ref()?.certificate_ref.as_ref().map(|r| r.name.as_str())
 }
 
 /// Certificates that may sign for the peer's trust domain; the own domain's are known.
@@ -165,6 +172,11 @@ fn certificates(text: &str) -> Result<String, &'static str> {
     if out.is_empty() { Err("holds no certificate") } else { Ok(out) }
 }
 
+/// What is wrong now: of a connection that is up, a report only says what will go wrong.
+pub fn present(r: &RemoteReport) -> Option<&Problem> {
+    r.problem.as_ref().filter(|_| r.state != LinkState::Connected)
+}
+
 /// What is known of the connection.
 pub fn connected(r: &RemoteReport) -> GateStatus {
     match (r.state, &r.problem) {
@@ -203,8 +215,8 @@ pub(crate) fn status(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote, p: 
         Said::Current(r) => Some(*r),
         Said::Not(_) => None,
     };
-    // Some faults only the agent can see belong to an earlier gate.
-    let seen = report.and_then(|r| r.problem.clone()).filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
+    // Some faults only the agent can see belong to an earlier gate. What is still to come is none yet.
+    let seen = report.and_then(present).cloned().filter(|x| Gate::of(x.reason) <= Gate::ResolvedRefs);
     let rejection = agent.filter(|_| is_confirmed).and_then(|a| a.rejection("Remote", name));
     let problem = rejection.cloned().or_else(|| p.problem.clone()).or(seen);
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
@@ -259,20 +271,23 @@ pub(crate) fn status(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote, p: 
             })
             .or(old.peer),
         // A peer that dials comes from a port that means nothing.
-        connected_endpoint: report
-            .filter(|r| r.state == LinkState::Connected && r.problem.is_none())
-            .and_then(|x| x.endpoint.clone())
-            .map(|e| {
+        connected_endpoint: report.filter(|r| r.state == LinkState::Connected).and_then(|x| x.endpoint.clone()).map(
+            |e| {
                 if r.spec.connection_mode == Some(ConnectionMode::Accept) {
                     e.rsplit_once(':').map_or(e.clone(), |(h, _)| h.to_owned())
                 } else {
                     e
                 }
-            }),
+            },
+        ),
         syncs: Some(syncs as i64),
         inbound_flows: report.map(inbound).or(old.inbound_flows),
         certificates: crate::some(Certificates {
-            not_after: agent.and_then(|a| a.state.report.as_ref()?.certificate_not_after_ms).map(rfc3339),
+            not_after: match certificate(&r.spec) {
+                Some(_) => report.and_then(|r| r.certificate_not_after_ms),
+                None => agent.and_then(|a| a.state.report.as_ref()?.certificate_not_after_ms),
+            }
+            .map(rfc3339),
             peer_not_after: peer.and_then(|p| p.certificate_not_after_ms).map(rfc3339),
             root: attached.and_then(|a| a.report.as_ref()?.certificate_root.clone()),
             root_in_use: roots.and_then(|r| r.own.clone()),

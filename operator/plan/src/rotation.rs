@@ -3,6 +3,7 @@
 //!
 //! What is not known is no consent. A peer that is away is named and does not hold up: it would do so for ever.
 
+use crate::remote::certificate;
 use crate::{Name, namespace_of};
 use mew_crds::Remote;
 use mew_crds::common::KernelUri;
@@ -31,44 +32,47 @@ pub struct Finding {
     pub standing: Standing,
 }
 
-/// Of every Remote, if `new` signs from now on. `ours` are all roots of this trust domain.
-pub fn before_signing(remotes: &BTreeMap<Name, Remote>, ours: &[&str], new: &str) -> Vec<Finding> {
-    findings(remotes, |c, connected| {
+/// Of every Remote, if `new` signs from now on.
+pub fn before_signing(remotes: &BTreeMap<Name, Remote>, new: &str) -> Vec<Finding> {
+    findings(remotes, |r, c| {
         let accepts = c.peer_accepts_roots.iter().any(|r| r == new);
-        if !connected {
+        // Another issuer's certificate is shown there: no matter who signs here.
+        if certificate(&r.spec).is_some() {
+            return Standing::Fits;
+        }
+        if !is_connected(r) {
             return Standing::Away(match (c.peer_accepts_roots.is_empty(), accepts) {
                 (true, _) => "nobody knows which roots it accepts".into(),
                 (false, true) => "it accepted the new root when it was seen last".into(),
                 (false, false) => "it did not accept the new root when it was seen last".into(),
             });
         }
-        match c.root_in_use.as_deref() {
-            _ if accepts => Standing::Fits,
-            // Its certificate comes from elsewhere: no matter who signs here.
-            Some(used) if !ours.contains(&used) => Standing::Fits,
-            _ if c.peer_accepts_roots.is_empty() => {
-                Standing::Hinders("the peer has not said which roots it accepts".into())
-            }
-            _ => Standing::Hinders("the peer does not accept the new root".into()),
+        if accepts {
+            Standing::Fits
+        } else if c.peer_accepts_roots.is_empty() {
+            Standing::Hinders("the peer has not said which roots it accepts".into())
+        } else {
+            Standing::Hinders("the peer does not accept the new root".into())
         }
     })
 }
 
 /// Of every Remote, if `old` is trusted no longer.
 pub fn before_retiring(remotes: &BTreeMap<Name, Remote>, old: &str) -> Vec<Finding> {
-    findings(remotes, |c, connected| {
-        let is_old = |r: &Option<String>| r.as_deref() == Some(old);
-        match (connected, &c.root_in_use) {
+    findings(remotes, |r, c| {
+        let is_old = |root: &Option<String>| root.as_deref() == Some(old);
+        match (is_connected(r), &c.root_in_use) {
             _ if is_old(&c.root) => Standing::Hinders("the agent still has a certificate of the old root".into()),
-            (false, _) => Standing::Away("its connection will need the new root".into()),
             (true, used) if is_old(used) => Standing::Hinders("the connection was made by the old root".into()),
+            _ if certificate(&r.spec).is_some() => Standing::Fits,
+            (false, _) => Standing::Away("its connection will need the new root".into()),
             (true, None) => Standing::Hinders("the peer has not said by which root the connection was made".into()),
             (true, Some(_)) => Standing::Fits,
         }
     })
 }
 
-fn findings(remotes: &BTreeMap<Name, Remote>, judge: impl Fn(&Certificates, bool) -> Standing) -> Vec<Finding> {
+fn findings(remotes: &BTreeMap<Name, Remote>, judge: impl Fn(&Remote, &Certificates) -> Standing) -> Vec<Finding> {
     let one = |(name, r): (&Name, &Remote)| {
         let id = KernelUri::parse(&r.spec.uri).map_or_else(|| r.spec.uri.clone(), |u| u.kernel_id);
         let certificates = r.status.as_ref().and_then(|s| s.certificates.clone()).unwrap_or_default();
@@ -76,7 +80,7 @@ fn findings(remotes: &BTreeMap<Name, Remote>, judge: impl Fn(&Certificates, bool
             remote: name.clone(),
             kernel: format!("{}.{}", namespace_of(name), r.spec.kernel_ref.name),
             peer: format!("{id} of {}", r.spec.peer.trust_domain),
-            standing: judge(&certificates, is_connected(r)),
+            standing: judge(r, &certificates),
         }
     };
     remotes.iter().map(one).collect()

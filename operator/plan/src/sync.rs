@@ -160,7 +160,7 @@ pub(crate) fn status(
         Said::Not(_) => None,
     };
     let rejection = agent.filter(|_| is_confirmed).and_then(|a| a.rejection("Sync", name));
-    let problem = problem(i, p, rejection, report, link.and_then(|l| l.problem.as_ref()));
+    let problem = problem(i, p, rejection, report, link.and_then(|l| remote::present(l)));
     let at = problem.as_ref().map(|x| Gate::of(x.reason));
     let own = |g: Gate, good: Reason| match &problem {
         Some(x) if at == Some(g) => GateStatus::no(x),

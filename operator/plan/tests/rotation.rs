@@ -41,7 +41,7 @@ fn only(mut f: Vec<Finding>) -> Finding {
 }
 
 fn signing(w: &World) -> Standing {
-    only(before_signing(&w.objects.remotes, &[OLD, NEW], NEW)).standing
+    only(before_signing(&w.objects.remotes, NEW)).standing
 }
 
 fn retiring(w: &World) -> Standing {
@@ -112,9 +112,7 @@ fn signing_waits_for_every_connected_peer() {
         let w = world(Some(OLD), silent);
         assert!(hinders(&signing(&w), "has not said"), "{:?}", signing(&w));
     }
-    // A kernel whose certificate is another issuer's: the peer accepts that one.
-    assert_eq!(signing(&world(None, says(Some("EE:05"), Some(&["EE:05"])))), Standing::Fits);
-    let f = only(before_signing(&old_only.objects.remotes, &[OLD, NEW], NEW));
+    let f = only(before_signing(&old_only.objects.remotes, NEW));
     assert_eq!((f.remote.as_str(), f.kernel.as_str()), (REMOTE, "shop.shop"));
     assert_eq!(f.peer, "team-a.shop of eu.example.com");
 }
@@ -157,4 +155,26 @@ fn retiring_waits_until_nothing_depends_on_the_old_root() {
     // Its agent is there, its peer is not: that it has the old certificate is known.
     let lone = world(Some(OLD), link(LinkState::WaitingForPeer, None));
     assert!(hinders(&retiring(&lone), "still has a certificate"), "{:?}", retiring(&lone));
+}
+
+/// A Remote that names a certificate shows another issuer's: its peer need not know the roots of this side.
+#[test]
+fn where_another_issuers_certificate_is_shown_no_root_of_ours_is_needed() {
+    const OTHER: &str = "EE:05";
+    let named = |root: &str, report: RemoteReport| {
+        let mut w = world(Some(root), report);
+        assert_ne!(signing(&w), Standing::Fits, "the operator's certificate is shown");
+        w.edit_remote("auth", serde_json::json!({"certificateRef": {"name": "peers"}}));
+        w
+    };
+    let away = link(LinkState::WaitingForPeer, None);
+    for report in [says(Some(OTHER), Some(&[OTHER])), says(None, None), away] {
+        let w = named(NEW, report);
+        assert_eq!((signing(&w), retiring(&w)), (Standing::Fits, Standing::Fits));
+    }
+    // What its agent shows elsewhere, and what a connection that is still up was made by, is not another issuer's.
+    let kept = named(OLD, says(Some(OTHER), Some(&[OTHER])));
+    assert!(hinders(&retiring(&kept), "still has a certificate"), "{:?}", retiring(&kept));
+    let open = named(NEW, says(Some(OLD), Some(&[OLD])));
+    assert!(hinders(&retiring(&open), "was made by the old root"), "{:?}", retiring(&open));
 }

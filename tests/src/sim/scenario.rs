@@ -211,6 +211,7 @@ impl Scenario {
             dial: dials,
             accept: !dials,
             roots: Vec::new(),
+            certificate: None,
             connect_timeout_ms: 3_000,
             retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 20 },
             keepalive: Keepalive { interval_ms: 2_000, timeout_ms: 5_000, failure_threshold: 2 },

@@ -204,9 +204,10 @@ impl Runner {
 
     fn dial(&self) {
         let conn = self.shared.next_conn.fetch_add(1, Ordering::Relaxed);
-        let own = lock(&self.shared.own).clone();
+        let config = self.link.config();
+        let own = lock(&self.shared.certificates).to_dial(config.certificate.as_deref(), self.shared.wall_ms());
         let (config, events, inbox, stop) =
-            (self.link.config().clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
+            (config.clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
         let readers = self.shared.readers.clone();
         self.runtime.spawn(async move {
             match dial::dial(&config, own, conn).await {

@@ -1,6 +1,6 @@
 //! The handshake: who is there, which protocol both speak, and the session that begins with it.
 
-use super::{ConnId, Effect, Link, Now, Session, State, renew_at, send};
+use super::{ConnId, Effect, Link, Now, Session, State, renewal, send};
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 use mew_contract::{PeerInfo, Problem, Reason, Roots};
 use mew_kernel::Kernel;
@@ -91,7 +91,7 @@ impl Link {
             next_flow,
             flows: BTreeMap::new(),
             turn: 0,
-            renew_at: peer_end.map(|end| renew_at(now.wall_ms, end)),
+            renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
             replace_at: 0,
             replacing: false,
         }));

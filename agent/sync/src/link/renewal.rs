@@ -1,5 +1,5 @@
-//! A connection that takes the place of another one, because a certificate ends or comes from another root than before: when
-//! it is asked for, and what is said meanwhile. And what both sides tell each other of the roots that they accept.
+//! A connection that takes the place of another one, because a certificate ends, is another one or comes from another root than
+//! before: when it is asked for, and what is said meanwhile. And what both sides tell each other of the roots that they accept.
 
 use super::{Effect, Link, Now, Session, State, send};
 use mew_contract::report::{FlowReport, FlowState, LinkState, RemoteReport};
@@ -12,10 +12,15 @@ use wire::frame::Body;
 const MAX_ROOTS: usize = 64;
 /// SHA-256 in hex, with colons.
 const MAX_FINGERPRINT: usize = 95;
-/// Between tries to replace a connection for another root's sake: nothing is wrong with it meanwhile.
+/// Between tries to replace a connection: nothing is wrong with it meanwhile, and the peer may not trust a new issuer yet.
 const REPLACE_EVERY_MS: u64 = 10_000;
 /// A connection takes the place of another within a few round trips; after this, what is known of the new one is said.
 const HANDOVER_MS: u64 = 5_000;
+
+/// When to dial anew: after nine tenths of what is left, and not more often than once a second.
+pub(super) fn renewal(now_ms: u64, end_ms: u64) -> u64 {
+    now_ms + (end_ms.saturating_sub(now_ms) / 10 * 9).max(1000)
+}
 
 /// What was known when a connection began to take the place of another.
 pub(super) struct Handover {
@@ -45,7 +50,7 @@ impl Handover {
 }
 
 impl Session {
-    /// Asks whoever dialled for another connection.
+    /// Asks whoever dialled for another connection, if none is on its way.
     pub(super) fn replace(&mut self, out: &mut Vec<Effect>) {
         if !self.conn.dialled {
             send(out, self.conn.conn, Body::Renew(wire::Renew {}));
@@ -62,9 +67,37 @@ impl Session {
 }
 
 impl Link {
-    /// Whether this side showed a certificate of another root than it has now, and the peer would accept the one of now.
+    /// This side has another certificate. A new connection shall take the place of the one that is up, also of one that is on
+    /// its way, as that may show the old one; and what waits for its next try has a better chance now.
+    pub(super) fn renew(&mut self, out: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Up(s) if s.conn.dialled => {
+                s.replacing = true;
+                out.push(Effect::Dial);
+            }
+            State::Up(s) => s.replace(out),
+            State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
+            State::Idle | State::Dialling | State::Greeting { .. } => {}
+        }
+    }
+
+    /// The connection that should take the place of the one that is up could not be made.
+    pub(super) fn redial_failed(&mut self, now: Now) {
+        if let State::Up(s) = &mut self.state
+            && std::mem::take(&mut s.replacing)
+        {
+            let again = now.wall_ms + REPLACE_EVERY_MS;
+            s.renew_at = Some(s.renew_at.map_or(again, |t| t.min(again)));
+        }
+    }
+
+    /// Whether this side showed a certificate of another root than it has now, and the peer would accept the one of now. A
+    /// Remote that names a certificate shows one of another issuer, whatever the operator's comes from.
     pub(super) fn shows_another_root(&self, now: Now) -> bool {
         let State::Up(s) = &self.state else { return false };
+        if self.config.certificate.is_some() {
+            return false;
+        }
         let said = &s.peer.roots;
         match (&self.own_root, &said.own, &said.accepted) {
             (Some(own), Some(used), Some(accepted)) => {

@@ -1,7 +1,7 @@
 //! What a link says of itself.
 
 use super::{Link, State};
-use mew_contract::report::{FlowReport, FlowState, LinkState, RemoteReport};
+use mew_contract::report::{FlowReport, FlowState, Inbound, LinkState, RemoteReport};
 use mew_contract::snapshot::Direction;
 use mew_kernel::Kernel;
 
@@ -27,6 +27,8 @@ impl Link {
             peer,
             latency_ms: self.latency_ms,
             inbound: self.inbound(),
+            // Whoever has the certificates knows.
+            certificate_not_after_ms: None,
         };
         let sources = self.sources();
         let mut flows: Vec<FlowReport> = self
@@ -79,5 +81,19 @@ impl Link {
             .collect();
         self.cover(wall_ms, &mut remote, &mut flows);
         (remote, flows)
+    }
+
+    fn inbound(&self) -> Inbound {
+        let open = match &self.state {
+            State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
+            _ => 0,
+        };
+        let denied = self.inbound_denied.len() as u64;
+        Inbound {
+            total: open + denied,
+            denied,
+            failed: self.inbound_failed,
+            denials: self.denials.iter().cloned().collect(),
+        }
     }
 }

@@ -281,6 +281,7 @@ pub fn link(state: LinkState, problem: Option<Problem>) -> RemoteReport {
         }),
         latency_ms: Some(12),
         inbound: Inbound::default(),
+        certificate_not_after_ms: None,
     }
 }
 
