@@ -135,9 +135,10 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// By somebody who stops at the first failure.
+    /// By somebody who stops at the first failure, and sees what a terminal shows.
     fn typed(&self, script: &str) -> Result<String> {
-        let text = format!("set -euo pipefail\n[ ! -f {STATE} ] || . ./{STATE}\n{script}\ndeclare -f > {STATE}\n");
+        let text =
+            format!("exec 2>&1\nset -euo pipefail\n[ ! -f {STATE} ] || . ./{STATE}\n{script}\ndeclare -f > {STATE}\n");
         let mut c: Command = self.world.east.command(Path::new("bash"));
         let path = env::var_os("PATH").context("no PATH")?;
         let ours = [self.dir.join("bin")].into_iter().chain(env::split_paths(&path));

@@ -83,7 +83,7 @@ impl Link {
         (remote, flows)
     }
 
-    fn inbound(&self) -> Inbound {
+    pub(super) fn inbound(&self) -> Inbound {
         let open = match &self.state {
             State::Up(s) => s.flows.values().filter(|f| !f.is_own()).count() as u64,
             _ => 0,
