@@ -43,6 +43,11 @@ impl Kubectl {
         c
     }
 
+    /// For those who type it into a shell, with [`Kubectl::environment`].
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

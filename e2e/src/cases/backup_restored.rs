@@ -83,7 +83,7 @@ fn spawn(id: Option<&str>, iata: &str, name: &str) -> String {
 fn typed(s: &Side, line: &str, file: &Path) -> Result<String> {
     let mut c = s.cluster.command(Path::new("sh"));
     c.args(["-c", &format!("\"$KUBECTL\" -n \"$NAMESPACE\" {line}")]);
-    c.env("KUBECTL", s.cluster.client().command().get_program()).env("NAMESPACE", &s.namespace).env("FILE", file);
+    c.env("KUBECTL", s.cluster.client().program()).env("NAMESPACE", &s.namespace).env("FILE", file);
     output(c, "")
 }
 
