@@ -18,6 +18,7 @@ use mew_tests::assets::kube_assets;
 use mew_tests::charts::{installed, named};
 use mew_tests::cluster::SYSTEM;
 use mew_tests::dirs::scratch;
+use mew_tests::packages::program;
 use mew_tests::process::{mew, run};
 use mew_tests::tools::helm;
 use network::{CONTROL_PLANE, Network};
@@ -73,7 +74,11 @@ fn what_is_needed_passes_and_nothing_else() -> Result<()> {
     kube_assets();
     helm();
     mew::<&str>([])?;
+    let tools = [program("ip", "iproute2", "MEW_IP")?, program("nft", "nftables", "MEW_NFT")?];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = tools.iter().filter_map(|t| t.parent()).map(Path::to_owned).chain(env::split_paths(&path));
     let mut c = Command::new("unshare");
+    c.env("PATH", env::join_paths(path)?);
     c.args(["--net", "--fork", "--kill-child"]);
     if !rustix::process::geteuid().is_root() {
         c.args(["--user", "--map-root-user"]);

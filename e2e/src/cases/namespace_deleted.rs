@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 pub const CASE: Case = Case {
     name: "namespace-deleted",
-    core: true,
+    core: false,
     proves: "a namespace with everything in it is deleted while its peer is dead: nothing waits for anybody",
     run,
 };
