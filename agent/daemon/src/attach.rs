@@ -31,6 +31,8 @@ const KEEP_UP: Duration = Duration::from_secs(2);
 const QUEUE: usize = 16;
 /// The operator ends the attachment when it has heard the last words; one that does not is not waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// What an agent that failed says is left.
+const NOT_DRAINED: &str = "this agent failed and did not drain: what its peers have not got is not known";
 
 fn hello(options: &AgentOptions, dir: &StateDir) -> AgentMessage {
     let h = Hello {
@@ -119,7 +121,7 @@ pub struct Attachment {
     pub hub: Arc<Hub>,
     pub health: Health,
     pub unknown: UnknownFields,
-    /// What peers had not got when the agent ended, once that is known.
+    /// What peers had not got when the agent ended, once that is known; never, if it failed.
     pub left: Arc<OnceLock<Vec<String>>>,
 }
 
@@ -168,7 +170,7 @@ impl Attachment {
         if let Some(r) = last {
             tx.send(AgentMessage { body: Some(AgentBody::Report(serde_json::to_vec(&r)?.into())) }).await?;
         }
-        let left = self.left.get().cloned().unwrap_or_default();
+        let left = self.left.get().cloned().unwrap_or_else(|| vec![NOT_DRAINED.to_owned()]);
         tx.send(AgentMessage { body: Some(AgentBody::Drained(Drained { left })) }).await?;
         drop(tx);
         while rx.message().await?.is_some() {}

@@ -41,12 +41,15 @@ pub fn load(dir: &StateDir, hub: &Hub, now_ms: u64) -> Option<Validity> {
     let own = Material { chain_pem, key_pem };
     // The key and the certificate of two different pairs, if writing was cut off between them.
     server_config(&own, None).ok()?;
-    let root = dir.roots().and_then(|roots| root_of_chain(&own.chain_pem, &roots));
+    let roots = dir.roots();
+    let root = roots.as_deref().and_then(|roots| root_of_chain(&own.chain_pem, roots));
     // Also an expired one: peers refuse it, and then say what is wrong.
     hub.set_material(own);
     hub.set_own_root(root.clone());
-    // When it was made is not known any more; renewing soon does no harm.
-    (until_ms > now_ms).then_some(Validity { since_ms: now_ms, until_ms, root })
+    // When it was made is not known any more; renewing soon does no harm. One of a root that is not trusted any more is due
+    // at once.
+    let since_ms = if root.is_none() && roots.is_some() { 0 } else { now_ms };
+    (until_ms > now_ms).then_some(Validity { since_ms, until_ms, root })
 }
 
 pub async fn renew(kernel: &str, channel: OperatorChannel, dir: &StateDir, hub: &Hub, now_ms: u64) -> Result<Validity> {

@@ -19,9 +19,17 @@ pub struct Health(Arc<Mutex<Inner>>);
 struct Inner {
     kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
     attached: bool,
+    opening: bool,
     standby: Option<String>,
     stopping: bool,
     ontology: Option<String>,
+}
+
+impl Inner {
+    /// Why the kernel is not open, if nobody else has it.
+    fn lacks(&self) -> &'static str {
+        if self.opening { "its data is being read" } else { "the operator has not said yet who this kernel is" }
+    }
 }
 
 impl Health {
@@ -37,6 +45,11 @@ impl Health {
         self.lock().kernel = Some((k, h));
     }
 
+    /// Who this kernel is is known; a large log is read for minutes.
+    pub fn set_opening(&self) {
+        self.lock().opening = true;
+    }
+
     pub fn set_attached(&self, yes: bool) {
         self.lock().attached = yes;
     }
@@ -49,7 +62,7 @@ impl Health {
     /// Why the kernel is not open, before it is.
     pub fn waits_for(&self) -> String {
         let i = self.lock();
-        i.standby.clone().unwrap_or_else(|| "its agent is starting".to_owned())
+        i.standby.clone().unwrap_or_else(|| i.lacks().to_owned())
     }
 
     /// Applications are not to be sent here any more.
@@ -72,7 +85,7 @@ impl Health {
         }
         match (&i.kernel, &i.standby) {
             (_, Some(_)) => Ok("standby\n"),
-            (None, None) => Err("the operator has not said yet who this kernel is\n".into()),
+            (None, None) => Err(format!("the kernel is not open yet: {}\n", i.lacks())),
             (Some((k, _)), None) => match k.stuck() {
                 Some(w) => Err(format!("the store cannot be written: {w}\n")),
                 None => Ok("ready\n"),

@@ -99,6 +99,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
             i
         }
     };
+    health.set_opening();
     let (text, kernel) = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         opened = open(&options, &dir, &identity, &failpoints, &health) => opened?,

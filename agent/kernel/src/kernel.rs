@@ -2,9 +2,10 @@
 
 use crate::error::KernelError;
 use crate::identity::Identity;
-use crate::matching::{Order, query};
+use crate::matching::Order;
 use crate::mutate;
 use crate::names::{Bound, Params};
+use crate::query::query;
 use crate::rows::{Output, Summary};
 use crate::system::{Records, Take};
 use crate::tx::Tx;

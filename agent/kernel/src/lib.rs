@@ -9,6 +9,7 @@ mod kernel;
 mod matching;
 mod mutate;
 mod names;
+mod query;
 mod rows;
 mod sorted;
 mod system;

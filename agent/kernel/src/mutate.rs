@@ -1,8 +1,9 @@
 //! SPAWN, SET, KILL, LINK and UNLINK inside a transaction.
 
 use crate::error::KernelError;
-use crate::matching::{Matcher, Order, Projected, Row, RowEnv, finish, project, rows_of};
+use crate::matching::{Matcher, Order, Row, RowEnv, rows_of};
 use crate::names::{Bound, Params};
+use crate::query::{Projected, finish, project};
 use crate::rows::Summary;
 use crate::tx::Tx;
 use mew_lang::eval::{Seen, eval, look};

@@ -1,7 +1,8 @@
 //! ORDER BY an indexed attribute with LIMIT: the index gives the rows in order, so nobody reads more than are asked for.
 
 use crate::error::KernelError;
-use crate::matching::{Access, MAX_ROWS, Matcher, Projected, Row, Step, access, project};
+use crate::matching::{Access, MAX_ROWS, Matcher, Row, Step, access};
+use crate::query::{Projected, project};
 use mew_lang::plan::{Expr, Returns};
 use mew_model::ontology::Attribute;
 use mew_model::value::Kind;

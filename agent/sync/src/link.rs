@@ -305,6 +305,9 @@ impl Link {
             if matches!(self.state, State::Dialling) {
                 let why = format!("the root by which the peer proved who it is was withdrawn meanwhile ({root})");
                 self.lost(now, random, Some(Problem::new(Reason::TLSUntrustedPeer, why)));
+            } else if c.dialled {
+                // What is up must not wait for it any more.
+                self.redial_failed(now);
             }
             return;
         }

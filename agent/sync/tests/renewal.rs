@@ -300,6 +300,24 @@ fn another_certificate_is_shown_by_a_connection_that_is_begun_after_it() {
     assert_eq!(s.wake().dials, 1);
 }
 
+/// Nothing is on its way any more: when the old connection ends, the peer is dialled again.
+#[test]
+fn one_that_comes_by_a_withdrawn_root_is_not_waited_for() {
+    let mut s = Side::live(true);
+    let old = s.conn;
+    s.configure(&[OLD, NEW]);
+    assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 1);
+    s.configure(&[OLD]);
+    let did = s.connect(NEW);
+    assert_eq!(did.closed, [s.conn]);
+    assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+    s.conn = old;
+    s.handle(Event::Closed(old, None));
+    assert_eq!(s.states().0, LinkState::Disconnected);
+    s.mono_ms += REPLACE_EVERY_MS;
+    assert_eq!(s.wake().dials, 1);
+}
+
 /// Whichever comes first: the new connection, or the end of the old one.
 #[test]
 fn nothing_is_missed_while_one_connection_takes_the_place_of_another() {

@@ -12,11 +12,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Connections that are shaken hands with and not yet taken over.
 const READY: usize = 64;
+/// Connections that are shaking hands or wait to be among those: whoever is not known yet must not take all memory and file
+/// descriptors. Further ones wait in the system's queue; a handshake is over after [`HANDSHAKE`] at the latest.
+const UNFINISHED: usize = 512;
 /// A client that does not finish the handshake is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failed accept (out of file descriptors), so that the loop does not spin.
@@ -86,8 +89,16 @@ pub fn incoming(
     config: Arc<ArcSwapOption<ServerConfig>>,
 ) -> ReceiverStream<io::Result<MtlsStream>> {
     let (tx, rx) = mpsc::channel(READY);
+    let places = Arc::new(Semaphore::new(UNFINISHED));
     tokio::spawn(async move {
         loop {
+            let place = tokio::select! {
+                () = tx.closed() => return,
+                p = places.clone().acquire_owned() => match p {
+                    Ok(p) => p,
+                    Err(_) => return,
+                },
+            };
             let (tcp, address) = tokio::select! {
                 () = tx.closed() => return,
                 r = listener.accept() => match r {
@@ -102,6 +113,8 @@ pub fn incoming(
             let Some(c) = config.load_full() else { continue };
             let tx = tx.clone();
             tokio::spawn(async move {
+                // Given back when the connection is taken over or dropped.
+                let _place = place;
                 let _ = tcp.set_nodelay(true);
                 // On a port for both, IPv4 comes in the clothes of IPv6.
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());

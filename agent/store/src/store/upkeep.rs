@@ -78,7 +78,9 @@ impl Store {
             // Under another ontology than it was made for it covers nothing.
             let o = self.read().ontology.clone();
             if checkpoint::fingerprint(&o) == checkpoint::fingerprint(&r.state.ontology) {
-                self.behind.fetch_sub(covered, Ordering::Relaxed);
+                // Another ontology that came meanwhile, and went again, may have counted less than was covered.
+                let left = |n: u64| Some(n.saturating_sub(covered));
+                let _ = self.behind.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
             }
             Ok((x, bytes))
         });
