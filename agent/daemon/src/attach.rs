@@ -168,8 +168,10 @@ impl Attachment {
         if let Some(r) = last {
             tx.send(AgentMessage { body: Some(AgentBody::Report(serde_json::to_vec(&r)?.into())) }).await?;
         }
-        let left = self.left.get().cloned().unwrap_or_default();
-        tx.send(AgentMessage { body: Some(AgentBody::Drained(Drained { left })) }).await?;
+        // One that ends by a failure does not know, and must not say that nothing is left.
+        if let Some(left) = self.left.get().cloned() {
+            tx.send(AgentMessage { body: Some(AgentBody::Drained(Drained { left })) }).await?;
+        }
         drop(tx);
         while rx.message().await?.is_some() {}
         Ok(())
