@@ -180,8 +180,11 @@ impl Store {
     async fn unfollowed(&self, a: &RotateArgs, root: &str) -> Result<Vec<String>> {
         let Store::Cluster(_) = self else { return Ok(Vec::new()) };
         let (client, _) = cluster(&a.source).await?;
-        let known = mew_kube::published(client, &a.operator_namespace).await?.roots;
-        let known = mew_tls::fingerprints(&known)?;
+        let known = match mew_kube::published(client, &a.operator_namespace).await {
+            Ok(published) => mew_tls::fingerprints(&published.roots)?,
+            // With --force it is no reason to wait.
+            Err(e) => return Ok(vec![format!("what the operator has published is not known: {e:#}")]),
+        };
         Ok(if known.iter().any(|k| k == root) {
             Vec::new()
         } else {
@@ -202,6 +205,13 @@ impl Store {
 
 /// What was asked about peers, or nothing at all if the step is wanted without knowing.
 fn asked(a: &RotateArgs, remotes: Result<BTreeMap<String, Remote>>) -> Result<BTreeMap<String, Remote>> {
+    // Remotes elsewhere would be cut off without a word.
+    if let Some(n) = &a.source.namespace
+        && a.source.state.is_none()
+        && !a.force
+    {
+        bail!("a step concerns the Remotes of all namespaces, not only of {n}: leave out --namespace");
+    }
     match remotes {
         Err(e) if a.force => {
             eprintln!("warning: what peers accept is not known: {e:#}");

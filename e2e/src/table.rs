@@ -20,11 +20,16 @@ pub fn rows(c: &Cluster, kind: &str, namespace: &str) -> Result<BTreeMap<String,
     Ok(all)
 }
 
-/// The cells that a row must have, and what it has instead.
+/// The cells that the row of this name must have.
 pub fn check(rows: &BTreeMap<String, Row>, name: &str, want: &[(&str, &str)]) -> Result<()> {
     let row = rows.get(name).with_context(|| format!("{name} is not among {:?}", rows.keys()))?;
+    shows(row, want).with_context(|| name.to_owned())
+}
+
+/// The cells that a row must have, and what it has instead.
+pub fn shows(row: &Row, want: &[(&str, &str)]) -> Result<()> {
     for (column, value) in want {
-        ensure!(row.get(*column).is_some_and(|v| v == value), "{name}: {column} is not {value:?} in {row:?}");
+        ensure!(row.get(*column).is_some_and(|v| v == value), "{column} is not {value:?} in {row:?}");
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 use super::Case;
 use crate::pair::{AIRPORTS, POLICY};
 use crate::side::Side;
+use crate::table::{Row, shows};
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeMap;
 
 pub const CASE: Case = Case {
     name: "columns",
@@ -11,8 +11,6 @@ pub const CASE: Case = Case {
     proves: "`kubectl get` says in its columns what is so, in all three kinds, no cell empty",
     run,
 };
-
-type Row = BTreeMap<String, String>;
 
 fn run(w: &mut World) -> Result<()> {
     let p = w.flights()?;
@@ -60,11 +58,4 @@ fn row(s: &Side, kind: &str, name: &str, header: &[&str], wide: &[&str]) -> Resu
     let cells = lines.find(|l| l.first() == Some(&name)).with_context(|| format!("{name} is not in\n{text}"))?;
     ensure!(cells.len() >= want.len(), "a cell of {name} is empty:\n{text}");
     Ok(want.iter().zip(cells).map(|(column, cell)| ((*column).to_owned(), cell.to_owned())).collect())
-}
-
-fn shows(row: &Row, want: &[(&str, &str)]) -> Result<()> {
-    for (column, value) in want {
-        ensure!(row.get(*column).is_some_and(|v| v == value), "{column} is not {value:?} in {row:?}");
-    }
-    Ok(())
 }
