@@ -1,6 +1,6 @@
 //! Whatever reads what others wrote, given that with damage: it never panics, it says what is wrong and where, and what it
 //! takes is what is written there. The damage is the same in every run. Frames of a session are in
-//! `agent/sync/tests/protocol.rs`, certificates in `agent/tls/tests/material.rs`, and entities (every single change of one)
+//! `agent/sync/tests/protocol`, certificates in `agent/tls/tests/material.rs`, and entities (every single change of one)
 //! in `agent/model/tests/entity.rs`.
 
 mod damage;

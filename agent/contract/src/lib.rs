@@ -7,6 +7,8 @@ pub mod guide;
 pub mod problem;
 pub mod reason;
 pub mod report;
+#[cfg(feature = "samples")]
+pub mod samples;
 pub mod snapshot;
 
 /// Bytes of one message between them. Snapshots and reports are absolute: with ten thousand Syncs either has some 10 MiB,

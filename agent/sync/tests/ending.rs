@@ -1,61 +1,25 @@
 //! What a link says before its agent ends: what its peer has not confirmed, and goodbye.
 
-use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
-use mew_contract::{Problem, Reason, RemoteItem, SyncItem, TypeRules};
+mod common;
+
+use common::{NOW_MS, connected, handshake, kernel, local};
+use mew_contract::samples::{remote_item, sync_item};
+use mew_contract::{Problem, Reason, RemoteItem, SyncItem};
 use mew_kernel::{Kernel, Params};
-use mew_lang::parse_ontology;
-use mew_store::{MemDisk, Options, Store};
-use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now, Outstanding, shapes};
+use mew_sync::{ConnId, Effect, Event, Link, Now, Outstanding, shapes};
 use mew_wire as wire;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use wire::frame::Body;
 
-const HERE: &str = "plant.here";
-const THERE: &str = "plant.there";
-const NOW: Now = Now { wall_ms: 1_700_000_000_000, mono_ms: 0 };
+const ONTOLOGY: &str = "node Task { name: String? }\nnode Note { name: String? }";
+const NOW: Now = Now { wall_ms: NOW_MS, mono_ms: 0 };
 const TASK: &str = r#"SPAWN Task {name = "t"}"#;
 const NOTE: &str = r#"SPAWN Note {name = "for nobody"}"#;
 /// The number of this side's flow, as the peer has dialled.
 const OURS: u32 = 2;
 
 fn remote(dial: bool) -> RemoteItem {
-    let types = || vec!["Task".to_owned()];
-    let rules = TypeRules { allow: types(), deny: Vec::new(), permitted: types() };
-    RemoteItem {
-        name: "here/there".into(),
-        peer_kernel_id: THERE.into(),
-        peer_trust_domain: "there.example".into(),
-        endpoints: Vec::new(),
-        dial,
-        accept: true,
-        roots: Vec::new(),
-        certificate: None,
-        connect_timeout_ms: 3_000,
-        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
-        keepalive: Keepalive { interval_ms: 20_000, timeout_ms: 50_000, failure_threshold: 2 },
-        suspend: false,
-        blocked: None,
-        export: rules.clone(),
-        import: rules,
-        grants: Vec::new(),
-    }
-}
-
-fn push() -> SyncItem {
-    SyncItem {
-        name: "here/tasks".into(),
-        remote: "here/there".into(),
-        direction: Direction::Push,
-        pattern: "t: Task".into(),
-        initial: Initial::Full,
-        edges: Edges::None,
-        delete_at_sink: true,
-        delete_on_unmatch: false,
-        suspend: false,
-        reset: None,
-        blocked: None,
-    }
+    RemoteItem { dial, ..remote_item(&["Task"]) }
 }
 
 struct Side {
@@ -68,12 +32,8 @@ struct Side {
 
 impl Side {
     fn new(dial: bool, syncs: Vec<SyncItem>) -> Self {
-        let o = parse_ontology("node Task { name: String? }\nnode Note { name: String? }").expect("an ontology");
-        let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
-        let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
-        let kernel = Kernel::new(store);
-        let local = Local { agent_version: "0.1.0".into(), save_every: 1_000, fingerprints: |pems| pems.to_vec() };
-        let link = Link::new(local, remote(dial), &kernel);
+        let kernel = kernel(ONTOLOGY);
+        let link = Link::new(local(1_000), remote(dial), &kernel);
         let mut s = Side { kernel, link, conn: 0, dials: 0, closed: Vec::new() };
         s.handle(Event::Configure(Box::new(remote(dial)), syncs));
         s
@@ -107,25 +67,11 @@ impl Side {
 
     fn comes(&mut self, dialled: bool) -> Vec<Body> {
         self.conn += 1;
-        let endpoint = "192.0.2.1:50000".to_owned();
-        self.handle(Event::Connected(Connected {
-            conn: self.conn,
-            dialled,
-            endpoint,
-            certificate_not_after_ms: None,
-            root: None,
-        }))
+        self.handle(Event::Connected(connected(self.conn, dialled, None)))
     }
 
     fn greeted(&mut self) -> Vec<Body> {
-        self.hear(Body::Handshake(wire::Handshake {
-            protocol_min: 1,
-            protocol_max: 1,
-            kernel_id: THERE.into(),
-            incarnation: "there-1".into(),
-            agent_version: "0.1.0".into(),
-            ..wire::Handshake::default()
-        }))
+        self.hear(Body::Handshake(handshake()))
     }
 
     /// The peer lets the flow pass; what it is sent.
@@ -159,7 +105,7 @@ fn last_push(said: &[Body]) -> u64 {
 
 #[test]
 fn what_the_sink_has_not_confirmed_is_outstanding_and_nothing_else() {
-    let mut s = Side::new(false, vec![push()]);
+    let mut s = Side::new(false, vec![sync_item()]);
     s.write(TASK);
     s.write(TASK);
     // Nobody is there, and nobody is waited for.
@@ -186,7 +132,7 @@ fn what_the_sink_has_not_confirmed_is_outstanding_and_nothing_else() {
 
 #[test]
 fn what_a_peer_that_is_gone_has_is_remembered() {
-    let mut s = Side::new(false, vec![push()]);
+    let mut s = Side::new(false, vec![sync_item()]);
     s.write(TASK);
     s.connected();
     s.greeted();
@@ -206,7 +152,7 @@ fn what_a_peer_that_is_gone_has_is_remembered() {
 /// The peer closes the old connection when the new one is up at its end.
 #[test]
 fn a_peer_whose_next_connection_is_on_its_way_is_waited_for() {
-    let mut s = Side::new(true, vec![push()]);
+    let mut s = Side::new(true, vec![sync_item()]);
     s.write(TASK);
     assert_eq!(s.one(), (false, None), "it has never been there");
     s.comes(true);
@@ -221,7 +167,7 @@ fn a_peer_whose_next_connection_is_on_its_way_is_waited_for() {
 
 #[test]
 fn a_flow_that_is_refused_or_suspended_is_not_waited_for() {
-    let mut s = Side::new(false, vec![push()]);
+    let mut s = Side::new(false, vec![sync_item()]);
     s.write(TASK);
     s.connected();
     s.greeted();
@@ -230,7 +176,7 @@ fn a_flow_that_is_refused_or_suspended_is_not_waited_for() {
     s.hear(Body::FlowRefuse(refuse));
     assert_eq!(s.one(), (false, None));
     assert!(s.outstanding()[0].to_string().contains("c0ffee"), "{}", s.outstanding()[0]);
-    s.handle(Event::Configure(Box::new(remote(false)), vec![SyncItem { suspend: true, ..push() }]));
+    s.handle(Event::Configure(Box::new(remote(false)), vec![SyncItem { suspend: true, ..sync_item() }]));
     assert!(s.outstanding().is_empty());
 }
 
@@ -259,7 +205,7 @@ fn what_the_peer_pulls_is_waited_for_as_well() {
 
 #[test]
 fn after_goodbye_nothing_is_opened_any_more() {
-    let mut s = Side::new(true, vec![push()]);
+    let mut s = Side::new(true, vec![sync_item()]);
     assert_eq!(s.dials, 1);
     s.connected();
     s.greeted();
@@ -273,7 +219,7 @@ fn after_goodbye_nothing_is_opened_any_more() {
 
 #[test]
 fn a_peer_that_says_goodbye_is_known_to_be_gone_at_once() {
-    let mut s = Side::new(false, vec![push()]);
+    let mut s = Side::new(false, vec![sync_item()]);
     s.connected();
     s.greeted();
     s.hear(Body::Disconnect(wire::Disconnect { reason: "Stopping".into() }));

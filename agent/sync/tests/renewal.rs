@@ -1,18 +1,16 @@
 //! Connections that take the place of others, and what two sides tell each other of roots, against one link.
 
-use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
-use mew_contract::{FlowReport, FlowState, LinkState, Problem, Reason, RemoteItem, RemoteReport, SyncItem, TypeRules};
+mod common;
+
+use common::{NOW_MS, connected, handshake, kernel, local};
+use mew_contract::samples::{remote_item, sync_item};
+use mew_contract::snapshot::Keepalive;
+use mew_contract::{FlowReport, FlowState, LinkState, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
 use mew_kernel::{Kernel, Params};
-use mew_lang::parse_ontology;
-use mew_store::{MemDisk, Options, Store};
-use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now};
+use mew_sync::{ConnId, Effect, Event, Link, Now};
 use mew_wire as wire;
-use std::sync::Arc;
 use wire::frame::Body;
 
-const HERE: &str = "plant.here";
-const THERE: &str = "plant.there";
-const NOW_MS: u64 = 1_700_000_000_000;
 /// Names of roots. In this test they stand for the certificates as well.
 const OLD: &str = "AA:01";
 const NEW: &str = "BB:02";
@@ -21,41 +19,13 @@ const REPLACE_EVERY_MS: u64 = 10_000;
 const HANDOVER_MS: u64 = 5_000;
 
 fn remote(dial: bool, roots: &[&str]) -> RemoteItem {
-    let types = || vec!["Task".to_owned()];
-    let rules = TypeRules { allow: types(), deny: Vec::new(), permitted: types() };
     RemoteItem {
-        name: "here/there".into(),
-        peer_kernel_id: THERE.into(),
-        peer_trust_domain: "there.example".into(),
-        endpoints: Vec::new(),
         dial,
         accept: !dial,
         roots: roots.iter().map(|r| (*r).to_owned()).collect(),
-        certificate: None,
-        connect_timeout_ms: 3_000,
-        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
+        // Longer than anything here takes.
         keepalive: Keepalive { interval_ms: 60_000, timeout_ms: 120_000, failure_threshold: 2 },
-        suspend: false,
-        blocked: None,
-        export: rules.clone(),
-        import: rules,
-        grants: Vec::new(),
-    }
-}
-
-fn own_push() -> SyncItem {
-    SyncItem {
-        name: "here/tasks".into(),
-        remote: "here/there".into(),
-        direction: Direction::Push,
-        pattern: "t: Task".into(),
-        initial: Initial::Full,
-        edges: Edges::None,
-        delete_at_sink: true,
-        delete_on_unmatch: false,
-        suspend: false,
-        reset: None,
-        blocked: None,
+        ..remote_item(&["Task"])
     }
 }
 
@@ -95,12 +65,8 @@ struct Side {
 
 impl Side {
     fn new(dials: bool) -> Self {
-        let o = parse_ontology("node Task { name: String? }").expect("the ontology is right");
-        let options = Options { kernel_id: HERE.into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
-        let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
-        let kernel = Kernel::new(store);
-        let local = Local { agent_version: "0.1.0".into(), save_every: 10, fingerprints: |pems| pems.to_vec() };
-        let link = Link::new(local, remote(dials, &[OLD]), &kernel);
+        let kernel = kernel("node Task { name: String? }");
+        let link = Link::new(local(10), remote(dials, &[OLD]), &kernel);
         let mut s = Side { kernel, link, conn: 0, dials, mono_ms: 1_000 };
         let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "own"}"#, &Params::new());
         spawned.expect("a statement of this ontology");
@@ -123,7 +89,7 @@ impl Side {
     }
 
     fn configure(&mut self, roots: &[&str]) -> Did {
-        self.handle(Event::Configure(Box::new(remote(self.dials, roots)), vec![own_push()]))
+        self.handle(Event::Configure(Box::new(remote(self.dials, roots)), vec![sync_item()]))
     }
 
     fn hear(&mut self, body: Body) -> Did {
@@ -137,26 +103,11 @@ impl Side {
     /// Another connection, by which the peer was verified with this root.
     fn connect(&mut self, root: &str) -> Did {
         self.conn += 1;
-        let endpoint = "192.0.2.1:9001".to_owned();
-        let root = Some(root.to_owned());
-        self.handle(Event::Connected(Connected {
-            conn: self.conn,
-            dialled: self.dials,
-            endpoint,
-            certificate_not_after_ms: None,
-            root,
-        }))
+        self.handle(Event::Connected(connected(self.conn, self.dials, Some(root.to_owned()))))
     }
 
     fn greet(&mut self) -> Did {
-        self.hear(Body::Handshake(wire::Handshake {
-            protocol_min: 1,
-            protocol_max: 1,
-            kernel_id: THERE.into(),
-            incarnation: "there-1".into(),
-            agent_version: "0.1.0".into(),
-            ..wire::Handshake::default()
-        }))
+        self.hear(Body::Handshake(handshake()))
     }
 
     /// The peer takes the flow that this side declares.
@@ -275,7 +226,7 @@ fn another_issuers_certificate_is_not_replaced_for_the_sake_of_the_operators_roo
         let asks = |d: &Did| (d.dials, d.renews()) == (usize::from(dials), !dials);
         let mut s = Side::live(dials);
         let named = RemoteItem { certificate: Some("peers".into()), ..remote(dials, &[OLD]) };
-        assert!(asks(&s.handle(Event::Configure(Box::new(named), vec![own_push()]))), "dials: {dials}");
+        assert!(asks(&s.handle(Event::Configure(Box::new(named), vec![sync_item()]))), "dials: {dials}");
         s.connect(OLD);
         s.greet();
         s.handle(Event::OwnRoot(Some(NEW.to_owned())));
@@ -370,7 +321,7 @@ fn what_goes_wrong_is_said_at_once() {
         (remote.state, flows.iter().map(|f| f.state).collect::<Vec<_>>())
     };
     let mut s = Side::live(true);
-    let both = vec![own_push(), SyncItem { name: "here/urgent".into(), ..own_push() }];
+    let both = vec![sync_item(), SyncItem { name: "here/urgent".into(), ..sync_item() }];
     let did = s.handle(Event::Configure(Box::new(remote(true, &[OLD])), both.clone()));
     s.take(did.opened().expect("the other flow is declared"));
     s.connect(OLD);
