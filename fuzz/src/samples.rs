@@ -1,8 +1,10 @@
 //! The worlds that decoders read in, and inputs as the real encoders write them. The same in every run, but for keys and
 //! certificates, which chance makes.
 
-use mew_contract::snapshot::{Direction, Edges, Endpoint, Grant, Initial, Keepalive, Overwrite, Retry};
-use mew_contract::{Problem, Reason, RemoteItem, SyncItem, TypeRules};
+use mew_contract::samples as plain;
+pub use mew_contract::samples::{HERE, THERE, sync_item};
+use mew_contract::snapshot::{Endpoint, Grant, Overwrite};
+use mew_contract::{Problem, Reason, RemoteItem, TypeRules};
 use mew_lang::{parse_ontology, render};
 use mew_model::name::number;
 use mew_model::{Draft, Hlc, KernelKey, Number, Ontology, Value};
@@ -14,9 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use wire::frame::Body;
 
-/// This kernel, and its peer.
-pub const HERE: &str = "plant.here";
-pub const THERE: &str = "plant.there";
 pub const NOW_MS: u64 = 1_700_000_000_000;
 /// Flows that the peer declares: one that it pushes, one that it pulls.
 pub const TASKS: &str = "there/tasks";
@@ -208,43 +207,17 @@ pub fn put(disk: &MemDisk, name: &str, bytes: &[u8]) {
 
 // ---------------------------------------------------------------- what operator and agent say
 
+/// With an endpoint, a denied type and a grant. The flow that this side declares ([`sync_item`]) is number 2, as the peer has
+/// dialled.
 pub fn remote_item() -> RemoteItem {
-    let types = || vec!["Task".to_owned(), "links".to_owned()];
-    let rules = TypeRules { allow: types(), deny: vec!["Secret".to_owned()], permitted: types() };
+    let types = ["Task", "links"];
+    let rules = TypeRules { deny: vec!["Secret".to_owned()], ..plain::rules(&types) };
     RemoteItem {
-        name: "here/there".into(),
-        peer_kernel_id: THERE.into(),
-        peer_trust_domain: "there.example".into(),
         endpoints: vec![Endpoint { host: "there.example".into(), port: 9001, server_name: Some("front".into()) }],
-        dial: false,
-        accept: true,
-        roots: Vec::new(),
-        certificate: None,
-        connect_timeout_ms: 3_000,
-        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
-        keepalive: Keepalive { interval_ms: 2_000, timeout_ms: 5_000, failure_threshold: 2 },
-        suspend: false,
-        blocked: None,
         export: rules.clone(),
         import: rules,
         grants: vec![Grant { ty: "Task".into(), overwrite_local: Overwrite::OnConflict, delete: None }],
-    }
-}
-
-/// The flow that this side declares: number 2, as the peer has dialled.
-pub fn sync_item() -> SyncItem {
-    SyncItem {
-        name: "here/tasks".into(),
-        remote: "here/there".into(),
-        direction: Direction::Push,
-        pattern: "t: Task".into(),
-        initial: Initial::Full,
-        edges: Edges::None,
-        delete_at_sink: true,
-        delete_on_unmatch: false,
-        suspend: false,
-        reset: None,
-        blocked: None,
+        ..plain::remote_item(&types)
     }
 }
 

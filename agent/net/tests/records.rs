@@ -1,7 +1,8 @@
 //! MATCH reads what the agent keeps about itself: held entities and conflicts as the store has them, Remotes and Syncs as
 //! they are configured and as their links say.
 
-use mew_contract::snapshot::{Direction, Edges, Endpoint, Initial, Keepalive, Retry};
+use mew_contract::samples::{remote_item, sync_item};
+use mew_contract::snapshot::Endpoint;
 use mew_contract::{Problem, Reason, RemoteItem, SyncItem, TypeRules};
 use mew_kernel::{Kernel, Params};
 use mew_lang::parse_ontology;
@@ -96,41 +97,19 @@ async fn conflicts_are_read_and_counted_for_ever() {
 }
 
 fn remote(name: &str, blocked: Option<Problem>) -> RemoteItem {
-    let all = vec!["*".to_owned()];
     RemoteItem {
         name: name.to_owned(),
         peer_kernel_id: "team-b.shop".into(),
         peer_trust_domain: "b.example".into(),
         endpoints: vec![Endpoint { host: "b.example".into(), port: 9001, server_name: None }],
-        dial: false,
-        accept: true,
-        roots: Vec::new(),
-        certificate: None,
-        connect_timeout_ms: 1_000,
-        retry: Retry { initial_ms: 1_000, max_ms: 1_000, multiplier: 1, jitter_percent: 0 },
-        keepalive: Keepalive { interval_ms: 1_000, timeout_ms: 1_000, failure_threshold: 3 },
-        suspend: false,
         blocked,
-        export: TypeRules { allow: all.clone(), deny: Vec::new(), permitted: all },
         import: TypeRules::default(),
-        grants: Vec::new(),
+        ..remote_item(&["*"])
     }
 }
 
 fn sync(name: &str, remote: &str) -> SyncItem {
-    SyncItem {
-        name: name.to_owned(),
-        remote: remote.to_owned(),
-        direction: Direction::Push,
-        pattern: "t: Task".into(),
-        initial: Initial::Full,
-        edges: Edges::None,
-        delete_at_sink: true,
-        delete_on_unmatch: false,
-        suspend: false,
-        reset: None,
-        blocked: None,
-    }
+    SyncItem { name: name.to_owned(), remote: remote.to_owned(), ..sync_item() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

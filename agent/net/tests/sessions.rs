@@ -4,8 +4,9 @@
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use mew_contract::report::LinkState;
-use mew_contract::snapshot::{Keepalive, Retry};
-use mew_contract::{Problem, Reason, RemoteItem, TypeRules};
+use mew_contract::samples::{HERE, THERE, remote_item};
+use mew_contract::snapshot::Keepalive;
+use mew_contract::{Problem, Reason, RemoteItem};
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::{Hub, HubConfig, serve_federation};
@@ -27,8 +28,6 @@ use tonic::{Code, Request, Status, Streaming};
 use wire::federation_client::FederationClient;
 use wire::frame::Body;
 
-const HERE: &str = "plant.here";
-const THERE: &str = "plant.there";
 const HOUR: i64 = 3600;
 /// Everything here takes milliseconds; this is for a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,25 +59,11 @@ fn there(ca: &Authority) -> Material {
 }
 
 fn remote(roots: &[&Authority]) -> RemoteItem {
-    let every = || vec!["*".to_owned()];
-    let rules = TypeRules { allow: every(), deny: Vec::new(), permitted: every() };
     RemoteItem {
-        name: "here/there".into(),
-        peer_kernel_id: THERE.into(),
-        peer_trust_domain: "there.example".into(),
-        endpoints: Vec::new(),
-        dial: false,
-        accept: true,
         roots: roots.iter().map(|ca| ca.cert_pem.clone()).collect(),
-        certificate: None,
         connect_timeout_ms: 30_000,
-        retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 20_000, timeout_ms: 50_000, failure_threshold: 3 },
-        suspend: false,
-        blocked: None,
-        export: rules.clone(),
-        import: rules,
-        grants: Vec::new(),
+        ..remote_item(&["*"])
     }
 }
 

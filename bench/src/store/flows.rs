@@ -3,7 +3,8 @@
 
 use crate::embedded::now_ms;
 use anyhow::{Result, bail};
-use mew_contract::snapshot::{Direction, Edges, Initial, Keepalive, Retry};
+use mew_contract::samples::{remote_item, sync_item};
+use mew_contract::snapshot::{Keepalive, Retry};
 use mew_contract::{RemoteItem, SyncItem, TypeRules};
 use mew_kernel::Kernel;
 use mew_sync::{Connected, Effect, Event, Link, Local, Now, PROTOCOL_MAX, PROTOCOL_MIN, SAVE_EVERY};
@@ -75,40 +76,20 @@ impl Session<'_> {
     }
 }
 
+/// Patient: what is measured is not how soon a busy machine answers.
 fn remote() -> RemoteItem {
-    let rules = TypeRules { allow: vec![TYPE.into()], deny: Vec::new(), permitted: vec![TYPE.into()] };
     RemoteItem {
         name: REMOTE.into(),
         peer_kernel_id: PEER.into(),
         peer_trust_domain: "bench.example".into(),
-        endpoints: Vec::new(),
-        dial: false,
-        accept: true,
-        roots: Vec::new(),
-        certificate: None,
         connect_timeout_ms: 30_000,
         retry: Retry { initial_ms: 1_000, max_ms: 60_000, multiplier: 2, jitter_percent: 0 },
         keepalive: Keepalive { interval_ms: 10_000, timeout_ms: 20_000, failure_threshold: 3 },
-        suspend: false,
-        blocked: None,
-        export: rules,
         import: TypeRules::default(),
-        grants: Vec::new(),
+        ..remote_item(&[TYPE])
     }
 }
 
 fn sync((i, pattern): (usize, &&str)) -> SyncItem {
-    SyncItem {
-        name: format!("bench/flow-{i}"),
-        remote: REMOTE.into(),
-        direction: Direction::Push,
-        pattern: (*pattern).to_owned(),
-        initial: Initial::Full,
-        edges: Edges::None,
-        delete_at_sink: true,
-        delete_on_unmatch: false,
-        suspend: false,
-        reset: None,
-        blocked: None,
-    }
+    SyncItem { name: format!("bench/flow-{i}"), remote: REMOTE.into(), pattern: (*pattern).to_owned(), ..sync_item() }
 }

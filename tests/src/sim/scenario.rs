@@ -1,7 +1,8 @@
 //! What differs from seed to seed: who syncs what to whom and how, and which planted bug there is, if any.
 
 use super::rng::Rng;
-use mew_contract::snapshot::{Direction, Edges, Endpoint, Initial, Keepalive, Retry};
+use mew_contract::samples::{remote_item, rules, sync_item};
+use mew_contract::snapshot::{Direction, Edges, Endpoint, Initial, Retry};
 use mew_contract::{RemoteItem, SyncItem, TypeRules};
 use mew_lang::{parse_ontology, render};
 use mew_model::Ontology;
@@ -200,9 +201,8 @@ impl Scenario {
 
     pub fn remote(&self, me: usize, peer: usize, peer_kernel_id: &str) -> RemoteItem {
         let dials = (me < peer) == self.lower_dials;
-        let every = || vec!["*".to_owned()];
         let deny = if self.people { Vec::new() } else { vec!["Person".to_owned()] };
-        let rules = TypeRules { allow: every(), deny, permitted: every() };
+        let rules = TypeRules { deny, ..rules(&["*"]) };
         RemoteItem {
             name: remote_name(peer),
             peer_kernel_id: peer_kernel_id.to_owned(),
@@ -210,16 +210,10 @@ impl Scenario {
             endpoints: vec![Endpoint { host: format!("k{peer}"), port: 9001, server_name: None }],
             dial: dials,
             accept: !dials,
-            roots: Vec::new(),
-            certificate: None,
-            connect_timeout_ms: 3_000,
             retry: Retry { initial_ms: 200, max_ms: 2_000, multiplier: 2, jitter_percent: 20 },
-            keepalive: Keepalive { interval_ms: 2_000, timeout_ms: 5_000, failure_threshold: 2 },
-            suspend: false,
-            blocked: None,
             export: rules.clone(),
             import: rules,
-            grants: Vec::new(),
+            ..remote_item(&["*"])
         }
     }
 
@@ -235,9 +229,8 @@ impl Scenario {
             edges: if self.edges { Edges::Incident } else { Edges::None },
             delete_at_sink: self.delete,
             delete_on_unmatch: self.delete_on_unmatch,
-            suspend: false,
             reset: f.reset.clone(),
-            blocked: None,
+            ..sync_item()
         }
     }
 }
