@@ -296,13 +296,14 @@ impl ClientCertVerifier for Verifier {
         })?;
         Ok(ClientCertVerified::assertion())
     }
+    // What is signed, and how, is the same at both ends.
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+        ServerCertVerifier::verify_tls12_signature(self, m, c, d)
     }
     fn verify_tls13_signature(
         &self,
@@ -310,10 +311,10 @@ impl ClientCertVerifier for Verifier {
         c: &CertificateDer<'_>,
         d: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(m, c, d, &self.provider.signature_verification_algorithms)
+        ServerCertVerifier::verify_tls13_signature(self, m, c, d)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        ServerCertVerifier::supported_verify_schemes(self)
     }
 }
 
