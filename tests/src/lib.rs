@@ -21,6 +21,7 @@ pub mod sim;
 pub mod small_disk;
 pub mod standalone;
 pub mod steady;
+pub mod tasks;
 pub mod tools;
 pub mod wait;
 pub mod watcher;

@@ -5,11 +5,11 @@ use anyhow::{Context, Result, bail, ensure};
 use mew_tests::dirs::scratch;
 use mew_tests::process::mew_once;
 use mew_tests::standalone::{Side, connect};
+use mew_tests::tasks::{one_to, spawn, tasks, under_load};
 use mew_tests::wait::until;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const NAMESPACE: &str = "ops";
@@ -37,16 +37,6 @@ spec:
     )
 }
 
-fn spawn(side: &Side, n: u64) -> Result<()> {
-    side.execute("SPAWN Task {n = $n}", &json!({"n": n})).map(|_| ())
-}
-
-/// Which tasks a kernel has.
-fn tasks(side: &Side) -> Result<Vec<u64>> {
-    let rows = side.rows("MATCH t: Task RETURN t.n ORDER BY t.n")?;
-    rows.iter().map(|r| r[0].as_u64().with_context(|| format!("no number: {r}"))).collect()
-}
-
 /// Which tasks a dump of a data directory names.
 fn dumped(data: &Path, ontology: &Path) -> Result<Vec<u64>> {
     let (data, ontology) = (data.display().to_string(), ontology.display().to_string());
@@ -62,10 +52,6 @@ fn dumped(data: &Path, ontology: &Path) -> Result<Vec<u64>> {
     Ok(all)
 }
 
-fn one_to(n: u64) -> Vec<u64> {
-    (1..=n).collect()
-}
-
 /// A backup, and how many tasks were there before it was taken and after.
 struct Taken {
     file: String,
@@ -73,43 +59,27 @@ struct Taken {
     high: u64,
 }
 
-fn take(source: &Side, file: &Path, written: &AtomicU64) -> Result<Taken> {
+fn take(source: &Side, file: &Path, written: &dyn Fn() -> Result<u64>) -> Result<Taken> {
     let (address, file) = (format!("127.0.0.1:{}", source.api), file.display().to_string());
-    let low = written.load(Ordering::Acquire);
+    let low = written()?;
     mew_once(["store", "backup", "--address", &address, &file], &[])?;
     // One more may have been committed whose answer was under way.
-    let high = written.load(Ordering::Acquire) + 1;
+    let high = written()? + 1;
     Ok(Taken { file, low, high })
 }
 
 /// Backups while one task after the other is written.
 fn take_all(source: &Side, dir: &Path) -> Result<Vec<Taken>> {
-    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    std::thread::scope(|s| {
-        let writer = s.spawn(|| -> Result<()> {
-            for n in 1.. {
-                if done.load(Ordering::Acquire) {
-                    break;
-                }
-                spawn(source, n)?;
-                written.store(n, Ordering::Release);
-            }
-            Ok(())
-        });
-        let taken: Result<Vec<Taken>> = (0..BACKUPS)
-            .map(|i| {
-                let enough = written.load(Ordering::Acquire) + BETWEEN;
-                until("tasks are written", PATIENCE, || {
-                    ensure!(!writer.is_finished(), "the writer has ended");
-                    Ok((written.load(Ordering::Acquire) >= enough).then_some(()))
-                })?;
-                take(source, &dir.join(format!("{i}.tar")), &written)
-            })
-            .collect();
-        done.store(true, Ordering::Release);
-        let wrote = writer.join().map_err(|_| anyhow::anyhow!("the writer has panicked"))?;
-        wrote.and(taken)
-    })
+    let (taken, _) = under_load(source, |written| {
+        let mut taken = Vec::new();
+        for i in 0..BACKUPS {
+            let enough = written()? + BETWEEN;
+            until("tasks are written", PATIENCE, || Ok((written()? >= enough).then_some(())))?;
+            taken.push(take(source, &dir.join(format!("{i}.tar")), written)?);
+        }
+        Ok(taken)
+    })?;
+    Ok(taken)
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! The CAs of two standalone sides are replaced under load, one after the other: nothing is lost, no status flaps, and no step is
 //! taken that would cut the other side off.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mew_tests::dirs::scratch;
 use mew_tests::kstatus::condition;
 use mew_tests::standalone::{Side, connect};
+use mew_tests::tasks::{one_to, spawn, tasks, under_load};
 use mew_tests::wait::until;
 use serde_json::{Value, json};
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const NAMESPACE: &str = "rotation";
@@ -26,19 +26,6 @@ spec:
   match: 't: Task'
   maxLag: 5s
 ";
-
-fn spawn(side: &Side, n: u64) -> Result<()> {
-    side.execute("SPAWN Task {n = $n}", &json!({"n": n})).map(|_| ())
-}
-
-fn tasks(side: &Side) -> Result<Vec<u64>> {
-    let rows = side.rows("MATCH t: Task RETURN t.n ORDER BY t.n")?;
-    rows.iter().map(|r| r[0].as_u64().with_context(|| format!("no number: {r}"))).collect()
-}
-
-fn one_to(n: u64) -> Vec<u64> {
-    (1..=n).collect()
-}
 
 #[test]
 fn cas_are_replaced_under_load() -> Result<()> {
@@ -86,7 +73,7 @@ fn steadily(source: &Side, sink: &Side) -> Result<u64> {
     }
 
     // The side that dials, and the side that is dialled.
-    let written = under_load(source, || {
+    let ((), written) = under_load(source, |_| {
         rotated(source, "sink", sink, "source")?;
         rotated(sink, "source", source, "sink")
     })?;
@@ -105,28 +92,6 @@ fn since(side: &Side, kind: &str, name: &str) -> Result<Vec<[String; 3]>> {
     let all = o["status"]["conditions"].as_array().context("no conditions")?;
     let of = |c: &Value, f: &str| c[f].as_str().unwrap_or_default().to_owned();
     Ok(all.iter().map(|c| [of(c, "type"), of(c, "status"), of(c, "lastTransitionTime")]).collect())
-}
-
-/// Does this while one task after the other is written; how many were acknowledged.
-fn under_load(source: &Side, f: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    std::thread::scope(|s| {
-        let writer = s.spawn(|| -> Result<()> {
-            for n in 1.. {
-                if done.load(Ordering::Acquire) {
-                    break;
-                }
-                spawn(source, n)?;
-                written.store(n, Ordering::Release);
-            }
-            Ok(())
-        });
-        let r = f();
-        done.store(true, Ordering::Release);
-        let wrote = writer.join().map_err(|_| anyhow!("the writer has panicked"))?;
-        wrote.and(r)
-    })?;
-    Ok(written.load(Ordering::Acquire))
 }
 
 /// All steps at one side, whose Remote for the other one is called so; and the other way round.
