@@ -36,7 +36,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn authenticate(&self, token: Option<&str>, kernel: &str) -> Result<KernelName, Status>;
     /// Objects with their status, as JSON, for `mew get`.
     fn objects(&self, kind: &str, name: &str) -> Result<Vec<String>, Status>;
-    /// Fails with where to go instead, if this replica does not serve agents now.
+    /// Fails with where to go instead, if this replica does not serve agents now. It is asked right before each thing that only
+    /// the leader may do.
     fn serves(&self) -> Result<(), Status>;
     /// The CAs of the trust domain, as they are now and as they change.
     fn authorities(&self) -> watch::Receiver<Arc<Authorities>>;
@@ -91,13 +92,14 @@ impl<B: Backend> Control for ControlService<B> {
         };
         let kernel = self.backend.authenticate(token.as_deref(), &hello.kernel).await?;
         known.admit();
-        // It may have lost the lease meanwhile.
+        // Another replica may lead by now.
         self.backend.serves()?;
         if ended.has_changed().unwrap_or(true) {
             return Err(Status::unavailable("no longer the leader"));
         }
         let (tx, rx) = mpsc::channel(QUEUE);
         let session = Session {
+            backend: self.backend.clone(),
             registry: self.registry.clone(),
             authorities: self.backend.authorities(),
             trust_domain: self.trust_domain.clone(),
@@ -120,6 +122,8 @@ impl<B: Backend> Control for ControlService<B> {
         let token = token(&req);
         let r = req.into_inner();
         let kernel = self.backend.authenticate(token.as_deref(), &r.kernel).await?;
+        // Another replica may lead by now.
+        self.backend.serves()?;
         let cas = self.backend.authorities().borrow().clone();
         let id = SpiffeId::kernel(&self.trust_domain, &kernel.kernel_id());
         let seconds = self.backend.certificate_lifetime().as_secs() as i64;
@@ -138,7 +142,8 @@ impl<B: Backend> Control for ControlService<B> {
     }
 }
 
-struct Session {
+struct Session<B> {
+    backend: Arc<B>,
     registry: Arc<Registry>,
     authorities: watch::Receiver<Arc<Authorities>>,
     trust_domain: String,
@@ -155,9 +160,14 @@ impl Drop for Held<'_> {
     }
 }
 
-impl Session {
+impl<B: Backend> Session<B> {
     async fn run(mut self, mut from: Streaming<AgentMessage>, tx: Sender) {
         let id = loop {
+            // Who has waited for long, or a replica that was stopped for a while, comes here when another one leads.
+            if let Err(s) = self.backend.serves() {
+                let _ = tx.send(Err(s)).await;
+                return;
+            }
             match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation, now_ms()) {
                 Claim::Held(id) => break id,
                 Claim::Refused(p) => {

@@ -37,6 +37,8 @@ fn ca() -> Ca {
 struct Tokens {
     cas: watch::Sender<Arc<Authorities>>,
     leads: AtomicBool,
+    /// Another replica leads when the next token has been looked at.
+    lapses: AtomicBool,
 }
 
 #[tonic::async_trait]
@@ -45,6 +47,9 @@ impl Backend for Tokens {
         let given = given.ok_or_else(|| Status::unauthenticated("a bearer token is needed"))?;
         if given != token(kernel) {
             return Err(Status::unauthenticated(format!("the token is not valid for {kernel}")));
+        }
+        if self.lapses.load(Ordering::Acquire) {
+            self.leads.store(false, Ordering::Release);
         }
         Ok(KernelName::new(NAMESPACE, kernel))
     }
@@ -77,7 +82,7 @@ impl Operator {
     async fn start() -> Self {
         let registry = Arc::new(Registry::default());
         let cas = watch::Sender::new(Arc::new(Authorities::first(ca())));
-        let backend = Arc::new(Tokens { cas, leads: AtomicBool::new(true) });
+        let backend = Arc::new(Tokens { cas, leads: AtomicBool::new(true), lapses: AtomicBool::new(false) });
         let stop = CancellationToken::new();
         let service = ControlService {
             backend: backend.clone(),
@@ -385,6 +390,32 @@ async fn a_replica_that_does_not_lead_serves_nobody() {
     let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-1")).await, "a follower");
     assert_eq!(s.code(), Code::Unavailable, "{s:?}");
     assert!(o.registry.states().is_empty());
+}
+
+/// Looking at a token takes time, and a replica may be stopped meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_served_by_a_replica_that_has_just_ceased_to_lead() {
+    let o = Operator::start().await;
+    let mut first = o.attach_agent("one", "pod-1").await;
+    first.welcomed().await;
+    let mut next = o.attach_agent("one", "pod-2").await;
+    let waits = next.hears().await;
+    assert!(matches!(&waits, Ok(Some(Body::Standby(_)))), "{waits:?}");
+    let bearer = format!("Bearer {}", token(KERNEL));
+
+    o.backend.lapses.store(true, Ordering::Release);
+    let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-3")).await, "an agent");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
+    o.backend.leads.store(true, Ordering::Release);
+    let csr_pem = new_request().expect("a request").pem;
+    let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem });
+    r.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
+    let s = refusal(o.client.clone().sign(r).await, "a request");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
+    // The one that waits gets the kernel from the leader, not from here.
+    first.says(AgentBody::Drained(Drained::default())).await;
+    let s = refusal(next.hears().await, "who has waited");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
 }
 
 /// Whoever reaches the port may speak; it is not to fill the memory before it is known.
