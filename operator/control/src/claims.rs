@@ -13,9 +13,12 @@ pub type Encoded = Vec<u8>;
 struct Kernel {
     holder: Option<Holder>,
     state: AgentState,
+    /// The newest, as it is planned.
     snapshot: watch::Sender<Encoded>,
-    /// What the newest snapshots hold, by their digests, to know which one a report is about.
-    sent: VecDeque<(String, Arc<Items>)>,
+    /// What it holds, by its digest.
+    newest: Option<Contents>,
+    /// Those of the snapshots that were handed out last, to know which one a report is about.
+    sent: VecDeque<Contents>,
     /// Changes when the holder goes, so that standbys look again.
     released: watch::Sender<u64>,
 }
@@ -26,14 +29,20 @@ struct Holder {
     incarnation: String,
 }
 
-/// Snapshots that a report may be about; an agent that is further behind is told the newest anyway.
+/// A snapshot's digest, and what it holds.
+type Contents = (String, Arc<Items>);
+
+/// Snapshots that a report may be about. An agent reports several times a second and is handed the next snapshot when it has the
+/// one before, see [`crate::service`]; while many objects are applied that is five between two reports.
 const REMEMBERED: usize = 8;
 
 impl Kernel {
     fn confirm(&mut self) {
         let digest = self.state.report.as_ref().map(|r| &r.snapshot);
-        self.state.confirmed = self.sent.iter().find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
-        if self.sent.front().map(|(d, _)| d) == digest {
+        // A new attachment may begin with a report about what is planned, before that is handed out.
+        let mut known = self.newest.iter().chain(&self.sent);
+        self.state.confirmed = known.find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
+        if self.newest.as_ref().map(|(d, _)| d) == digest {
             self.state.behind_since_ms = None;
         }
     }
@@ -121,7 +130,20 @@ impl Registry {
         self.lock().entry(kernel.clone()).or_default().snapshot.subscribe()
     }
 
-    /// Puts each snapshot where its agent reads the newest; unchanged ones are not sent again.
+    /// The newest snapshot with its digest, which is handed out now. `None`: there is none yet.
+    pub fn hand_out(&self, kernel: &KernelName, newest: &mut watch::Receiver<Encoded>) -> Option<(String, Encoded)> {
+        let mut all = self.lock();
+        let bytes = newest.borrow_and_update().clone();
+        let k = all.get_mut(kernel)?;
+        let (digest, items) = k.newest.clone()?;
+        if k.sent.front().is_none_or(|(d, _)| *d != digest) {
+            k.sent.push_front((digest.clone(), items));
+            k.sent.truncate(REMEMBERED);
+        }
+        Some((digest, bytes))
+    }
+
+    /// Puts each snapshot where its agent is handed the newest; unchanged ones are not handed out again.
     pub fn deliver(&self, snapshots: &BTreeMap<KernelName, Snapshot>, now_ms: u64) {
         let mut all = self.lock();
         for (k, s) in snapshots {
@@ -130,8 +152,7 @@ impl Registry {
             if *kernel.snapshot.borrow() == bytes {
                 continue;
             }
-            kernel.sent.push_front((Snapshot::digest(&bytes), Arc::new(Items::of(s))));
-            kernel.sent.truncate(REMEMBERED);
+            kernel.newest = Some((Snapshot::digest(&bytes), Arc::new(Items::of(s))));
             kernel.state.behind_since_ms.get_or_insert(now_ms);
             kernel.confirm();
             kernel.snapshot.send_replace(bytes);

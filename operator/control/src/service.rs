@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// An agent reports at least every few seconds; one that says nothing for this long has lost the connection.
 const SILENT: Duration = Duration::from_secs(30);
+/// An agent is handed one snapshot at a time, and the newest after it: it would get to another one no sooner, and with thousands
+/// of objects each takes it a while. After this it gets the newest all the same: a withdrawal is not to wait for an answer.
+const UNDER_WAY: Duration = Duration::from_secs(4);
 const QUEUE: usize = 8;
 /// Lines that an agent may leave in the log when it ends; it sends half as many.
 const MAX_LEFT: usize = 64;
@@ -195,22 +199,25 @@ impl<B: Backend> Session<B> {
         let mut snapshots = self.registry.snapshots(&self.kernel);
         snapshots.mark_changed();
         self.authorities.mark_changed();
-        let mut heard = tokio::time::Instant::now();
+        let mut heard = Instant::now();
+        // The snapshot that it has not answered yet, and until when it has the time to.
+        let mut under_way: Option<(String, Instant)> = None;
         loop {
             tokio::select! {
-                r = snapshots.changed() => {
+                r = snapshots.changed(), if under_way.is_none() => {
                     if r.is_err() {
                         return;
                     }
-                    let bytes = snapshots.borrow_and_update().clone();
-                    if bytes.is_empty() {
-                        continue;
-                    }
+                    let Some((digest, bytes)) = self.registry.hand_out(&self.kernel, &mut snapshots) else { continue };
+                    under_way = Some((digest, Instant::now() + UNDER_WAY));
                     // A peer that does not read any more is as gone as one that does not speak.
                     match tokio::time::timeout(SILENT, send(&tx, Body::Snapshot(bytes.into()))).await {
                         Ok(Ok(())) => {}
                         _ => return,
                     }
+                }
+                () = sleep_until(under_way.as_ref().map_or(heard, |(_, end)| *end)), if under_way.is_some() => {
+                    under_way = None;
                 }
                 r = self.authorities.changed() => {
                     if r.is_err() {
@@ -225,12 +232,15 @@ impl<B: Backend> Session<B> {
                 }
                 m = tokio::time::timeout_at(heard + SILENT, from.message()) => match m {
                     Ok(Ok(Some(m))) => {
-                        heard = tokio::time::Instant::now();
+                        heard = Instant::now();
                         match m.body {
                         Some(AgentBody::Report(b)) => match serde_json::from_slice::<Report>(&b) {
                             Ok(r) => self.registry.report(&self.kernel, id, r, now_ms()),
                             Err(e) => tracing::warn!(kernel = %self.kernel.name, error = %e, "a report that cannot be read"),
                         },
+                        Some(AgentBody::Accepted(a)) if under_way.as_ref().is_some_and(|(d, _)| *d == a.digest) => {
+                            under_way = None;
+                        }
                         Some(AgentBody::Drained(d)) => return self.drained(&d),
                         _ => {}
                     }

@@ -1,14 +1,15 @@
 //! Callers that are not what they should be, at the service that agents attach to: each is refused with its reason, and the
 //! kernels of others are as they were.
 
-use mew_contract::{MAX_MESSAGE, Problem, Reason, Report};
+use mew_contract::{MAX_MESSAGE, Problem, Reason, Report, Snapshot};
 use mew_control::{Authorities, Backend, Ca, ControlService, Registry};
-use mew_plan::{AgentState, KernelName};
+use mew_plan::{AgentState, KernelName, empty_snapshot};
 use mew_tls::{Authority, fingerprints, new_request, root_of_chain};
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body;
 use mew_wire::{Accepted, AgentMessage, Drained, Hello, OperatorMessage, OwnRoots, SignRequest};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -162,6 +163,14 @@ impl Attached {
         };
         self.roots().await;
         kernel_id
+    }
+
+    /// Its digest.
+    async fn snapshot(&mut self) -> String {
+        match self.hears().await {
+            Ok(Some(Body::Snapshot(bytes))) => Snapshot::digest(&bytes),
+            other => panic!("no snapshot: {other:?}"),
+        }
     }
 
     async fn roots(&mut self) -> OwnRoots {
@@ -376,6 +385,35 @@ async fn roots_come_as_they_change() {
         assert_eq!(signed.ca_pem, step.bundle());
         assert_eq!(root_of_chain(&signed.chain_pem, &signed.ca_pem).as_deref(), Some(step.signer().root()));
     }
+}
+
+/// An agent that is slow would fall ever further behind, and what it reports would be about something that nobody remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_come_one_at_a_time_and_what_is_reported_is_known() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    let kernel = KernelName::new(NAMESPACE, KERNEL);
+    let plan = |n: usize| {
+        let mut s = empty_snapshot("shop.example", &kernel);
+        s.remotes.push(serde_json::json!({"name": format!("shop/peer-{n}")}));
+        let digest = Snapshot::digest(&s.encode());
+        o.registry.deliver(&BTreeMap::from([(kernel.clone(), s)]), 1);
+        digest
+    };
+    let is_confirmed = || o.state(KERNEL).is_some_and(|s| s.confirmed.is_some());
+
+    let first = plan(0);
+    assert_eq!(a.snapshot().await, first);
+    let newest = (1..100).map(&plan).last().expect("there are some");
+    a.reports(&Report { snapshot: first.clone(), ..report("slow") }).await;
+    until("what it has is known", is_confirmed).await;
+    a.says(AgentBody::Accepted(Accepted { digest: first })).await;
+    assert_eq!(a.snapshot().await, newest, "those between are of no use");
+    assert!(is_confirmed(), "it has not reported anything else yet");
+    // One that does not answer is not kept from what is withdrawn.
+    let newest = plan(100);
+    assert_eq!(a.snapshot().await, newest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
