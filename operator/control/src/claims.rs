@@ -2,7 +2,7 @@
 
 use mew_contract::{Problem, Reason, Report, Snapshot};
 use mew_plan::{AgentState, CLAIM_MS, Items, KernelName, RefusedClaim};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -21,6 +21,8 @@ struct Kernel {
     sent: VecDeque<Contents>,
     /// Changes when the holder goes, so that standbys look again.
     released: watch::Sender<u64>,
+    /// Since when it is of no use, on the planner's clock.
+    unused_since_ms: Option<u64>,
 }
 
 struct Holder {
@@ -35,6 +37,10 @@ type Contents = (String, Arc<Items>);
 /// Snapshots that a report may be about. An agent reports several times a second and is handed the next snapshot when it has the
 /// one before, see [`crate::service`]; while many objects are applied that is five between two reports.
 const REMEMBERED: usize = 8;
+
+/// What is known of a kernel that no agent holds and no Remote names is kept for this long; an agent that is only restarted is
+/// back by then. Whoever may attach can invent names, and a snapshot is planned for each that is kept.
+const UNUSED_MS: u64 = 60_000;
 
 impl Kernel {
     fn confirm(&mut self) {
@@ -159,6 +165,17 @@ impl Registry {
         }
     }
 
+    /// Forgets kernels of which this has been said for long enough.
+    pub fn forget(&self, unused: &BTreeSet<KernelName>, now_ms: u64) {
+        self.lock().retain(|name, k| {
+            if k.holder.is_some() || !unused.contains(name) {
+                k.unused_since_ms = None;
+                return true;
+            }
+            now_ms.saturating_sub(*k.unused_since_ms.get_or_insert(now_ms)) < UNUSED_MS
+        });
+    }
+
     pub fn report(&self, kernel: &KernelName, id: u64, report: Report, now_ms: u64) {
         let mut all = self.lock();
         if let Some(k) = all.get_mut(kernel)
@@ -186,5 +203,37 @@ impl Registry {
 
     pub fn states(&self) -> BTreeMap<KernelName, AgentState> {
         self.lock().iter().map(|(k, v)| (k.clone(), v.state.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Claim, KernelName, Registry, UNUSED_MS};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_kernel_that_nobody_holds_or_names_is_forgotten_after_a_while() {
+        let r = Registry::default();
+        let kernel = |name: &str| KernelName::new("shop", name);
+        let unused = BTreeSet::from(["held", "invented"].map(kernel));
+        let known = || r.states().into_keys().map(|k| k.name).collect::<Vec<_>>();
+        for name in ["held", "invented", "named"] {
+            let Claim::Held(id) = r.claim(&kernel(name), "pod-1", "one", 0) else { panic!("{name} is free") };
+            if name != "held" {
+                r.release(&kernel(name), id);
+            }
+        }
+        r.forget(&unused, 0);
+        r.forget(&unused, UNUSED_MS - 1);
+        assert_eq!(known(), ["held", "invented", "named"]);
+        // Its agent is back for a moment.
+        let Claim::Held(id) = r.claim(&kernel("invented"), "pod-1", "one", UNUSED_MS) else { panic!("it is free") };
+        r.forget(&unused, UNUSED_MS);
+        r.release(&kernel("invented"), id);
+        r.forget(&unused, UNUSED_MS + 1);
+        r.forget(&unused, 2 * UNUSED_MS);
+        assert_eq!(known(), ["held", "invented", "named"]);
+        r.forget(&unused, 2 * UNUSED_MS + 1);
+        assert_eq!(known(), ["held", "named"]);
     }
 }
