@@ -35,6 +35,8 @@ struct Term {
 pub async fn run(leader: Leader, mut elector: Elector, stop: CancellationToken) -> Result<()> {
     let mut term = None;
     let ended = elect(&leader, &mut elector, &mut term, &stop).await;
+    // Another one may lead as soon as the lease is given up.
+    leader.health.set_leader(None, None);
     resign(&mut term, &leader.registry).await;
     // If it cannot be given up now, it expires.
     let _ = timeout(DRAIN, elector.release()).await;
