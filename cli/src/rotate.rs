@@ -103,14 +103,24 @@ pub async fn run(a: RotateArgs) -> Result<()> {
         }
         What::Undo => {
             let next = now.undo(now_ms())?;
-            // The old one signs again: by then, peers may have dropped it.
-            if now.retiring().is_some() {
-                let root = next.signer().root();
-                let findings = before_signing(&asked(&a, store.remotes(&a).await)?, root);
-                passes(&a, &format!("{root} must not sign again"), &findings, &[])?;
-            }
+            let findings = match (now.retiring(), now.published()) {
+                // The old one signs again: by then, peers may have dropped it.
+                (Some(old), _) => {
+                    let findings = before_signing(&asked(&a, store.remotes(&a).await)?, old.root());
+                    passes(&a, &format!("{} must not sign again", old.root()), &findings, &[])?;
+                    findings
+                }
+                // Agents may still have its certificates.
+                (None, Some(new)) if new.has_signed() => {
+                    let findings = before_retiring(&asked(&a, store.remotes(&a).await)?, new.root());
+                    passes(&a, &format!("{} must not be withdrawn yet", new.root()), &findings, &[])?;
+                    findings
+                }
+                // Nobody depends on it.
+                _ => Vec::new(),
+            };
             store.put(&a, &next).await?;
-            out::line(format!("{} signs; the last step is undone", next.signer().root()));
+            out::line(format!("{} signs; the last step is undone{}", next.signer().root(), named(&findings)));
             Ok(())
         }
     }

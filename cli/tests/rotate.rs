@@ -106,6 +106,16 @@ fn a_published_root_can_be_withdrawn() {
     // Nobody depends on it.
     s.says(&["rotate", "undo"]);
     assert_eq!(s.roots(), first);
+
+    // Somebody may depend on one that has signed, and nobody is there who could know.
+    s.says(&["rotate", "publish"]);
+    s.says(&["rotate", "sign", "--force"]);
+    s.says(&["rotate", "undo", "--force"]);
+    let published = s.roots();
+    s.refused(&["rotate", "undo"], &["what peers accept is not known"]);
+    assert_eq!(s.roots(), published, "a refused step changes nothing");
+    s.says(&["rotate", "undo", "--force"]);
+    assert_eq!(s.roots(), first);
 }
 
 #[test]

@@ -25,6 +25,7 @@ const PEER: &str = "peer.example";
 const TEAM: &str = "team-a";
 const KERNEL: &str = "till";
 const WEBHOOK_SECRET: &str = "mew-webhook-ca";
+const ROOTS: &str = "mew-roots";
 
 #[test]
 fn for_all_namespaces_nothing_is_denied_and_nothing_left_over() -> Result<()> {
@@ -47,7 +48,9 @@ fn works_under_its_rights(name: &str, watched: &[&str], namespaces: &[&str]) -> 
         objects_come_change_and_go(&cluster, namespace)?;
     }
     an_agent_attaches(&cluster)?;
+    let roots = roots_are_lost(&cluster)?;
     the_webhook_is_kept(&cluster)?;
+    roots_come_back(&cluster, &roots)?;
     another_replica_takes_over(&mut cluster, &chart)?;
 
     let user = |account: &str, namespace: &str| format!("system:serviceaccount:{namespace}:{account}");
@@ -158,6 +161,19 @@ fn an_agent_attaches(cluster: &Cluster) -> Result<()> {
     cluster.api.apply_server_side(&remote.to_string())?;
     let attached = |r: &Value| r["status"]["kernel"]["id"] == agent.kernel_id;
     cluster.api.wait_json("remote", TEAM, "peer", "knows its kernel", attached, PATIENCE).map(drop)
+}
+
+/// The public roots are deleted; what they were.
+fn roots_are_lost(cluster: &Cluster) -> Result<String> {
+    let roots = cluster.roots()?;
+    cluster.api.kubectl(&["delete", "configmap", ROOTS, "-n", SYSTEM, "--timeout=30s"])?;
+    Ok(roots)
+}
+
+/// By the operator that runs: none has started since.
+fn roots_come_back(cluster: &Cluster, roots: &str) -> Result<()> {
+    let same = |m: &Value| m["data"]["ca.crt"] == roots;
+    cluster.api.wait_json("configmap", SYSTEM, ROOTS, "is published again", same, PATIENCE).map(drop)
 }
 
 /// Pods are injected; a Secret that is damaged is written anew, and a caBundle that is taken away too.

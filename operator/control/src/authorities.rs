@@ -63,11 +63,13 @@ pub struct Ca {
     authority: Authority,
     root: String,
     since_ms: u64,
+    /// Whether there may be certificates that come from it.
+    has_signed: bool,
 }
 
 impl Ca {
     pub fn new(authority: Authority, since_ms: u64) -> Result<Self, CaError> {
-        Ok(Ca { root: fingerprint(&authority.cert_pem)?, authority, since_ms })
+        Ok(Ca { root: fingerprint(&authority.cert_pem)?, authority, since_ms, has_signed: false })
     }
 
     pub fn authority(&self) -> &Authority {
@@ -84,8 +86,17 @@ impl Ca {
         self.since_ms
     }
 
+    /// Whether it signs or has signed: one that is published does not, unless it did before a step back.
+    pub fn has_signed(&self) -> bool {
+        self.has_signed
+    }
+
     fn at(self, since_ms: u64) -> Self {
         Ca { since_ms, ..self }
+    }
+
+    fn signing(self) -> Self {
+        Ca { has_signed: true, ..self }
     }
 }
 
@@ -101,11 +112,13 @@ const SIGNS: &str = "tls";
 const PUBLISHED: &str = "next";
 const RETIRING: &str = "previous";
 const PARTS: [&str; 3] = ["crt", "key", "since"];
+/// Is there if the published one has signed; of the others that is known.
+const HAS_SIGNED: &str = "next.signed";
 
 impl Authorities {
     /// A trust domain's first.
     pub fn first(ca: Ca) -> Self {
-        Authorities { retiring: None, signs: ca, published: None }
+        Authorities { retiring: None, signs: ca.signing(), published: None }
     }
 
     /// The oldest first.
@@ -176,7 +189,11 @@ impl Authorities {
     pub fn sign(&self, now_ms: u64) -> Result<Self, StepError> {
         self.check(Step::Sign)?;
         let new = self.published.clone().ok_or(StepError::NothingPublished)?;
-        Ok(Authorities { retiring: Some(self.signs.clone().at(now_ms)), signs: new.at(now_ms), published: None })
+        Ok(Authorities {
+            retiring: Some(self.signs.clone().at(now_ms)),
+            signs: new.at(now_ms).signing(),
+            published: None,
+        })
     }
 
     /// The old one is forgotten.
@@ -185,7 +202,8 @@ impl Authorities {
         Ok(Authorities { retiring: None, ..self.clone() })
     }
 
-    /// One step back: the old one signs again, or the one that never signed is withdrawn.
+    /// One step back: the old one signs again, or the published one is withdrawn. If that one [has signed](Ca::has_signed), it is
+    /// as much as retiring it.
     pub fn undo(&self, now_ms: u64) -> Result<Self, StepError> {
         match (&self.retiring, &self.published) {
             (Some(old), _) => Ok(Authorities {
@@ -212,7 +230,9 @@ impl Authorities {
             let values = [c.authority.cert_pem.clone(), c.authority.key_pem().to_owned(), c.since_ms.to_string()];
             PARTS.iter().zip(values).map(move |(part, value)| (format!("{}.{part}", key(state)), value))
         });
-        entries.collect()
+        let signed =
+            self.published.as_ref().filter(|c| c.has_signed).map(|_| (HAS_SIGNED.to_owned(), "true".to_owned()));
+        entries.chain(signed).collect()
     }
 
     pub fn from_data(data: &BTreeMap<String, String>) -> Result<Self, StoredError> {
@@ -223,7 +243,9 @@ impl Authorities {
             let authority = Authority::from_pem(field("crt")?, field("key")?).map_err(unusable)?;
             // Only shown to people: one that was put there by hand has none.
             let since_ms = field("since").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-            Ca::new(authority, since_ms).map_err(unusable)
+            let ca = Ca::new(authority, since_ms).map_err(unusable)?;
+            let has_signed = state != State::Published || data.contains_key(HAS_SIGNED);
+            Ok(Ca { has_signed, ..ca })
         };
         let maybe = |state: State| -> Result<Option<Ca>, StoredError> {
             data.contains_key(&format!("{}.crt", key(state))).then(|| one(state)).transpose()
@@ -238,7 +260,7 @@ impl Authorities {
     /// Whether an entry of that name is one of [`Authorities::to_data`].
     pub fn is_entry(name: &str) -> bool {
         let Some((which, part)) = name.split_once('.') else { return false };
-        [SIGNS, PUBLISHED, RETIRING].contains(&which) && PARTS.contains(&part)
+        name == HAS_SIGNED || ([SIGNS, PUBLISHED, RETIRING].contains(&which) && PARTS.contains(&part))
     }
 }
 
@@ -329,6 +351,15 @@ mod tests {
         assert_eq!(back.published().map(Ca::root), published.published().map(Ca::root));
         assert_eq!((back.retiring().is_none(), back.next()), (true, Some(Step::Sign)));
         assert!(back.sign(5).is_ok());
+        // Whoever withdraws it must know that there may be certificates of it; also when it was kept meanwhile.
+        let signed = |a: &Authorities| a.published().map(Ca::has_signed);
+        assert_eq!((signed(&published), signed(&back)), (Some(false), Some(true)));
+        for a in [&published, &back] {
+            let kept = Authorities::from_data(&a.to_data()).expect("it is whole");
+            assert!(kept == *a && signed(&kept) == signed(a));
+            assert!(a.to_data().keys().all(|k| Authorities::is_entry(k)));
+        }
+        assert!(back.undo(9).expect("it is withdrawn").all().all(|(_, c)| c.has_signed()));
     }
 
     #[test]

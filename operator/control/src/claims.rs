@@ -2,7 +2,7 @@
 
 use mew_contract::{Problem, Reason, Report, Snapshot};
 use mew_plan::{AgentState, CLAIM_MS, Items, KernelName, RefusedClaim};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -13,11 +13,16 @@ pub type Encoded = Vec<u8>;
 struct Kernel {
     holder: Option<Holder>,
     state: AgentState,
+    /// The newest, as it is planned.
     snapshot: watch::Sender<Encoded>,
-    /// What the newest snapshots hold, by their digests, to know which one a report is about.
-    sent: VecDeque<(String, Arc<Items>)>,
+    /// What it holds, by its digest.
+    newest: Option<Contents>,
+    /// Those of the snapshots that were handed out last, to know which one a report is about.
+    sent: VecDeque<Contents>,
     /// Changes when the holder goes, so that standbys look again.
     released: watch::Sender<u64>,
+    /// Since when it is of no use, on the planner's clock.
+    unused_since_ms: Option<u64>,
 }
 
 struct Holder {
@@ -26,14 +31,24 @@ struct Holder {
     incarnation: String,
 }
 
-/// Snapshots that a report may be about; an agent that is further behind is told the newest anyway.
+/// A snapshot's digest, and what it holds.
+type Contents = (String, Arc<Items>);
+
+/// Snapshots that a report may be about. An agent reports several times a second and is handed the next snapshot when it has the
+/// one before, see [`crate::service`]; while many objects are applied that is five between two reports.
 const REMEMBERED: usize = 8;
+
+/// What is known of a kernel that no agent holds and no Remote names is kept for this long; an agent that is only restarted is
+/// back by then. Whoever may attach can invent names, and a snapshot is planned for each that is kept.
+const UNUSED_MS: u64 = 60_000;
 
 impl Kernel {
     fn confirm(&mut self) {
         let digest = self.state.report.as_ref().map(|r| &r.snapshot);
-        self.state.confirmed = self.sent.iter().find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
-        if self.sent.front().map(|(d, _)| d) == digest {
+        // A new attachment may begin with a report about what is planned, before that is handed out.
+        let mut known = self.newest.iter().chain(&self.sent);
+        self.state.confirmed = known.find(|(d, _)| Some(d) == digest).map(|(_, s)| s.clone());
+        if self.newest.as_ref().map(|(d, _)| d) == digest {
             self.state.behind_since_ms = None;
         }
     }
@@ -121,7 +136,20 @@ impl Registry {
         self.lock().entry(kernel.clone()).or_default().snapshot.subscribe()
     }
 
-    /// Puts each snapshot where its agent reads the newest; unchanged ones are not sent again.
+    /// The newest snapshot with its digest, which is handed out now. `None`: there is none yet.
+    pub fn hand_out(&self, kernel: &KernelName, newest: &mut watch::Receiver<Encoded>) -> Option<(String, Encoded)> {
+        let mut all = self.lock();
+        let bytes = newest.borrow_and_update().clone();
+        let k = all.get_mut(kernel)?;
+        let (digest, items) = k.newest.clone()?;
+        if k.sent.front().is_none_or(|(d, _)| *d != digest) {
+            k.sent.push_front((digest.clone(), items));
+            k.sent.truncate(REMEMBERED);
+        }
+        Some((digest, bytes))
+    }
+
+    /// Puts each snapshot where its agent is handed the newest; unchanged ones are not handed out again.
     pub fn deliver(&self, snapshots: &BTreeMap<KernelName, Snapshot>, now_ms: u64) {
         let mut all = self.lock();
         for (k, s) in snapshots {
@@ -130,12 +158,22 @@ impl Registry {
             if *kernel.snapshot.borrow() == bytes {
                 continue;
             }
-            kernel.sent.push_front((Snapshot::digest(&bytes), Arc::new(Items::of(s))));
-            kernel.sent.truncate(REMEMBERED);
+            kernel.newest = Some((Snapshot::digest(&bytes), Arc::new(Items::of(s))));
             kernel.state.behind_since_ms.get_or_insert(now_ms);
             kernel.confirm();
             kernel.snapshot.send_replace(bytes);
         }
+    }
+
+    /// Forgets kernels of which this has been said for long enough.
+    pub fn forget(&self, unused: &BTreeSet<KernelName>, now_ms: u64) {
+        self.lock().retain(|name, k| {
+            if k.holder.is_some() || !unused.contains(name) {
+                k.unused_since_ms = None;
+                return true;
+            }
+            now_ms.saturating_sub(*k.unused_since_ms.get_or_insert(now_ms)) < UNUSED_MS
+        });
     }
 
     pub fn report(&self, kernel: &KernelName, id: u64, report: Report, now_ms: u64) {
@@ -165,5 +203,37 @@ impl Registry {
 
     pub fn states(&self) -> BTreeMap<KernelName, AgentState> {
         self.lock().iter().map(|(k, v)| (k.clone(), v.state.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Claim, KernelName, Registry, UNUSED_MS};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_kernel_that_nobody_holds_or_names_is_forgotten_after_a_while() {
+        let r = Registry::default();
+        let kernel = |name: &str| KernelName::new("shop", name);
+        let unused = BTreeSet::from(["held", "invented"].map(kernel));
+        let known = || r.states().into_keys().map(|k| k.name).collect::<Vec<_>>();
+        for name in ["held", "invented", "named"] {
+            let Claim::Held(id) = r.claim(&kernel(name), "pod-1", "one", 0) else { panic!("{name} is free") };
+            if name != "held" {
+                r.release(&kernel(name), id);
+            }
+        }
+        r.forget(&unused, 0);
+        r.forget(&unused, UNUSED_MS - 1);
+        assert_eq!(known(), ["held", "invented", "named"]);
+        // Its agent is back for a moment.
+        let Claim::Held(id) = r.claim(&kernel("invented"), "pod-1", "one", UNUSED_MS) else { panic!("it is free") };
+        r.forget(&unused, UNUSED_MS);
+        r.release(&kernel("invented"), id);
+        r.forget(&unused, UNUSED_MS + 1);
+        r.forget(&unused, 2 * UNUSED_MS);
+        assert_eq!(known(), ["held", "invented", "named"]);
+        r.forget(&unused, 2 * UNUSED_MS + 1);
+        assert_eq!(known(), ["held", "named"]);
     }
 }

@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// An agent reports at least every few seconds; one that says nothing for this long has lost the connection.
 const SILENT: Duration = Duration::from_secs(30);
+/// An agent is handed one snapshot at a time, and the newest after it: it would get to another one no sooner, and with thousands
+/// of objects each takes it a while. After this it gets the newest all the same: a withdrawal is not to wait for an answer.
+const UNDER_WAY: Duration = Duration::from_secs(4);
 const QUEUE: usize = 8;
 /// Lines that an agent may leave in the log when it ends; it sends half as many.
 const MAX_LEFT: usize = 64;
@@ -36,7 +40,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn authenticate(&self, token: Option<&str>, kernel: &str) -> Result<KernelName, Status>;
     /// Objects with their status, as JSON, for `mew get`.
     fn objects(&self, kind: &str, name: &str) -> Result<Vec<String>, Status>;
-    /// Fails with where to go instead, if this replica does not serve agents now.
+    /// Fails with where to go instead, if this replica does not serve agents now. It is asked right before each thing that only
+    /// the leader may do.
     fn serves(&self) -> Result<(), Status>;
     /// The CAs of the trust domain, as they are now and as they change.
     fn authorities(&self) -> watch::Receiver<Arc<Authorities>>;
@@ -91,13 +96,14 @@ impl<B: Backend> Control for ControlService<B> {
         };
         let kernel = self.backend.authenticate(token.as_deref(), &hello.kernel).await?;
         known.admit();
-        // It may have lost the lease meanwhile.
+        // Another replica may lead by now.
         self.backend.serves()?;
         if ended.has_changed().unwrap_or(true) {
             return Err(Status::unavailable("no longer the leader"));
         }
         let (tx, rx) = mpsc::channel(QUEUE);
         let session = Session {
+            backend: self.backend.clone(),
             registry: self.registry.clone(),
             authorities: self.backend.authorities(),
             trust_domain: self.trust_domain.clone(),
@@ -120,6 +126,8 @@ impl<B: Backend> Control for ControlService<B> {
         let token = token(&req);
         let r = req.into_inner();
         let kernel = self.backend.authenticate(token.as_deref(), &r.kernel).await?;
+        // Another replica may lead by now.
+        self.backend.serves()?;
         let cas = self.backend.authorities().borrow().clone();
         let id = SpiffeId::kernel(&self.trust_domain, &kernel.kernel_id());
         let seconds = self.backend.certificate_lifetime().as_secs() as i64;
@@ -138,7 +146,8 @@ impl<B: Backend> Control for ControlService<B> {
     }
 }
 
-struct Session {
+struct Session<B> {
+    backend: Arc<B>,
     registry: Arc<Registry>,
     authorities: watch::Receiver<Arc<Authorities>>,
     trust_domain: String,
@@ -155,9 +164,14 @@ impl Drop for Held<'_> {
     }
 }
 
-impl Session {
+impl<B: Backend> Session<B> {
     async fn run(mut self, mut from: Streaming<AgentMessage>, tx: Sender) {
         let id = loop {
+            // Who has waited for long, or a replica that was stopped for a while, comes here when another one leads.
+            if let Err(s) = self.backend.serves() {
+                let _ = tx.send(Err(s)).await;
+                return;
+            }
             match self.registry.claim(&self.kernel, &self.hello.instance, &self.hello.incarnation, now_ms()) {
                 Claim::Held(id) => break id,
                 Claim::Refused(p) => {
@@ -185,22 +199,25 @@ impl Session {
         let mut snapshots = self.registry.snapshots(&self.kernel);
         snapshots.mark_changed();
         self.authorities.mark_changed();
-        let mut heard = tokio::time::Instant::now();
+        let mut heard = Instant::now();
+        // The snapshot that it has not answered yet, and until when it has the time to.
+        let mut under_way: Option<(String, Instant)> = None;
         loop {
             tokio::select! {
-                r = snapshots.changed() => {
+                r = snapshots.changed(), if under_way.is_none() => {
                     if r.is_err() {
                         return;
                     }
-                    let bytes = snapshots.borrow_and_update().clone();
-                    if bytes.is_empty() {
-                        continue;
-                    }
+                    let Some((digest, bytes)) = self.registry.hand_out(&self.kernel, &mut snapshots) else { continue };
+                    under_way = Some((digest, Instant::now() + UNDER_WAY));
                     // A peer that does not read any more is as gone as one that does not speak.
                     match tokio::time::timeout(SILENT, send(&tx, Body::Snapshot(bytes.into()))).await {
                         Ok(Ok(())) => {}
                         _ => return,
                     }
+                }
+                () = sleep_until(under_way.as_ref().map_or(heard, |(_, end)| *end)), if under_way.is_some() => {
+                    under_way = None;
                 }
                 r = self.authorities.changed() => {
                     if r.is_err() {
@@ -215,12 +232,15 @@ impl Session {
                 }
                 m = tokio::time::timeout_at(heard + SILENT, from.message()) => match m {
                     Ok(Ok(Some(m))) => {
-                        heard = tokio::time::Instant::now();
+                        heard = Instant::now();
                         match m.body {
                         Some(AgentBody::Report(b)) => match serde_json::from_slice::<Report>(&b) {
                             Ok(r) => self.registry.report(&self.kernel, id, r, now_ms()),
                             Err(e) => tracing::warn!(kernel = %self.kernel.name, error = %e, "a report that cannot be read"),
                         },
+                        Some(AgentBody::Accepted(a)) if under_way.as_ref().is_some_and(|(d, _)| *d == a.digest) => {
+                            under_way = None;
+                        }
                         Some(AgentBody::Drained(d)) => return self.drained(&d),
                         _ => {}
                     }

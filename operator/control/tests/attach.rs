@@ -1,14 +1,15 @@
 //! Callers that are not what they should be, at the service that agents attach to: each is refused with its reason, and the
 //! kernels of others are as they were.
 
-use mew_contract::{MAX_MESSAGE, Problem, Reason, Report};
+use mew_contract::{MAX_MESSAGE, Problem, Reason, Report, Snapshot};
 use mew_control::{Authorities, Backend, Ca, ControlService, Registry};
-use mew_plan::{AgentState, KernelName};
+use mew_plan::{AgentState, KernelName, empty_snapshot};
 use mew_tls::{Authority, fingerprints, new_request, root_of_chain};
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body;
 use mew_wire::{Accepted, AgentMessage, Drained, Hello, OperatorMessage, OwnRoots, SignRequest};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ fn ca() -> Ca {
 struct Tokens {
     cas: watch::Sender<Arc<Authorities>>,
     leads: AtomicBool,
+    /// Another replica leads when the next token has been looked at.
+    lapses: AtomicBool,
 }
 
 #[tonic::async_trait]
@@ -45,6 +48,9 @@ impl Backend for Tokens {
         let given = given.ok_or_else(|| Status::unauthenticated("a bearer token is needed"))?;
         if given != token(kernel) {
             return Err(Status::unauthenticated(format!("the token is not valid for {kernel}")));
+        }
+        if self.lapses.load(Ordering::Acquire) {
+            self.leads.store(false, Ordering::Release);
         }
         Ok(KernelName::new(NAMESPACE, kernel))
     }
@@ -77,7 +83,7 @@ impl Operator {
     async fn start() -> Self {
         let registry = Arc::new(Registry::default());
         let cas = watch::Sender::new(Arc::new(Authorities::first(ca())));
-        let backend = Arc::new(Tokens { cas, leads: AtomicBool::new(true) });
+        let backend = Arc::new(Tokens { cas, leads: AtomicBool::new(true), lapses: AtomicBool::new(false) });
         let stop = CancellationToken::new();
         let service = ControlService {
             backend: backend.clone(),
@@ -157,6 +163,14 @@ impl Attached {
         };
         self.roots().await;
         kernel_id
+    }
+
+    /// Its digest.
+    async fn snapshot(&mut self) -> String {
+        match self.hears().await {
+            Ok(Some(Body::Snapshot(bytes))) => Snapshot::digest(&bytes),
+            other => panic!("no snapshot: {other:?}"),
+        }
     }
 
     async fn roots(&mut self) -> OwnRoots {
@@ -373,6 +387,35 @@ async fn roots_come_as_they_change() {
     }
 }
 
+/// An agent that is slow would fall ever further behind, and what it reports would be about something that nobody remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_come_one_at_a_time_and_what_is_reported_is_known() {
+    let o = Operator::start().await;
+    let mut a = o.attach_agent("one", "pod-1").await;
+    a.welcomed().await;
+    let kernel = KernelName::new(NAMESPACE, KERNEL);
+    let plan = |n: usize| {
+        let mut s = empty_snapshot("shop.example", &kernel);
+        s.remotes.push(serde_json::json!({"name": format!("shop/peer-{n}")}));
+        let digest = Snapshot::digest(&s.encode());
+        o.registry.deliver(&BTreeMap::from([(kernel.clone(), s)]), 1);
+        digest
+    };
+    let is_confirmed = || o.state(KERNEL).is_some_and(|s| s.confirmed.is_some());
+
+    let first = plan(0);
+    assert_eq!(a.snapshot().await, first);
+    let newest = (1..100).map(&plan).last().expect("there are some");
+    a.reports(&Report { snapshot: first.clone(), ..report("slow") }).await;
+    until("what it has is known", is_confirmed).await;
+    a.says(AgentBody::Accepted(Accepted { digest: first })).await;
+    assert_eq!(a.snapshot().await, newest, "those between are of no use");
+    assert!(is_confirmed(), "it has not reported anything else yet");
+    // One that does not answer is not kept from what is withdrawn.
+    let newest = plan(100);
+    assert_eq!(a.snapshot().await, newest);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_does_not_lead_serves_nobody() {
     let o = Operator::start().await;
@@ -385,6 +428,32 @@ async fn a_replica_that_does_not_lead_serves_nobody() {
     let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-1")).await, "a follower");
     assert_eq!(s.code(), Code::Unavailable, "{s:?}");
     assert!(o.registry.states().is_empty());
+}
+
+/// Looking at a token takes time, and a replica may be stopped meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_served_by_a_replica_that_has_just_ceased_to_lead() {
+    let o = Operator::start().await;
+    let mut first = o.attach_agent("one", "pod-1").await;
+    first.welcomed().await;
+    let mut next = o.attach_agent("one", "pod-2").await;
+    let waits = next.hears().await;
+    assert!(matches!(&waits, Ok(Some(Body::Standby(_)))), "{waits:?}");
+    let bearer = format!("Bearer {}", token(KERNEL));
+
+    o.backend.lapses.store(true, Ordering::Release);
+    let s = refusal(o.attach(Some(&bearer), hello(KERNEL, "one", "pod-3")).await, "an agent");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
+    o.backend.leads.store(true, Ordering::Release);
+    let csr_pem = new_request().expect("a request").pem;
+    let mut r = Request::new(SignRequest { kernel: KERNEL.into(), csr_pem });
+    r.metadata_mut().insert("authorization", bearer.parse().expect("a header"));
+    let s = refusal(o.client.clone().sign(r).await, "a request");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
+    // The one that waits gets the kernel from the leader, not from here.
+    first.says(AgentBody::Drained(Drained::default())).await;
+    let s = refusal(next.hears().await, "who has waited");
+    assert_eq!(s.code(), Code::Unavailable, "{s:?}");
 }
 
 /// Whoever reaches the port may speak; it is not to fill the memory before it is known.

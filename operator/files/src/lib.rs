@@ -109,6 +109,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
             since_ms,
         });
         registry.deliver(&p.snapshots, now_ms());
+        registry.forget(&p.unused, now_ms());
         if state.take_status(p) {
             state.save(&options)?;
         }

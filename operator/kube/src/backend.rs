@@ -10,14 +10,19 @@ use mew_inject::audience;
 use mew_plan::KernelName;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
+
+/// Tokens that are reviewed at once; the others wait. When all agents of a large cluster renew their certificates together, the
+/// API server is to have time for others; at a few milliseconds each it is thousands in a second all the same.
+const REVIEWS: usize = 32;
 
 pub struct KubeBackend {
     client: Client,
     options: OperatorOptions,
     authorities: watch::Receiver<Arc<Authorities>>,
     health: Health,
+    reviews: Semaphore,
 }
 
 impl KubeBackend {
@@ -27,7 +32,7 @@ impl KubeBackend {
         authorities: watch::Receiver<Arc<Authorities>>,
         health: Health,
     ) -> Self {
-        KubeBackend { client, options, authorities, health }
+        KubeBackend { client, options, authorities, health, reviews: Semaphore::new(REVIEWS) }
     }
 }
 
@@ -44,10 +49,12 @@ impl Backend for KubeBackend {
             ..TokenReview::default()
         };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
+        let turn = self.reviews.acquire().await.map_err(|_| Status::unavailable("tokens are not reviewed any more"))?;
         let r = tokio::time::timeout(CALL, reviews.create(&PostParams::default(), &review))
             .await
             .map_err(|_| Status::unavailable("the token could not be reviewed in time"))?
             .map_err(|e| Status::unavailable(format!("the token could not be reviewed: {e}")))?;
+        drop(turn);
         let s = r.status.unwrap_or_default();
         if s.authenticated != Some(true) || !s.audiences.unwrap_or_default().contains(&wanted) {
             return Err(Status::unauthenticated(format!("the token is not valid for {wanted}")));

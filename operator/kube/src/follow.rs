@@ -10,12 +10,15 @@ use mew_control::Authorities;
 use mew_tls::{Material, SpiffeId, server_config};
 use rustls::ServerConfig;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How soon a change is noticed. It is one small object, and looking needs no right to list or watch Secrets.
 const LOOK: Duration = Duration::from_secs(5);
+/// The public roots are published again this often: they may be deleted or edited, and a replica that ends while it publishes may
+/// leave older ones. Where nothing differs, the API server writes nothing.
+const PUBLISH: Duration = Duration::from_secs(60);
 /// Lifetime of the operator's own certificate, and when it is renewed.
 const SERVING_SECONDS: i64 = 72 * 3600;
 const SERVING_RENEW: Duration = Duration::from_secs(24 * 3600);
@@ -25,17 +28,20 @@ pub struct Follower {
     options: OperatorOptions,
     authorities: watch::Sender<Arc<Authorities>>,
     serving: Arc<ArcSwapOption<ServerConfig>>,
+    /// When the roots were published last.
+    published: Instant,
     said: String,
 }
 
 impl Follower {
-    /// Begins with what is there, and a certificate.
+    /// Begins with what is there and published, and a certificate.
     pub fn new(client: Client, options: OperatorOptions, first: Authorities) -> Result<Self> {
         let f = Follower {
             client,
             options,
             authorities: watch::Sender::new(Arc::new(first)),
             serving: Arc::default(),
+            published: Instant::now(),
             said: String::new(),
         };
         f.serve()?;
@@ -75,11 +81,15 @@ impl Follower {
         }
     }
 
-    async fn follow(&self) -> Result<()> {
+    async fn follow(&mut self) -> Result<()> {
         let now = self.authorities.borrow().clone();
         let found = authority::load(&self.client, &self.options.namespace).await?;
         let next = found.with_context(|| format!("the Secret {SECRET} is gone; restore it from a backup"))?;
         if next == *now {
+            // Only after a look: a replica that does not know of newer ones must not put older ones in their place.
+            if self.published.elapsed() >= PUBLISH {
+                self.publish(&next).await?;
+            }
             return Ok(());
         }
         ensure!(
@@ -88,9 +98,15 @@ impl Follower {
         );
         tracing::info!(signer = next.signer().root(), "the CAs were changed");
         // In this order, so that it is tried again if it fails.
-        authority::publish(&self.client, &self.options, &next).await?;
+        self.publish(&next).await?;
         self.authorities.send_replace(Arc::new(next));
         self.serve()
+    }
+
+    async fn publish(&mut self, cas: &Authorities) -> Result<()> {
+        authority::publish(&self.client, &self.options, cas).await?;
+        self.published = Instant::now();
+        Ok(())
     }
 
     /// By the CA that also an agent trusts which has not been told of the newest one.

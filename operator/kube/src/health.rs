@@ -1,5 +1,6 @@
 //! `/live`, `/ready` and `/metrics` of the operator.
 
+use crate::lease::Tenure;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -33,11 +34,22 @@ struct Inner {
 
 #[derive(Default)]
 struct Leadership {
-    leading: bool,
+    /// If this replica leads, for as long as it may.
+    tenure: Option<Tenure>,
     leader: Option<String>,
     problem: Option<String>,
     /// Why the webhook cannot answer yet.
     webhook: Option<String>,
+}
+
+impl Leadership {
+    /// Whether this replica leads, and who does. Nobody knows the latter when its own time has run out.
+    fn leader(&self) -> (bool, Option<String>) {
+        match &self.tenure {
+            Some(t) if !t.holds() => (false, None),
+            t => (t.is_some(), self.leader.clone()),
+        }
+    }
 }
 
 impl Health {
@@ -47,13 +59,13 @@ impl Health {
 
     /// Whether this replica leads, and who does.
     pub fn leader(&self) -> (bool, Option<String>) {
-        let s = self.lock();
-        (s.leading, s.leader.clone())
+        self.lock().leader()
     }
 
-    pub fn set_leader(&self, leading: bool, leader: Option<String>) {
+    /// `tenure` is this replica's own, if it leads.
+    pub fn set_leader(&self, tenure: Option<Tenure>, leader: Option<String>) {
         let mut s = self.lock();
-        (s.leading, s.leader) = (leading, leader);
+        (s.tenure, s.leader) = (tenure, leader);
         s.problem = None;
     }
 
@@ -102,10 +114,11 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
 /// A replica that follows a leader is as ready as the leader: it can take over.
 async fn ready(State(h): State<Health>) -> impl IntoResponse {
     let s = h.lock();
-    match (s.problem.as_ref().or(s.webhook.as_ref()), &s.leader) {
+    let (leads, leader) = s.leader();
+    match (s.problem.as_ref().or(s.webhook.as_ref()), leader) {
         (Some(p), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{p}\n")),
         (None, None) => (StatusCode::SERVICE_UNAVAILABLE, "no leader yet\n".into()),
-        (None, Some(l)) => (StatusCode::OK, if s.leading { "leading\n".into() } else { format!("following {l}\n") }),
+        (None, Some(l)) => (StatusCode::OK, if leads { "leading\n".into() } else { format!("following {l}\n") }),
     }
 }
 
@@ -126,4 +139,25 @@ async fn metrics(State(h): State<Health>) -> impl IntoResponse {
     let mut out = String::new();
     let _ = encode(&mut out, &r);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::GIVE_UP;
+    use std::time::Instant;
+
+    /// A replica that was stopped for a while has not noticed yet that another one may lead.
+    #[test]
+    fn who_leads_does_so_no_longer_than_it_may() {
+        let h = Health::default();
+        assert_eq!(h.leader(), (false, None));
+        let t = Tenure::new(Instant::now());
+        h.set_leader(Some(t.clone()), Some("me".into()));
+        assert_eq!(h.leader(), (true, Some("me".into())));
+        t.renew(Instant::now().checked_sub(GIVE_UP).expect("this machine is up for longer than that"));
+        assert_eq!(h.leader(), (false, None));
+        h.set_leader(None, Some("another".into()));
+        assert_eq!(h.leader(), (false, Some("another".into())));
+    }
 }

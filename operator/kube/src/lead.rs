@@ -35,6 +35,8 @@ struct Term {
 pub async fn run(leader: Leader, mut elector: Elector, stop: CancellationToken) -> Result<()> {
     let mut term = None;
     let ended = elect(&leader, &mut elector, &mut term, &stop).await;
+    // Another one may lead as soon as the lease is given up.
+    leader.health.set_leader(None, None);
     resign(&mut term, &leader.registry).await;
     // If it cannot be given up now, it expires.
     let _ = timeout(DRAIN, elector.release()).await;
@@ -52,21 +54,18 @@ async fn elect(l: &Leader, elector: &mut Elector, term: &mut Option<Term>, stop:
         };
         match held.unwrap_or_else(|_| Err(anyhow!("no answer in time"))) {
             Ok(Held::Mine) => {
-                if let Some(t) = term.as_ref() {
-                    t.tenure.renew(began);
-                } else {
-                    *term = Some(begin(l, Tenure::new(began), elector, stop));
-                }
-                l.health.set_leader(true, Some(l.options.identity.clone()));
+                let t = term.get_or_insert_with(|| begin(l, Tenure::new(began), elector, stop));
+                t.tenure.renew(began);
+                l.health.set_leader(Some(t.tenure.clone()), Some(l.options.identity.clone()));
             }
             Ok(Held::Other(who)) => {
-                l.health.set_leader(false, Some(who));
+                l.health.set_leader(None, Some(who));
                 resign(term, &l.registry).await;
             }
             Err(e) => {
                 tracing::warn!("the lease: {e:#}");
                 if term.as_ref().is_none_or(|t| !t.tenure.holds()) {
-                    l.health.set_leader(false, None);
+                    l.health.set_leader(None, None);
                     resign(term, &l.registry).await;
                 }
             }

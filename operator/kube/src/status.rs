@@ -12,10 +12,10 @@ use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Event, EventType};
 use mew_contract::Reason;
 use mew_crds::{Condition, FederationPolicy, FederationPolicyStatus, Remote, RemoteStatus, Sync, SyncStatus};
-use mew_plan::{Objects, Plan};
+use mew_plan::{KernelName, Objects, Plan, kernel_of};
 use queue::{Change, Queue, Rank};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// The API server takes no longer note in an event.
@@ -64,9 +64,27 @@ fn compare(q: &mut Queue<Told>, plan: &Plan, objects: &Objects, is_left: &dyn Fn
         };
         exists && !is_left(*kind, name)
     });
-    differences(q, remotes, &plan.remotes, is_left, now);
-    differences(q, syncs, &plan.syncs, is_left, now);
-    differences(q, policies, &plan.policies, is_left, now);
+    let tellers = tellers(plan, objects, is_left);
+    differences(q, remotes, &plan.remotes, is_left, &|name| tellers.contains(name), now);
+    differences(q, syncs, &plan.syncs, is_left, &|_| false, now);
+    differences(q, policies, &plan.policies, is_left, &|_| false, now);
+}
+
+/// Of the Remotes of a kernel that somebody else wants, the one whose event says so: the others would only repeat it. Who is
+/// refused asks again, after a pause or of another leader too; then the last error is still there, and it was told.
+fn tellers<'a>(plan: &'a Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -> bool) -> BTreeSet<&'a str> {
+    let mut first: BTreeMap<KernelName, (&str, bool)> = BTreeMap::new();
+    for (name, s) in &plan.remotes {
+        if let Some(c) = find(&s.conditions, Reason::KernelClaimed.code())
+            && !is_left(Kind::Remote, name)
+            && let Some(r) = objects.remotes.get(name)
+        {
+            let last = r.status.as_ref().and_then(|s| s.last_error.as_ref());
+            let is_told = last.is_some_and(|e| e.reason == c.reason && e.message == c.message);
+            first.entry(kernel_of(name, r)).or_insert((name.as_str(), is_told));
+        }
+    }
+    first.into_values().filter(|(_, is_told)| !is_told).map(|(name, _)| name).collect()
 }
 
 fn differences<K: Shows>(
@@ -74,6 +92,7 @@ fn differences<K: Shows>(
     objects: &BTreeMap<String, K>,
     planned: &BTreeMap<String, K::Status>,
     is_left: &dyn Fn(Kind, &str) -> bool,
+    tells_of_claims: &dyn Fn(&str) -> bool,
     now: Instant,
 ) {
     for (name, new) in planned {
@@ -86,7 +105,7 @@ fn differences<K: Shows>(
         }
         let Ok(status) = serde_json::to_string(new) else { continue };
         let (before, after) = (old.map(K::conditions).unwrap_or_default(), K::conditions(new));
-        let event = news(before, after).map(|e| (o.object_ref(&()), e));
+        let event = news(before, after, tells_of_claims(name)).map(|e| (o.object_ref(&()), e));
         q.put(key, Change { rank: rank(K::KIND, before, after), status, event }, now);
     }
 }
@@ -110,11 +129,13 @@ fn rank(kind: Kind, before: &[Condition], after: &[Condition]) -> Rank {
 }
 
 /// What is worth an event: another Ready, or somebody else who wants the kernel.
-fn news(before: &[Condition], after: &[Condition]) -> Option<Event> {
+fn news(before: &[Condition], after: &[Condition], tells_of_claims: bool) -> Option<Event> {
     let differs =
         |c: &&Condition| find(before, &c.type_).is_none_or(|b| (&b.status, &b.reason) != (&c.status, &c.reason));
     let ready = find(after, "Ready").filter(differs);
-    let claimed = || find(after, Reason::KernelClaimed.code()).filter(differs);
+    // Its message says who was refused.
+    let is_another = |c: &&Condition| find(before, &c.type_).is_none_or(|b| b.message != c.message);
+    let claimed = || find(after, Reason::KernelClaimed.code()).filter(|c| tells_of_claims && is_another(c));
     ready.map(|c| to_event(c, c.status == "False")).or_else(|| claimed().map(|c| to_event(c, true)))
 }
 
@@ -177,13 +198,55 @@ mod tests {
         let up = conditions(&[("Ready", "True", "Connected")]);
         let down = conditions(&[("Ready", "False", "Unreachable")]);
         let claimed = conditions(&[("Ready", "True", "Connected"), ("KernelClaimed", "True", "KernelClaimed")]);
-        let told = |before: &[Condition], after: &[Condition]| news(before, after).map(|e| (e.type_, e.reason));
+        let told = |before: &[Condition], after: &[Condition]| news(before, after, true).map(|e| (e.type_, e.reason));
         assert_eq!(told(&up, &up), None);
         assert_eq!(told(&[], &up), Some((EventType::Normal, "Connected".into())));
         assert_eq!(told(&up, &down), Some((EventType::Warning, "Unreachable".into())));
         assert_eq!(told(&up, &claimed), Some((EventType::Warning, "KernelClaimed".into())));
         assert_eq!(told(&claimed, &claimed), None);
         assert_eq!(told(&claimed, &up), None);
+        assert!(news(&up, &claimed, false).is_none(), "another Remote tells it");
+        let mut next = claimed.clone();
+        next[1].message = "somebody else was refused".into();
+        assert_eq!(told(&claimed, &next), Some((EventType::Warning, "KernelClaimed".into())));
+    }
+
+    #[test]
+    fn one_remote_of_a_kernel_tells_of_a_refused_claim() {
+        let remote = |kernel: &str, error: Option<&str>| -> Remote {
+            let error = error.map(|m| json!({"reason": "KernelClaimed", "message": m}));
+            serde_json::from_value(json!({
+                "apiVersion": "federation.mew.dev/v1alpha1", "kind": "Remote", "metadata": {"name": "peer"},
+                "spec": {
+                    "kernelRef": {"name": kernel}, "uri": "mew://127.0.0.1:9/shop.peer", "peer": {"trustDomain": "a.example"},
+                },
+                "status": {"conditions": [], "lastError": error},
+            }))
+            .expect("a Remote")
+        };
+        let claimed = conditions(&[("KernelClaimed", "True", "KernelClaimed")]);
+        let status = RemoteStatus { conditions: claimed, ..RemoteStatus::default() };
+        let all = [
+            ("shop/a", remote("till", None), true),
+            ("shop/b", remote("till", None), true),
+            ("shop/c", remote("till", None), false),
+            // The same name in another namespace is another kernel.
+            ("store/a", remote("till", Some("somebody else")), true),
+            // Told already, by the first of them.
+            ("shop/d", remote("stock", Some("m")), true),
+            ("shop/e", remote("stock", None), true),
+        ];
+        let (mut plan, mut objects) = (Plan::default(), Objects::default());
+        for (name, r, is_claimed) in all {
+            let status = if is_claimed { status.clone() } else { RemoteStatus::default() };
+            plan.remotes.insert(name.into(), status);
+            objects.remotes.insert(name.into(), r);
+        }
+        let tell = |is_left: &dyn Fn(Kind, &str) -> bool| -> Vec<String> {
+            tellers(&plan, &objects, is_left).into_iter().map(str::to_owned).collect()
+        };
+        assert_eq!(tell(&|_, _| false), ["shop/a", "store/a"]);
+        assert_eq!(tell(&|_, name| name == "shop/a"), ["shop/b", "store/a"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a snapshot holds, in short: enough to tell whether an agent has confirmed an item as it is planned now. Whole
-//! snapshots of 10,000 items would be kept eight times over for that.
+//! snapshots of 10,000 items would be kept several times over for that.
 
 use crate::Name;
 use mew_contract::Snapshot;

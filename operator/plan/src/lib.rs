@@ -101,6 +101,8 @@ pub struct Inputs<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub snapshots: BTreeMap<KernelName, Snapshot>,
+    /// Kernels that no agent holds and no Remote names.
+    pub unused: BTreeSet<KernelName>,
     pub remotes: BTreeMap<Name, RemoteStatus>,
     pub syncs: BTreeMap<Name, SyncStatus>,
     pub policies: BTreeMap<Name, FederationPolicyStatus>,
@@ -116,7 +118,9 @@ pub fn plan(i: &Inputs<'_>) -> Plan {
     let mut out = Plan::default();
     let empty = |k: &KernelName| empty_snapshot(i.trust_domain, k);
     out.snapshots.extend(i.agents.keys().map(|k| (k.clone(), empty(k))));
+    out.unused.extend(i.agents.iter().filter(|(_, a)| !a.attached).map(|(k, _)| k.clone()));
     for p in remotes.values_mut() {
+        out.unused.remove(&p.kernel);
         let s = out.snapshots.entry(p.kernel.clone()).or_insert_with(|| empty(&p.kernel));
         s.remotes.extend(p.item.as_mut().map(Item::take));
     }

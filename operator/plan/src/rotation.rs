@@ -57,15 +57,15 @@ pub fn before_signing(remotes: &BTreeMap<Name, Remote>, new: &str) -> Vec<Findin
     })
 }
 
-/// Of every Remote, if `old` is trusted no longer.
+/// Of every Remote, if `old` is trusted no longer: the one that has signed until now, or the new one after a step back.
 pub fn before_retiring(remotes: &BTreeMap<Name, Remote>, old: &str) -> Vec<Finding> {
     findings(remotes, |r, c| {
         let is_old = |root: &Option<String>| root.as_deref() == Some(old);
         match (is_connected(r), &c.root_in_use) {
-            _ if is_old(&c.root) => Standing::Hinders("the agent still has a certificate of the old root".into()),
-            (true, used) if is_old(used) => Standing::Hinders("the connection was made by the old root".into()),
+            _ if is_old(&c.root) => Standing::Hinders("the agent still has a certificate of the root that goes".into()),
+            (true, used) if is_old(used) => Standing::Hinders("the connection was made by the root that goes".into()),
             _ if certificate(&r.spec).is_some() => Standing::Fits,
-            (false, _) => Standing::Away("its connection will need the new root".into()),
+            (false, _) => Standing::Away("its connection will need the root that stays".into()),
             (true, None) => Standing::Hinders("the peer has not said by which root the connection was made".into()),
             (true, Some(_)) => Standing::Fits,
         }

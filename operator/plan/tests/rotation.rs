@@ -147,7 +147,7 @@ fn retiring_waits_until_nothing_depends_on_the_old_root() {
     let kept = world(Some(OLD), says(Some(OLD), Some(&[OLD, NEW])));
     assert!(hinders(&retiring(&kept), "still has a certificate"), "{:?}", retiring(&kept));
     let open = world(Some(NEW), says(Some(OLD), Some(&[OLD, NEW])));
-    assert!(hinders(&retiring(&open), "was made by the old root"), "{:?}", retiring(&open));
+    assert!(hinders(&retiring(&open), "was made by the root that goes"), "{:?}", retiring(&open));
     let silent = world(Some(NEW), says(None, None));
     assert!(hinders(&retiring(&silent), "has not said"), "{:?}", retiring(&silent));
     let waiting = world(Some(NEW), link(LinkState::WaitingForPeer, None));
@@ -176,5 +176,5 @@ fn where_another_issuers_certificate_is_shown_no_root_of_ours_is_needed() {
     let kept = named(OLD, says(Some(OTHER), Some(&[OTHER])));
     assert!(hinders(&retiring(&kept), "still has a certificate"), "{:?}", retiring(&kept));
     let open = named(NEW, says(Some(OLD), Some(&[OLD])));
-    assert!(hinders(&retiring(&open), "was made by the old root"), "{:?}", retiring(&open));
+    assert!(hinders(&retiring(&open), "was made by the root that goes"), "{:?}", retiring(&open));
 }

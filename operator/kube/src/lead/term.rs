@@ -147,6 +147,7 @@ impl Planner {
         if self.tenure.holds() {
             self.l.registry.deliver(&p.snapshots, now_ms());
         }
+        self.l.registry.forget(&p.unused, now_ms());
         // The largest part of a plan, and not needed any more.
         p.snapshots.clear();
         let is_left = |kind: Kind, name: &str| {
@@ -183,6 +184,8 @@ impl Planner {
             kept.extend(at_risk.map(|(k, _)| k.clone()));
         }
         p.snapshots.retain(|k, _| !kept.contains(k));
+        // A Remote that names it may be missing.
+        p.unused.retain(|k| !kept.contains(k));
         for k in kept.difference(&self.kept) {
             tracing::warn!(kernel = %k.kernel_id(), "it keeps what it has: not everything that it may depend on is known yet");
         }

@@ -5,7 +5,7 @@ use crate::common::{
 };
 use crate::rows::{current, live};
 use mew_contract::{Problem, Reason};
-use mew_plan::RefusedClaim;
+use mew_plan::{AgentState, KernelName, RefusedClaim};
 use serde_json::json;
 
 #[test]
@@ -115,6 +115,19 @@ fn a_refused_claim_is_shown_while_somebody_asks() {
     let o = w.settled_remote();
     assert_eq!(is(&o, "KernelClaimed"), "-", "nobody asks any more");
     assert_eq!(o["status"]["lastError"]["reason"], "KernelClaimed", "it was the last error all the same");
+}
+
+#[test]
+fn a_kernel_that_no_agent_holds_and_no_remote_names_is_of_no_use() {
+    let mut w = World::in_sync();
+    let invented = KernelName::new("shop", "invented");
+    w.agents.insert(invented.clone(), AgentState { attached: true, ..AgentState::default() });
+    w.agent().attached = false;
+    assert!(w.plan().unused.is_empty(), "it has an agent, or a Remote");
+    w.agents.insert(invented.clone(), AgentState::default());
+    assert_eq!(w.plan().unused.iter().collect::<Vec<_>>(), [&invented]);
+    w.objects.remotes.clear();
+    assert_eq!(w.plan().unused.len(), 2);
 }
 
 /// The second one is refused because of the first; the third agrees with the first.
