@@ -405,7 +405,7 @@ async fn snapshots_come_one_at_a_time_and_what_is_reported_is_known() {
 
     let first = plan(0);
     assert_eq!(a.snapshot().await, first);
-    let newest = (1..100).map(&plan).last().expect("there are some");
+    let newest = (1..100).map(&plan).fold(None, |_, s| Some(s)).expect("there are some");
     a.reports(&Report { snapshot: first.clone(), ..report("slow") }).await;
     until("what it has is known", is_confirmed).await;
     a.says(AgentBody::Accepted(Accepted { digest: first })).await;
