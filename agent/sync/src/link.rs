@@ -134,6 +134,9 @@ pub struct Link {
     peer: KernelKey,
     rules: Arc<Rules>,
     own: BTreeMap<String, Own>,
+    /// Flows that the peer declares and took from here over the last connection, each with the place up to which it had
+    /// everything when that one ended.
+    pulled: BTreeMap<String, u64>,
     state: State,
     attempt: u32,
     ever_up: bool,
@@ -166,6 +169,7 @@ impl Link {
             local,
             config,
             own: BTreeMap::new(),
+            pulled: BTreeMap::new(),
             state: State::Idle,
             attempt: 0,
             ever_up: false,

@@ -306,7 +306,7 @@ fn an_end_waits_for_the_connection_that_is_on_its_way() {
     let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "late"}"#, &Params::new());
     spawned.expect("a statement of this ontology");
     s.handle(Event::Closed(s.conn, None));
-    let waits = |s: &Side| s.link.outstanding(s.kernel.head()).iter().map(|o| o.waits).collect::<Vec<_>>();
+    let waits = |s: &Side| s.link.outstanding(&s.kernel).iter().map(|o| o.waits).collect::<Vec<_>>();
     assert_eq!(waits(&s), [true]);
     // Nobody is waited for who does not come.
     s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers")));
