@@ -48,10 +48,10 @@ impl fmt::Display for Outstanding {
 }
 
 impl Outstanding {
-    /// Of a link that does not answer.
-    pub fn unknown(remote: &str, head: u64) -> Self {
+    /// Of a link that does not answer, and is waited for; or of one that never will, and why.
+    pub fn unknown(remote: &str, head: u64, problem: Option<Problem>) -> Self {
         let (remote, flow) = (remote.to_owned(), ALL_FLOWS.to_owned());
-        Outstanding { remote, flow, waits: true, problem: None, confirmed: None, head }
+        Outstanding { remote, flow, waits: problem.is_none(), problem, confirmed: None, head }
     }
 
     /// Changes of the log that the sink has not confirmed, at most: some may not match. `None` if that is not known.
@@ -104,7 +104,7 @@ impl Link {
             Ok(theirs) => all.extend(theirs.iter().map(|(name, at)| of(name, waits, problem, *at))),
             Err(e) => {
                 let why = Problem::new(Reason::SourceError, format!("what it had cannot be read: {e}"));
-                all.push(of(ALL_FLOWS, false, Some(&why), None));
+                all.push(Outstanding::unknown(&self.config.name, head, Some(why)));
             }
         }
         all.retain(|o| o.changes() != Some(0));
