@@ -76,7 +76,7 @@ impl Link {
         let (open, comes) = match &self.state {
             State::Up(s) => (&s.flows, false),
             State::Greeting { .. } => (&none, true),
-            State::Idle | State::Backoff { .. } | State::Dialling => (&none, self.is_coming_back()),
+            State::Idle | State::Backoff { .. } | State::Dialling { .. } => (&none, self.is_coming_back()),
         };
         let remote_stopped = stopped("Remote", self.config.suspend, self.config.blocked.as_ref());
         let sources = open.values().filter_map(|f| match &f.end {
