@@ -295,18 +295,22 @@ impl Hub {
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
         let (mut remotes, mut flows) = (Vec::new(), Vec::new());
-        let now_ms = self.wall_ms();
         for l in lock(&self.links).values() {
             if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.is_fresh()) {
                 let mut remote = s.remote.clone();
-                if let Some(name) = &l.config.certificate {
-                    lock(&self.shared.certificates).complete(name, now_ms, &mut remote);
-                }
+                self.complete(&l.config, &mut remote);
                 remotes.push(remote);
                 flows.extend(s.flows.iter().cloned());
             }
         }
         (remotes, flows)
+    }
+
+    /// What a link cannot know of the certificate that its Remote names. The lock is held for a moment, as queries need it.
+    pub(crate) fn complete(&self, config: &RemoteItem, said: &mut RemoteReport) {
+        if let Some(name) = &config.certificate {
+            lock(&self.shared.certificates).complete(name, self.wall_ms(), said);
+        }
     }
 
     /// These entities changed: what they blocked may be applied now.
