@@ -88,7 +88,8 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     let serving_health = tokio::spawn(health::serve(health.clone(), health_listener, end.clone()));
     let is_open = CancellationToken::new();
     let waits = health.clone();
-    let standing_by = tokio::spawn(serve_standby(early, move || waits.waits_for(), is_open.clone()));
+    let hosts: Arc<[String]> = options.hosts.clone().into();
+    let standing_by = tokio::spawn(serve_standby(early, hosts.clone(), move || waits.waits_for(), is_open.clone()));
 
     let identity = match dir.identity()? {
         Some(i) => i,
@@ -127,11 +128,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
         tasks.spawn(mounted.follow(hub.clone(), end.clone()));
     }
     let gate = Gate::default();
-    let api = serve_api(
-        Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts: options.hosts.clone().into() },
-        api,
-        end.clone(),
-    );
+    let api = serve_api(Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts }, api, end.clone());
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });

@@ -83,12 +83,8 @@ async fn only_local(
     req: HttpRequest,
     next: Next,
 ) -> HttpResponse {
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
-    let name =
-        host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
-    if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") && !hosts.iter().any(|h| h == name) {
-        let why = "the Host header must name loopback (localhost, 127.0.0.1 or [::1]) or a name that --host gives";
-        return refuse(StatusCode::FORBIDDEN, why);
+    if let Some(refused) = foreign_host(&headers, &hosts) {
+        return refused;
     }
     let json = headers
         .get(header::CONTENT_TYPE)
@@ -98,6 +94,16 @@ async fn only_local(
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json");
     }
     next.run(req).await
+}
+
+/// The answer to a request that names this host as something else than loopback or one of these names.
+pub(crate) fn foreign_host(headers: &HeaderMap, hosts: &[String]) -> Option<HttpResponse> {
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+    let name =
+        host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
+    let ours = matches!(name, "localhost" | "127.0.0.1" | "[::1]") || hosts.iter().any(|h| h == name);
+    let why = "the Host header must name loopback (localhost, 127.0.0.1 or [::1]) or a name that --host gives";
+    (!ours).then(|| refuse(StatusCode::FORBIDDEN, why))
 }
 
 pub(crate) fn refuse(code: StatusCode, message: &str) -> HttpResponse {

@@ -3,8 +3,9 @@
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::api::{Api, serve_api};
-use mew_net::{Gate, Hub, HubConfig};
+use mew_net::{Gate, Hub, HubConfig, serve_standby};
 use mew_store::{MemDisk, Options, Store};
+use mew_wire as wire;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use wire::kernel_client::KernelClient;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -124,5 +128,35 @@ async fn the_largest_and_smallest_integers_come_back() {
         let exact = if n.unsigned_abs() <= 1 << 53 { json!(n) } else { json!({"int": n.to_string()}) };
         assert_eq!(answer["rows"], json!([[exact]]), "{n}");
     }
+    stop.cancel();
+}
+
+/// What a kernel waits for may name paths; it is for whoever may call the API.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_tells_pages_of_other_sites_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let stop = CancellationToken::new();
+    let hosts = vec!["kernel.example".to_owned()].into();
+    tokio::spawn(serve_standby(listener, hosts, || "the-reason".to_owned(), stop.clone()));
+    let heads = [
+        ("GET /v1/status HTTP/1.1\r\nHost: localhost:9000", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: [::1]", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: kernel.example:9000", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: evil.example", 403),
+        ("GET /v1/status HTTP/1.1\r\nHost: localhost.evil.example:9000", 403),
+        ("POST /mew.Kernel/Status HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/grpc", 403),
+        ("GET /v1/status HTTP/1.0", 403),
+    ];
+    for (head, want) in heads {
+        let (code, said) = send(address, head, b"").await;
+        assert_eq!((code, said.contains("the-reason")), (want, want == 503), "{head}: {said}");
+    }
+    // gRPC names no Host, and is answered in its own language.
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let channel = endpoint.connect().await.expect("a connection");
+    let refused = KernelClient::new(channel).status(wire::StatusRequest::default()).await.expect_err("it is not open");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("the-reason"), "{refused}");
     stop.cancel();
 }
