@@ -141,10 +141,8 @@ fn writes(text: &str) -> bool {
 async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, Failure> {
     let api = api.clone();
     tokio::task::spawn_blocking(move || {
-        let inside = api.gate.enter();
-        if inside.is_none() && writes(&text) {
-            return Err(Failure::Stopping);
-        }
+        // Nobody waits for a query when the agent ends: it is answered if there is time, and cut off if not.
+        let inside = if writes(&text) { Some(api.gate.enter().ok_or(Failure::Stopping)?) } else { None };
         let done = match arguments {
             Arguments::Once(params) => api.kernel.execute(api.hub.wall_ms(), &text, &params),
             Arguments::Rows(table) => api.kernel.execute_table(api.hub.wall_ms(), &text, table),
