@@ -139,8 +139,9 @@ impl Store {
             let (client, _) = cluster(&a.source).await?;
             return Ok(Store::Cluster(Box::new(Stored::read(client, &a.operator_namespace).await?)));
         };
-        let domain = domain_of(a)?;
-        Ok(Store::Directory(state.clone(), mew_files::authorities(state, &domain, now_ms())?))
+        // Said before anything is looked at: a step needs it later.
+        domain_of(a)?;
+        Ok(Store::Directory(state.clone(), mew_files::kept_authorities(state)?))
     }
 
     fn authorities(&self) -> &Authorities {

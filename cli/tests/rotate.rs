@@ -6,6 +6,13 @@ use tempfile::TempDir;
 struct Side(TempDir);
 
 impl Side {
+    /// With its first CA.
+    fn new() -> Self {
+        let s = Side(tempfile::tempdir().expect("a directory"));
+        s.exported();
+        s
+    }
+
     fn mew(&self, args: &[&str]) -> Output {
         let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
         c.arg("trust").args(args).arg("--state").arg(self.0.path()).args(["--trust-domain", "here.example"]);
@@ -56,7 +63,7 @@ fn names(roots: &[(String, String)]) -> Vec<&str> {
 
 #[test]
 fn a_rotation_goes_step_by_step_and_back() {
-    let s = Side(tempfile::tempdir().expect("a directory"));
+    let s = Side::new();
     let first = s.roots();
     assert_eq!(names(&first), ["signs"]);
     let old = first[0].1.clone();
@@ -99,7 +106,7 @@ fn a_rotation_goes_step_by_step_and_back() {
 
 #[test]
 fn a_published_root_can_be_withdrawn() {
-    let s = Side(tempfile::tempdir().expect("a directory"));
+    let s = Side::new();
     let first = s.roots();
     s.says(&["rotate", "publish"]);
     s.refused(&["rotate", "publish"], &["`sign` is the next step", "`undo` withdraws it"]);
@@ -126,4 +133,17 @@ fn a_side_must_be_named() {
     let o = c.output().expect("it starts");
     assert!(!o.status.success() && String::from_utf8_lossy(&o.stderr).contains("--trust-domain is needed"));
     assert!(std::fs::read_dir(dir.path()).expect("the directory").next().is_none(), "something was made");
+}
+
+/// A typing error must not become a state directory with a CA that nobody trusts.
+#[test]
+fn where_no_ca_is_there_is_nothing_to_rotate() {
+    let s = Side(tempfile::tempdir().expect("a directory"));
+    for what in ["status", "publish", "sign", "retire", "undo"] {
+        s.refused(&["rotate", what], &["there is no CA in"]);
+    }
+    assert!(std::fs::read_dir(s.0.path()).expect("the directory").next().is_none(), "something was made");
+    std::fs::write(s.0.path().join("ca.key"), "of an earlier version").expect("a file");
+    s.refused(&["rotate"], &["ca.key", "ca.json"]);
+    s.refused(&["export", "--kernel", "shop"], &["ca.key", "ca.json"]);
 }

@@ -197,7 +197,7 @@ impl Attachment {
                     None => bail!("the operator ended the attachment"),
                     Some(OperatorBody::Standby(b)) => {
                         // Somebody else is this kernel now: two of them must not speak for it.
-                        tokio::task::block_in_place(|| self.hub.configure(Vec::new(), Vec::new()));
+                        tokio::task::block_in_place(|| self.hub.stand_by());
                         force.digest.clear();
                         self.health.set_standby(Some(b.message));
                     }

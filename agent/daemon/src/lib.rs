@@ -27,7 +27,7 @@ use mew_kernel::Kernel;
 use mew_model::Ontology;
 use mew_net::api::{Api, serve_api};
 use mew_net::{Gate, Hub, HubConfig, serve_federation, serve_standby};
-use mew_store::{DirDisk, Options, Store};
+use mew_store::{DirDisk, Disk, Options, Store};
 use older::UnknownFields;
 use ports::Port;
 use state::{Identity, StateDir};
@@ -88,7 +88,8 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     let serving_health = tokio::spawn(health::serve(health.clone(), health_listener, end.clone()));
     let is_open = CancellationToken::new();
     let waits = health.clone();
-    let standing_by = tokio::spawn(serve_standby(early, move || waits.waits_for(), is_open.clone()));
+    let hosts: Arc<[String]> = options.hosts.clone().into();
+    let standing_by = tokio::spawn(serve_standby(early, hosts.clone(), move || waits.waits_for(), is_open.clone()));
 
     let identity = match dir.identity()? {
         Some(i) => i,
@@ -127,11 +128,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
         tasks.spawn(mounted.follow(hub.clone(), end.clone()));
     }
     let gate = Gate::default();
-    let api = serve_api(
-        Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts: options.hosts.clone().into() },
-        api,
-        end.clone(),
-    );
+    let api = serve_api(Api { kernel: kernel.clone(), hub: hub.clone(), gate: gate.clone(), hosts }, api, end.clone());
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
@@ -183,8 +180,10 @@ async fn open(
         let (text, ontology) = ontology::read(&options.ontology)?;
         let (data, dir, identity, failpoints) =
             (options.data.clone(), dir.clone(), identity.clone(), failpoints.clone());
+        let waits = health.clone();
         // A large log is replayed for minutes.
-        let opening = tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, ontology, &failpoints));
+        let opening =
+            tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, ontology, &failpoints, &waits));
         match opening.await? {
             // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
             Err(e) if is_busy(&e) => {
@@ -208,8 +207,13 @@ fn open_kernel(
     identity: &Identity,
     ontology: Ontology,
     failpoints: &Failpoints,
+    health: &health::Health,
 ) -> Result<Arc<Kernel>> {
     let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
+    // Nobody else has it: what takes time from here on is reading it, and no other holder is to be blamed for that. If one
+    // comes before the store has taken it, that is said again.
+    drop(disk.lock().with_context(|| format!("the store in {}", data.display()))?);
+    health.set_standby(None);
     let store = Options {
         kernel_id: identity.kernel_id.clone(),
         new_incarnation: dir.incarnation().to_owned(),
@@ -221,4 +225,38 @@ fn open_kernel(
         tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");
     }
     Ok(Arc::new(Kernel::new(store)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failpoints, Identity, StateDir, is_busy, open_kernel};
+    use crate::health::Health;
+    use mew_lang::parse_ontology;
+
+    const ANOTHER: &str = "another pod has the directory";
+
+    /// Why the kernel is not open, as a client is told, after a try of this kernel to open the directory.
+    #[test]
+    fn another_holder_is_named_only_as_long_as_there_is_one() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let dir = StateDir::open(tmp.path()).expect("a data directory");
+        let health = Health::new();
+        let open = |kernel_id: &str| {
+            let identity = Identity { kernel_id: kernel_id.to_owned(), trust_domain: "here.example".to_owned() };
+            let ontology = parse_ontology("node Task { name: String? }").expect("an ontology");
+            health.set_standby(Some(ANOTHER.to_owned()));
+            let opened = open_kernel(tmp.path(), &dir, &identity, ontology, &Failpoints::from_env(), &health);
+            (opened, health.waits_for())
+        };
+        let (holder, _) = open("team-a.shop");
+        let holder = holder.expect("the directory is free");
+        let (refused, waits_for) = open("team-a.shop");
+        assert!(refused.err().is_some_and(|e| is_busy(&e)), "two have one directory");
+        assert_eq!(waits_for, ANOTHER);
+        drop(holder);
+        // The log is read after the directory was taken; here it turns out to be that of another kernel.
+        let (refused, waits_for) = open("team-a.till");
+        assert!(refused.err().is_some_and(|e| !is_busy(&e)), "it is the log of another kernel");
+        assert_ne!(waits_for, ANOTHER);
+    }
 }

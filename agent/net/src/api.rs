@@ -83,12 +83,8 @@ async fn only_local(
     req: HttpRequest,
     next: Next,
 ) -> HttpResponse {
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
-    let name =
-        host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
-    if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") && !hosts.iter().any(|h| h == name) {
-        let why = "the Host header must name loopback (localhost, 127.0.0.1 or [::1]) or a name that --host gives";
-        return refuse(StatusCode::FORBIDDEN, why);
+    if let Some(refused) = foreign_host(&headers, &hosts) {
+        return refused;
     }
     let json = headers
         .get(header::CONTENT_TYPE)
@@ -98,6 +94,16 @@ async fn only_local(
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json");
     }
     next.run(req).await
+}
+
+/// The answer to a request that names this host as something else than loopback or one of these names.
+pub(crate) fn foreign_host(headers: &HeaderMap, hosts: &[String]) -> Option<HttpResponse> {
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+    let name =
+        host.rsplit_once(':').map_or(host, |(h, port)| if port.bytes().all(|b| b.is_ascii_digit()) { h } else { host });
+    let ours = matches!(name, "localhost" | "127.0.0.1" | "[::1]") || hosts.iter().any(|h| h == name);
+    let why = "the Host header must name loopback (localhost, 127.0.0.1 or [::1]) or a name that --host gives";
+    (!ours).then(|| refuse(StatusCode::FORBIDDEN, why))
 }
 
 pub(crate) fn refuse(code: StatusCode, message: &str) -> HttpResponse {
@@ -135,10 +141,8 @@ fn writes(text: &str) -> bool {
 async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, Failure> {
     let api = api.clone();
     tokio::task::spawn_blocking(move || {
-        let inside = api.gate.enter();
-        if inside.is_none() && writes(&text) {
-            return Err(Failure::Stopping);
-        }
+        // Nobody waits for a query when the agent ends: it is answered if there is time, and cut off if not.
+        let inside = if writes(&text) { Some(api.gate.enter().ok_or(Failure::Stopping)?) } else { None };
         let done = match arguments {
             Arguments::Once(params) => api.kernel.execute(api.hub.wall_ms(), &text, &params),
             Arguments::Rows(table) => api.kernel.execute_table(api.hub.wall_ms(), &text, table),

@@ -11,7 +11,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Held while a script runs that may write; `None` when no more may.
+    /// Held while a script that writes runs; `None` when no more may.
     pub(crate) fn enter(&self) -> Option<TaskTrackerToken> {
         // Taken before the look: whoever closes the gate waits for it.
         let token = self.inside.token();

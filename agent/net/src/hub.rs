@@ -11,13 +11,13 @@ use crate::outbox::{Outgoing, outbox};
 use crate::records::{self, Voices};
 use crate::traffic::Traffic;
 use arc_swap::ArcSwapOption;
-use mew_contract::{FlowReport, RemoteItem, RemoteReport, SyncItem};
+use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
 use mew_kernel::Kernel;
 use mew_sync::{Connected, Event, Local, Outstanding};
 use mew_tls::{Material, Peer, SpiffeId, Trust, server_config};
 use mew_wire as wire;
 use runner::{Message, Runner, read};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +72,8 @@ pub struct Hub {
     pub(crate) voices: Voices,
     /// The configuration in force, to work it out anew when the ontology changes.
     config: Mutex<(Vec<RemoteItem>, Vec<SyncItem>)>,
+    /// Remotes whose links ended as another agent is this kernel now: nobody here knows any more what their peers have.
+    left_behind: Mutex<BTreeSet<String>>,
     /// What the federation port accepts with; rebuilt when Remotes or the own certificate change.
     pub server: Arc<ArcSwapOption<rustls::ServerConfig>>,
     pub counters: Arc<Counters>,
@@ -160,6 +162,7 @@ impl Hub {
             links: Mutex::default(),
             voices: Voices::default(),
             config: Mutex::default(),
+            left_behind: Mutex::default(),
             server: Arc::new(ArcSwapOption::empty()),
             counters: Arc::default(),
         });
@@ -231,6 +234,20 @@ impl Hub {
     /// Takes the whole configuration: starts, changes and stops links. Blocks until each link has it (or is too busy to say
     /// so for [`SETTLE`]), so that a report made afterwards is about this configuration.
     pub fn configure(&self, remotes: Vec<RemoteItem>, syncs: Vec<SyncItem>) {
+        self.put_in_force(remotes, syncs);
+        // After it: whoever looks meanwhile finds a link or this.
+        lock(&self.left_behind).clear();
+    }
+
+    /// Another agent is this kernel now: all links end.
+    pub fn stand_by(&self) {
+        let names: Vec<String> = lock(&self.links).keys().cloned().collect();
+        // Before it, for the same reason. A second time there are no links, and what was left behind stays so.
+        lock(&self.left_behind).extend(names);
+        self.put_in_force(Vec::new(), Vec::new());
+    }
+
+    fn put_in_force(&self, remotes: Vec<RemoteItem>, syncs: Vec<SyncItem>) {
         *lock(&self.config) = (remotes.clone(), syncs.clone());
         let (done, settled) = channel();
         {
@@ -269,7 +286,7 @@ impl Hub {
     /// The ontology has changed: what may pass and what patterns mean is worked out anew.
     pub fn refresh(&self) {
         let (remotes, syncs) = self.configured();
-        self.configure(remotes, syncs);
+        self.put_in_force(remotes, syncs);
     }
 
     pub(crate) fn configured(&self) -> (Vec<RemoteItem>, Vec<SyncItem>) {
@@ -278,18 +295,22 @@ impl Hub {
 
     pub fn report(&self) -> (Vec<RemoteReport>, Vec<FlowReport>) {
         let (mut remotes, mut flows) = (Vec::new(), Vec::new());
-        let now_ms = self.wall_ms();
         for l in lock(&self.links).values() {
             if let Some(s) = lock(&l.report).as_ref().filter(|s| s.epoch == l.epoch && s.is_fresh()) {
                 let mut remote = s.remote.clone();
-                if let Some(name) = &l.config.certificate {
-                    lock(&self.shared.certificates).complete(name, now_ms, &mut remote);
-                }
+                self.complete(&l.config, &mut remote);
                 remotes.push(remote);
                 flows.extend(s.flows.iter().cloned());
             }
         }
         (remotes, flows)
+    }
+
+    /// What a link cannot know of the certificate that its Remote names. The lock is held for a moment, as queries need it.
+    pub(crate) fn complete(&self, config: &RemoteItem, said: &mut RemoteReport) {
+        if let Some(name) = &config.certificate {
+            lock(&self.shared.certificates).complete(name, self.wall_ms(), said);
+        }
     }
 
     /// These entities changed: what they blocked may be applied now.
@@ -377,11 +398,16 @@ impl Hub {
         let _ = tokio::time::timeout(limit, settled).await;
         let head = self.kernel.head();
         let mut left = Vec::new();
-        for (name, l) in lock(&self.links).iter() {
+        let links = lock(&self.links);
+        for (name, l) in links.iter() {
             match lock(&l.report).as_ref().and_then(|s| s.outstanding.as_ref()) {
                 Some(o) => left.extend(o.iter().cloned()),
-                None => left.push(Outstanding::unknown(name, head)),
+                None => left.push(Outstanding::unknown(name, head, None)),
             }
+        }
+        let another = Problem::new(Reason::KernelClaimed, "another agent is this kernel now");
+        for name in lock(&self.left_behind).iter().filter(|n| !links.contains_key(*n)) {
+            left.push(Outstanding::unknown(name, head, Some(another.clone())));
         }
         left
     }

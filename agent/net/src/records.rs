@@ -164,8 +164,12 @@ fn of_links(hub: &Hub, now_ms: u64, ty: &Type) -> Vec<Draft> {
     let (remotes, syncs) = hub.configured();
     let (links, flows) = hub.voices.reports();
     if ty.name == system::REMOTE {
-        let said = |r: &RemoteItem| links.iter().find(|l| l.name == r.name);
-        return remotes.iter().map(|r| remote(ty, now_ms, r, said(r))).collect();
+        let said = |r: &RemoteItem| {
+            let mut said = links.iter().find(|l| l.name == r.name)?.clone();
+            hub.complete(r, &mut said);
+            Some(said)
+        };
+        return remotes.iter().map(|r| remote(ty, now_ms, r, said(r).as_ref())).collect();
     }
     let said = |s: &SyncItem| flows.iter().find(|f| f.name == s.name);
     syncs.iter().map(|s| sync(ty, now_ms, s, said(s))).collect()

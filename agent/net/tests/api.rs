@@ -3,35 +3,54 @@
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::api::{Api, serve_api};
-use mew_net::{Gate, Hub, HubConfig};
+use mew_net::{Gate, Hub, HubConfig, serve_standby};
 use mew_store::{MemDisk, Options, Store};
+use mew_wire as wire;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use wire::kernel_client::KernelClient;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start() -> (Arc<Kernel>, SocketAddr, CancellationToken) {
+    let kernel = kernel();
+    let (address, stop) = serve(&kernel, Gate::default()).await;
+    (kernel, address, stop)
+}
+
+fn kernel() -> Arc<Kernel> {
     let o = parse_ontology("node Task { name: String? n: Int? }").expect("the ontology is right");
     let options = Options { kernel_id: "plant.here".into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
     let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
-    let kernel = Arc::new(Kernel::new(store));
+    Arc::new(Kernel::new(store))
+}
+
+async fn serve(kernel: &Arc<Kernel>, gate: Gate) -> (SocketAddr, CancellationToken) {
     let config = HubConfig { agent_version: "0.1.0".into(), observer: None, clock_offset_ms: 0 };
     let api = Api {
         kernel: kernel.clone(),
         hub: Hub::new(kernel.clone(), config),
-        gate: Gate::default(),
+        gate,
         hosts: vec!["kernel.example".to_owned()].into(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     let stop = CancellationToken::new();
     tokio::spawn(serve_api(api, listener, stop.clone()));
-    (kernel, address, stop)
+    (address, stop)
 }
 
 /// Status and body of the answer to a request as it stands.
@@ -45,7 +64,7 @@ async fn send(address: SocketAddr, head: &str, body: &[u8]) -> (u16, String) {
         tcp.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = tokio::time::timeout(PATIENCE, ask).await.expect("an answer").expect("the connection holds");
+    let answer = timeout(PATIENCE, ask).await.expect("an answer").expect("the connection holds");
     let code = answer.split(' ').nth(1).and_then(|c| c.parse().ok());
     let code = code.unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
     (code, answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
@@ -124,5 +143,94 @@ async fn the_largest_and_smallest_integers_come_back() {
         let exact = if n.unsigned_abs() <= 1 << 53 { json!(n) } else { json!({"int": n.to_string()}) };
         assert_eq!(answer["rows"], json!([[exact]]), "{n}");
     }
+    stop.cancel();
+}
+
+/// What a kernel waits for may name paths; it is for whoever may call the API.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_tells_pages_of_other_sites_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let stop = CancellationToken::new();
+    let hosts = vec!["kernel.example".to_owned()].into();
+    tokio::spawn(serve_standby(listener, hosts, || "the-reason".to_owned(), stop.clone()));
+    let heads = [
+        ("GET /v1/status HTTP/1.1\r\nHost: localhost:9000", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: [::1]", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: kernel.example:9000", 503),
+        ("GET /v1/status HTTP/1.1\r\nHost: evil.example", 403),
+        ("GET /v1/status HTTP/1.1\r\nHost: localhost.evil.example:9000", 403),
+        ("POST /mew.Kernel/Status HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/grpc", 403),
+        ("GET /v1/status HTTP/1.0", 403),
+    ];
+    for (head, want) in heads {
+        let (code, said) = send(address, head, b"").await;
+        assert_eq!((code, said.contains("the-reason")), (want, want == 503), "{head}: {said}");
+    }
+    // gRPC names no Host, and is answered in its own language.
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let channel = endpoint.connect().await.expect("a connection");
+    let refused = KernelClient::new(channel).status(wire::StatusRequest::default()).await.expect_err("it is not open");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("the-reason"), "{refused}");
+    stop.cancel();
+}
+
+/// Something that tells when it is called, and then stays there until the sender is dropped.
+fn stops() -> (impl Fn() + Send + Sync + 'static, UnboundedReceiver<()>, Sender<()>) {
+    let (come, comes) = unbounded_channel();
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let here = move || {
+        let _ = come.send(());
+        let _ = wait.lock().expect("nobody panics with it").recv();
+    };
+    (here, comes, go)
+}
+
+fn ask(address: SocketAddr, text: &'static str) -> JoinHandle<(u16, String)> {
+    tokio::spawn(async move { execute(address, &json!({"text": text})).await })
+}
+
+const SPAWN: &str = r#"SPAWN Task {name = "a"}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_does_not_wait_for_a_query() {
+    let kernel = kernel();
+    let (here, mut comes, go) = stops();
+    // The first one who keeps records stays the one.
+    kernel.keep_records(move |_, _, _| {
+        here();
+        Ok(ControlFlow::Continue(()))
+    });
+    let gate = Gate::default();
+    let (address, stop) = serve(&kernel, gate.clone()).await;
+    let query = ask(address, "MATCH r: _Remote RETURN r.name");
+    timeout(PATIENCE, comes.recv()).await.expect("it runs");
+    timeout(PATIENCE, gate.close()).await.expect("nobody writes");
+    drop(go);
+    let (code, said) = query.await.expect("it is answered");
+    assert_eq!(code, 200, "{said}");
+    let (code, said) = ask(address, SPAWN).await.expect("it is answered");
+    assert!(code == 503 && said.contains("is stopping"), "{code}: {said}");
+    assert_eq!(kernel.head(), 0, "something was written");
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_waits_for_what_is_being_written() {
+    let kernel = kernel();
+    let (here, mut comes, go) = stops();
+    kernel.on_commit(move |_| here());
+    let gate = Gate::default();
+    let (address, stop) = serve(&kernel, gate.clone()).await;
+    let write = ask(address, SPAWN);
+    timeout(PATIENCE, comes.recv()).await.expect("it runs");
+    let mut close = pin!(gate.close());
+    assert!(futures::poll!(close.as_mut()).is_pending(), "it is still running");
+    drop(go);
+    timeout(PATIENCE, close).await.expect("it is done");
+    let (code, said) = write.await.expect("it is answered");
+    assert_eq!(code, 200, "{said}");
     stop.cancel();
 }

@@ -133,3 +133,19 @@ async fn remotes_and_syncs_are_read_as_they_are_now() {
     assert_eq!(rows(&k, "MATCH r: _Remote, s: _Sync RETURN COUNT(*)"), [["0"]]);
     hub.shutdown();
 }
+
+/// A query says of the certificate that a Remote names what the status says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_there_is_a_problem_of_its_remote() {
+    let k = kernel();
+    let hub = hub(&k);
+    hub.configure(vec![RemoteItem { certificate: Some("peers".into()), ..remote("team-a/b", None) }], Vec::new());
+    let problem = hub.report().0.pop().and_then(|r| r.problem).expect("the status says it");
+    assert_eq!(problem.reason, Reason::CertificatePending);
+    let message = Value::String(problem.message).to_string();
+    assert_eq!(
+        rows(&k, "MATCH r: _Remote RETURN r.reason, r.message"),
+        [[r#""CertificatePending""#, message.as_str()]]
+    );
+    hub.shutdown();
+}

@@ -98,7 +98,10 @@ enum State {
     Backoff {
         at: u64,
     },
-    Dialling,
+    Dialling {
+        /// Dials that are on their way besides one; the peer could not be reached when all of them have failed.
+        others: u32,
+    },
     /// Handshake sent, none received.
     Greeting {
         conn: Connected,
@@ -123,8 +126,8 @@ struct Session {
     renew_at: Option<u64>,
     /// When it may be replaced for another root's sake.
     replace_at: u64,
-    /// A connection that shall take its place is being made.
-    replacing: bool,
+    /// Connections that shall take its place and are being made.
+    replacing: u32,
 }
 
 pub struct Link {
@@ -134,6 +137,9 @@ pub struct Link {
     peer: KernelKey,
     rules: Arc<Rules>,
     own: BTreeMap<String, Own>,
+    /// Flows that the peer declares and took from here over the last connection, each with the place up to which it had
+    /// everything when that one ended.
+    pulled: BTreeMap<String, u64>,
     state: State,
     attempt: u32,
     ever_up: bool,
@@ -166,6 +172,7 @@ impl Link {
             local,
             config,
             own: BTreeMap::new(),
+            pulled: BTreeMap::new(),
             state: State::Idle,
             attempt: 0,
             ever_up: false,
@@ -196,7 +203,7 @@ impl Link {
     /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
     pub fn wake_at(&self) -> Option<u64> {
         match &self.state {
-            State::Idle | State::Dialling => None,
+            State::Idle | State::Dialling { .. } => None,
             State::Backoff { at } => Some(*at),
             State::Greeting { since, .. } => Some(since + self.config.connect_timeout_ms),
             State::Up(s) => {
@@ -212,7 +219,7 @@ impl Link {
         match event {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, random, c, kernel, &mut out),
-            Event::ConnectFailed(p) if matches!(self.state, State::Dialling) => self.lost(now, random, Some(p)),
+            Event::ConnectFailed(p) if matches!(self.state, State::Dialling { .. }) => self.dial_failed(now, random, p),
             // Of one that should take the place of what is up, or of a dial that was given up when the configuration changed.
             Event::ConnectFailed(_) => self.redial_failed(now),
             Event::Closed(conn, p) if self.is_current(conn) => self.closed(now, random, p, kernel),
@@ -230,7 +237,7 @@ impl Link {
             Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
-            self.state = State::Dialling;
+            self.state = State::Dialling { others: 0 };
             out.push(Effect::Dial);
         }
         self.pump(now, kernel, &mut out);
@@ -302,9 +309,9 @@ impl Link {
         }
         if let Some(root) = c.root.as_ref().filter(|r| !self.accepted.contains(r)) {
             out.push(Effect::Close(c.conn));
-            if matches!(self.state, State::Dialling) {
+            if matches!(self.state, State::Dialling { .. }) {
                 let why = format!("the root by which the peer proved who it is was withdrawn meanwhile ({root})");
-                self.lost(now, random, Some(Problem::new(Reason::TLSUntrustedPeer, why)));
+                self.dial_failed(now, random, Problem::new(Reason::TLSUntrustedPeer, why));
             } else if c.dialled {
                 // What is up must not wait for it any more.
                 self.redial_failed(now);
@@ -324,12 +331,19 @@ impl Link {
     /// The connection is gone. The peer may close it as soon as the one that replaces it is there, and before this side hears
     /// of that one.
     fn closed(&mut self, now: Now, random: u64, why: Option<Problem>, kernel: &Kernel) {
-        if !matches!(&self.state, State::Up(s) if s.replacing) {
-            return self.lost(now, random, why);
-        }
+        let replacing = if let State::Up(s) = &self.state { s.replacing } else { 0 };
+        let Some(others) = replacing.checked_sub(1) else { return self.lost(now, random, why) };
         self.begin_handover(now, kernel);
         self.drop_flows();
-        self.state = State::Dialling;
+        self.state = State::Dialling { others };
+    }
+
+    /// The peer could not be reached; another dial may still be on its way.
+    fn dial_failed(&mut self, now: Now, random: u64, why: Problem) {
+        match &mut self.state {
+            State::Dialling { others } if *others > 0 => *others -= 1,
+            _ => self.lost(now, random, Some(why)),
+        }
     }
 
     /// The connection failed or broke: plan the next try.
@@ -372,7 +386,7 @@ impl Link {
         let another_root = self.shows_another_root(now);
         match &mut self.state {
             State::Backoff { at } if *at <= now.mono_ms => {
-                self.state = State::Dialling;
+                self.state = State::Dialling { others: 0 };
                 out.push(Effect::Dial);
             }
             State::Greeting { conn, since } if now.mono_ms >= *since + self.config.connect_timeout_ms => {

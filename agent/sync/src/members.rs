@@ -210,6 +210,21 @@ fn part_of(key: &[u8]) -> &str {
     std::str::from_utf8(&key[at..]).unwrap_or_default()
 }
 
+/// The flows that a kernel takes from here and declares itself, as far as they are saved: their names, and up to where it has
+/// everything at least. They are saved so seldom that it mostly has more.
+pub fn pulled(kernel: &Kernel, sink: &str) -> Result<Vec<(String, u64)>, StoreError> {
+    let view = kernel.view();
+    let prefix = records::pulled_prefix(sink, &kernel.identity().kernel_id);
+    let mut all = Vec::new();
+    for key in view.fact_keys(&prefix)? {
+        let name = key.strip_prefix(prefix.as_slice()).and_then(|k| k.strip_suffix(HEAD.as_bytes()));
+        let Some(name) = name.and_then(|k| k.strip_suffix(b"\0")) else { continue };
+        let head = records::read::<wire::FlowMembers>(view.fact(&key)?).unwrap_or_default();
+        all.push((String::from_utf8_lossy(name).into_owned(), head.seq));
+    }
+    Ok(all)
+}
+
 /// How far history may go: no flow needs what is before it. Abandoned flows are forgotten.
 pub fn floor(kernel: &Kernel, now_ms: u64) -> Result<u64, KernelError> {
     let view = kernel.view();

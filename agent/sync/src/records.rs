@@ -49,6 +49,11 @@ pub fn members_prefix(sink: &str, flow: &str) -> Vec<u8> {
     key(&["members/", sink, flow, ""])
 }
 
+/// Of all flows that the sink itself declares; their names follow.
+pub fn pulled_prefix(sink: &str, source: &str) -> Vec<u8> {
+    key(&["members/", sink, &flow_key(source, sink, "")])
+}
+
 pub fn members_key(sink: &str, flow: &str, part: &str) -> Vec<u8> {
     key(&["members/", sink, flow, part])
 }

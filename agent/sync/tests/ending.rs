@@ -85,7 +85,7 @@ impl Side {
     }
 
     fn outstanding(&self) -> Vec<Outstanding> {
-        self.link.outstanding(self.kernel.head())
+        self.link.outstanding(&self.kernel)
     }
 
     /// Of its one flow: whether it is worth waiting, and up to where the sink has everything.
@@ -177,7 +177,32 @@ fn a_flow_that_is_refused_or_suspended_is_not_waited_for() {
     assert_eq!(s.one(), (false, None));
     assert!(s.outstanding()[0].to_string().contains("c0ffee"), "{}", s.outstanding()[0]);
     s.handle(Event::Configure(Box::new(remote(false)), vec![SyncItem { suspend: true, ..sync_item() }]));
-    assert!(s.outstanding().is_empty());
+    assert_eq!(s.one(), (false, None), "the peer has not got it");
+    assert!(s.outstanding()[0].to_string().contains("the Sync is suspended"), "{}", s.outstanding()[0]);
+}
+
+/// Nothing is sent to it, and that is no reason to say that it has everything.
+#[test]
+fn a_remote_that_is_suspended_or_blocked_is_not_waited_for_and_has_not_got_everything() {
+    let blocked = Problem::new(Reason::PolicyDenied, "no policy lets it pass");
+    let stopped = [
+        (RemoteItem { suspend: true, ..remote(false) }, "the Remote is suspended"),
+        (RemoteItem { blocked: Some(blocked), ..remote(false) }, "no policy lets it pass"),
+    ];
+    for (item, why) in stopped {
+        let mut s = Side::new(false, vec![sync_item()]);
+        s.write(TASK);
+        s.connected();
+        s.greeted();
+        let upto = s.accepted();
+        s.acks(OURS, upto);
+        let head = s.kernel.head();
+        s.handle(Event::Configure(Box::new(item), vec![sync_item()]));
+        assert!(s.outstanding().is_empty(), "it has everything: {:?}", s.outstanding());
+        s.write(TASK);
+        assert_eq!(s.one(), (false, Some(head)));
+        assert!(s.outstanding()[0].to_string().contains(why), "{}", s.outstanding()[0]);
+    }
 }
 
 /// A flow that the peer declares, and takes from here.
@@ -201,6 +226,20 @@ fn what_the_peer_pulls_is_waited_for_as_well() {
     assert_eq!(s.one(), (true, Some(0)));
     s.acks(1, last_push(&said));
     assert!(s.outstanding().is_empty());
+    // When it is away, what it had is remembered.
+    let head = s.kernel.head();
+    s.handle(Event::Closed(s.conn, None));
+    assert!(s.outstanding().is_empty(), "it has everything, and it is gone");
+    s.write(TASK);
+    assert_eq!(s.one(), (false, Some(head)));
+    assert_eq!(s.outstanding()[0].flow, "there/tasks");
+    // After a start of this side, that there is such a flow.
+    s.link = Link::new(local(1_000), remote(false), &s.kernel);
+    assert_eq!(s.one(), (false, None));
+    let text = s.outstanding()[0].to_string();
+    assert!(text.contains("there/tasks") && text.contains("is not known"), "{text}");
+    s.connected();
+    assert_eq!(s.one(), (true, None), "it may be about to open it");
 }
 
 #[test]

@@ -244,11 +244,48 @@ fn another_certificate_is_shown_by_a_connection_that_is_begun_after_it() {
     let mut s = Side::live(true);
     assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 1);
     assert_eq!(s.handle(Event::Renewed).dials, 1);
-    // The peer may not trust its issuer yet: what is up goes on, and it is tried again.
-    s.handle(Event::ConnectFailed(Problem::new(Reason::TLSRefusedByPeer, "unknown issuer")));
-    assert_eq!((s.states(), s.wake().dials), ((LinkState::Connected, FlowState::Live), 0));
-    s.mono_ms += REPLACE_EVERY_MS;
-    assert_eq!(s.wake().dials, 1);
+    // The peer may not trust its issuer yet: what is up goes on, and it is tried again once nothing is on its way.
+    let refused = || Event::ConnectFailed(Problem::new(Reason::TLSRefusedByPeer, "unknown issuer"));
+    for dials_later in [0, 1] {
+        s.handle(refused());
+        assert_eq!((s.states(), s.wake().dials), ((LinkState::Connected, FlowState::Live), 0));
+        s.mono_ms += REPLACE_EVERY_MS;
+        assert_eq!(s.wake().dials, dials_later);
+    }
+}
+
+/// That the first of two fails says nothing of the second, whenever the old connection ends.
+#[test]
+fn the_second_of_two_that_are_on_their_way_is_waited_for() {
+    let failed = || Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers"));
+    for closed_first in [false, true] {
+        let two = || {
+            let mut s = Side::live(true);
+            assert_eq!(s.hear(Body::Renew(wire::Renew {})).dials, 1);
+            assert_eq!(s.handle(Event::Renewed).dials, 1);
+            let ends = if closed_first {
+                [Event::Closed(s.conn, None), failed()]
+            } else {
+                [failed(), Event::Closed(s.conn, None)]
+            };
+            for e in ends {
+                assert_eq!(s.handle(e).dials, 0);
+                assert_eq!(s.states(), (LinkState::Connected, FlowState::Live), "closed first: {closed_first}");
+            }
+            s
+        };
+        let mut s = two();
+        s.connect(OLD);
+        let flow = s.greet().opened().expect("the flow is declared again");
+        s.take(flow);
+        assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+        // And if it fails as well, that is said, and it is dialled again.
+        let mut s = two();
+        s.handle(failed());
+        assert_eq!(s.states().0, LinkState::Disconnected);
+        s.mono_ms += REPLACE_EVERY_MS;
+        assert_eq!(s.wake().dials, 1);
+    }
 }
 
 /// Nothing is on its way any more: when the old connection ends, the peer is dialled again.
@@ -306,7 +343,7 @@ fn an_end_waits_for_the_connection_that_is_on_its_way() {
     let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "late"}"#, &Params::new());
     spawned.expect("a statement of this ontology");
     s.handle(Event::Closed(s.conn, None));
-    let waits = |s: &Side| s.link.outstanding(s.kernel.head()).iter().map(|o| o.waits).collect::<Vec<_>>();
+    let waits = |s: &Side| s.link.outstanding(&s.kernel).iter().map(|o| o.waits).collect::<Vec<_>>();
     assert_eq!(waits(&s), [true]);
     // Nobody is waited for who does not come.
     s.handle(Event::ConnectFailed(Problem::new(Reason::Unreachable, "nobody answers")));

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// All of them in one file, so that they change together.
 const FILE: &str = "ca.json";
+/// Where the CA was kept before there could be several. Peers trust it, so no other one is made beside it.
+const FORMER: [&str; 2] = ["ca.crt", "ca.key"];
 
 fn path(state: &Path) -> PathBuf {
     state.join(FILE)
@@ -29,11 +31,37 @@ fn load(state: &Path) -> Result<Option<Authorities>> {
     Authorities::from_data(&data).map(Some).with_context(usable)
 }
 
+/// The CAs that are there. Nothing is made.
+pub fn kept_authorities(state: &Path) -> Result<Authorities> {
+    if let Some(a) = load(state)? {
+        return Ok(a);
+    }
+    must_be_fresh(state)?;
+    bail!(
+        "there is no CA in {}: is it the state directory of an operator? `mew run` and `mew trust export` make it",
+        state.display()
+    )
+}
+
+fn must_be_fresh(state: &Path) -> Result<()> {
+    for former in FORMER.map(|name| state.join(name)) {
+        if former.try_exists().with_context(|| former.display().to_string())? {
+            bail!(
+                "{} holds a CA of an earlier version, and there is no {}; move it away if peers shall trust a new CA",
+                former.display(),
+                path(state).display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Loads the CAs, or makes the first one in a fresh state directory.
 pub fn authorities(state: &Path, trust_domain: &str, now_ms: u64) -> Result<Authorities> {
     if let Some(a) = load(state)? {
         return Ok(a);
     }
+    must_be_fresh(state)?;
     fs::create_dir_all(state).with_context(|| state.display().to_string())?;
     let _locked = lock(state)?;
     // Another one may have been faster.
@@ -122,7 +150,7 @@ impl Followed {
 
 #[cfg(test)]
 mod tests {
-    use super::{Followed, authorities, path, replace_authorities};
+    use super::{FORMER, Followed, authorities, kept_authorities, path, replace_authorities};
     use mew_control::{Authorities, Ca};
     use mew_tls::Authority;
     use std::fs;
@@ -152,6 +180,31 @@ mod tests {
         // Of two that look at the same and change it, one has to look again.
         let e = replace_authorities(state, &first, &next).expect_err("others are there now");
         assert!(e.to_string().contains("look again"), "{e}");
+    }
+
+    #[test]
+    fn who_only_looks_makes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("typo");
+        let e = kept_authorities(&state).err().map(|e| format!("{e:#}")).unwrap_or_default();
+        assert!(e.contains("there is no CA in") && e.contains("typo"), "{e:?}");
+        assert!(!state.exists(), "a directory was made");
+        let first = authorities(&state, DOMAIN, 1).expect("they are made");
+        assert!(kept_authorities(&state).expect("they are there") == first);
+    }
+
+    /// Peers trust it: another one in its place would cut them all off.
+    #[test]
+    fn no_ca_is_made_beside_one_of_an_earlier_version() {
+        for former in FORMER {
+            let dir = tempfile::tempdir().expect("a directory");
+            fs::write(dir.path().join(former), "PEM").expect("a file");
+            for refused in [authorities(dir.path(), DOMAIN, 1).err(), kept_authorities(dir.path()).err()] {
+                let e = refused.map(|e| format!("{e:#}")).unwrap_or_default();
+                assert!(e.contains(former) && e.contains("ca.json"), "{e:?}");
+            }
+            assert!(!path(dir.path()).exists(), "a CA was made");
+        }
     }
 
     #[test]

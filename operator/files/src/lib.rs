@@ -8,7 +8,7 @@ mod ca;
 mod objects;
 mod trust;
 
-pub use ca::{authorities, replace_authorities};
+pub use ca::{authorities, kept_authorities, replace_authorities};
 pub use trust::{bundle_name, import};
 
 use anyhow::{Context, Result, bail};

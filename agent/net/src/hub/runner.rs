@@ -185,7 +185,7 @@ impl Runner {
         }
         let draining = self.shared.draining.load(Ordering::Acquire);
         let (remote, flows) = self.link.report(now.wall_ms, &self.kernel);
-        let outstanding = draining.then(|| self.link.outstanding(self.kernel.head()));
+        let outstanding = draining.then(|| self.link.outstanding(&self.kernel));
         *lock(&self.report) = Some(Said { epoch: self.epoch, at: Instant::now(), remote, flows, outstanding });
         if draining {
             self.shared.said.send_replace(());

@@ -99,6 +99,11 @@ impl Link {
             o.live = false;
         }
         if let State::Up(s) = &mut self.state {
+            let at = |f: &Flow| match &f.end {
+                End::Source(source) if !f.own => Some((f.name.clone(), source.confirmed())),
+                End::Source(_) | End::Asked(_) | End::Sink(_) => None,
+            };
+            self.pulled = s.flows.values().filter_map(at).collect();
             s.flows.clear();
         }
     }

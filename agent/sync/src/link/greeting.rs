@@ -93,7 +93,7 @@ impl Link {
             turn: 0,
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
             replace_at: 0,
-            replacing: false,
+            replacing: 0,
         }));
         self.tell_roots(out);
         self.open_all(now, kernel, out);

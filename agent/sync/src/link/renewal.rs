@@ -54,8 +54,8 @@ impl Session {
     pub(super) fn replace(&mut self, out: &mut Vec<Effect>) {
         if !self.conn.dialled {
             send(out, self.conn.conn, Body::Renew(wire::Renew {}));
-        } else if !self.replacing {
-            self.replacing = true;
+        } else if self.replacing == 0 {
+            self.replacing = 1;
             out.push(Effect::Dial);
         }
     }
@@ -72,20 +72,24 @@ impl Link {
     pub(super) fn renew(&mut self, out: &mut Vec<Effect>) {
         match &mut self.state {
             State::Up(s) if s.conn.dialled => {
-                s.replacing = true;
+                s.replacing += 1;
                 out.push(Effect::Dial);
             }
             State::Up(s) => s.replace(out),
             State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
-            State::Idle | State::Dialling | State::Greeting { .. } => {}
+            State::Idle | State::Dialling { .. } | State::Greeting { .. } => {}
         }
     }
 
-    /// The connection that should take the place of the one that is up could not be made.
+    /// A connection that should take the place of the one that is up could not be made. With the last one of them, it is
+    /// tried again later.
     pub(super) fn redial_failed(&mut self, now: Now) {
-        if let State::Up(s) = &mut self.state
-            && std::mem::take(&mut s.replacing)
-        {
+        let State::Up(s) = &mut self.state else { return };
+        if s.replacing == 0 {
+            return;
+        }
+        s.replacing -= 1;
+        if s.replacing == 0 {
             let again = now.wall_ms + REPLACE_EVERY_MS;
             s.renew_at = Some(s.renew_at.map_or(again, |t| t.min(again)));
         }
@@ -148,7 +152,7 @@ impl Link {
 
     /// The peer has closed the connection, and the one that takes its place is on its way.
     pub(super) fn is_coming_back(&self) -> bool {
-        matches!(self.state, State::Dialling) && self.handover.is_some()
+        matches!(self.state, State::Dialling { .. }) && self.handover.is_some()
     }
 
     /// Whether all is known again.
