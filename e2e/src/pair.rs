@@ -216,8 +216,11 @@ impl Pair {
     pub fn takes_effect(&self, s: &Side) -> Result<()> {
         let name = "takes-effect";
         // Not that of another Sync, which would be the same flow.
-        let pattern =
-            if s.kernel == EAST { r#"s: State WHERE s.code = "NY""# } else { r#"i: Inspection WHERE i.airport = "SEA""# };
+        let pattern = if s.kernel == EAST {
+            r#"s: State WHERE s.code = "NY""#
+        } else {
+            r#"i: Inspection WHERE i.airport = "SEA""#
+        };
         s.cluster.apply(&sync(s, name, &json!({"match": pattern})).to_string())?;
         let ready = s.becomes_ready("sync", name).map(drop);
         s.cluster.kubectl(&["delete", "sync", name, "-n", &s.namespace, "--ignore-not-found"])?;
