@@ -148,6 +148,11 @@ impl Cluster {
         self.kubectl.run_with(args, stdin)
     }
 
+    /// With all that is in it; waits until it is gone.
+    pub fn delete_namespace(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"]).map(drop)
+    }
+
     pub fn helm(&self, args: &[&str], values: &str) -> Result<String> {
         let mut c = self.command(&self.tools.helm);
         c.args(args);

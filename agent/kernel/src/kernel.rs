@@ -1,19 +1,11 @@
-//! The kernel: scripts, transactions, and commits that concurrent writers share.
+//! The kernel: transactions, and commits that concurrent writers share.
 
 use crate::error::KernelError;
 use crate::identity::Identity;
-use crate::matching::Order;
-use crate::mutate;
-use crate::names::{Bound, Params};
-use crate::query::query;
-use crate::rows::{Output, Summary};
 use crate::system::{Records, Take};
 use crate::tx::Tx;
-use mew_lang::check::{Scope, check};
-use mew_lang::parse_script;
-use mew_lang::plan::{Plan, Returns};
+use mew_model::Ontology;
 use mew_model::ontology::Type;
-use mew_model::{Ontology, Value};
 use mew_store::{Backup, Kept, Place, Store, StoreError, Stored, Upkeep, View};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -24,8 +16,6 @@ type Result<T> = std::result::Result<T, KernelError>;
 
 /// Most transactions that share one commit, so that the first of them does not wait for ever.
 const MAX_GROUP: usize = 256;
-/// Statements that one request may hold.
-const MAX_STATEMENTS: usize = 100_000;
 
 /// A transaction that waits for its turn.
 type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Box<dyn FnOnce(std::result::Result<u64, KernelError>) + Send> + Send>;
@@ -202,7 +192,7 @@ impl Kernel {
         }
     }
 
-    fn tx<'a>(&'a self, view: &'a View<'a>, now_ms: u64) -> Tx<'a> {
+    pub(crate) fn tx<'a>(&'a self, view: &'a View<'a>, now_ms: u64) -> Tx<'a> {
         Tx::new(view, &self.identity, self.records.get().map(|r| &**r), now_ms)
     }
 
@@ -233,138 +223,6 @@ impl Kernel {
         for a in answers {
             a(r.clone());
         }
-    }
-
-    // ---------------------------------------------------------------- scripts
-
-    /// All of a script is checked before any of it runs: a typo in line 90 must not leave 89 lines done.
-    pub(crate) fn plans(&self, text: &str) -> Result<Vec<Plan>> {
-        let statements = parse_script(text).map_err(KernelError::Text)?;
-        if statements.len() > MAX_STATEMENTS {
-            return Err(KernelError::Limit(format!(
-                "{} statements; at most {MAX_STATEMENTS} in one request",
-                statements.len()
-            )));
-        }
-        let (o, mut scope) = (self.ontology(), Scope::default());
-        let plans = statements.iter().map(|s| check(&o, &mut scope, s)).collect::<std::result::Result<_, _>>();
-        plans.map_err(|d| KernelError::Text(vec![d]))
-    }
-
-    /// Runs a script. Each statement is a transaction of its own, unless BEGIN … COMMIT joins several. The first error
-    /// ends the script; what was committed before stays.
-    pub fn execute(&self, now_ms: u64, text: &str, params: &Params) -> Result<Output> {
-        let plans = self.plans(text)?;
-        missing_parameter(text, params)?;
-        let mut out = Output::default();
-        let mut bound = Bound::default();
-        for unit in units(plans)? {
-            match unit {
-                Unit::Read(Plan::Query(q)) => {
-                    let view = self.store.view();
-                    let rows = query(&self.tx(&view, now_ms), params, &q)?;
-                    (out.columns, out.rows) = (columns(Some(&q.returns)), rows);
-                }
-                Unit::Read(_) => {}
-                Unit::Write(plans) => {
-                    let (params, start) = (params.clone(), bound.clone());
-                    let run = move |tx: &mut Tx<'_>| run_all(tx, &params, start, &plans, &mut Orders::default());
-                    let (done, seq) = self.write(now_ms, run)?;
-                    bound = done.bound;
-                    out.summary.add(done.summary);
-                    (out.columns, out.rows, out.seq) = (done.columns, done.rows, seq);
-                }
-                Unit::Discard(plans) => {
-                    let view = self.store.view();
-                    let tx = &mut self.tx(&view, now_ms);
-                    let done = run_all(tx, params, bound.clone(), &plans, &mut Orders::default())?;
-                    (out.columns, out.rows) = (done.columns, done.rows);
-                }
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// Every `$name` must be given, also where no row would come to ask for it.
-fn missing_parameter(text: &str, params: &Params) -> Result<()> {
-    let missing = mew_lang::lexer::parameters(text).find(|p| !params.contains_key(p));
-    missing.map_or(Ok(()), |p| Err(mew_lang::eval::EvalError::MissingParameter(p).into()))
-}
-
-pub(crate) struct Done {
-    bound: Bound,
-    columns: Vec<String>,
-    pub rows: Vec<Vec<Value>>,
-    pub summary: Summary,
-}
-
-/// Of statements that run several times, in what order each binds its variables.
-pub(crate) type Orders<'p> = Vec<Option<Order<'p>>>;
-
-/// The statements of one transaction, in order.
-pub(crate) fn run_all<'p>(
-    tx: &mut Tx<'_>,
-    params: &Params,
-    bound: Bound,
-    plans: &'p [Plan],
-    orders: &mut Orders<'p>,
-) -> Result<Done> {
-    let mut d = Done { bound, columns: Vec::new(), rows: Vec::new(), summary: Summary::default() };
-    orders.resize_with(plans.len(), || None);
-    for (p, order) in plans.iter().zip(orders) {
-        match p {
-            Plan::Query(q) => (d.columns, d.rows) = (columns(Some(&q.returns)), query(tx, params, q)?),
-            Plan::Mutate(m) => {
-                let (rows, summary) = mutate::run(tx, params, &mut d.bound, m, order)?;
-                (d.columns, d.rows) = (columns(m.returning.as_ref()), rows);
-                d.summary.add(summary);
-            }
-            Plan::Begin | Plan::Commit | Plan::Rollback => {}
-        }
-    }
-    Ok(d)
-}
-
-/// Of what the last statement returns.
-pub(crate) fn columns_of(last: Option<&Plan>) -> Vec<String> {
-    match last {
-        Some(Plan::Mutate(m)) => columns(m.returning.as_ref()),
-        _ => Vec::new(),
-    }
-}
-
-fn columns(r: Option<&Returns>) -> Vec<String> {
-    r.map(|r| r.columns.iter().map(|(n, _)| n.clone()).collect()).unwrap_or_default()
-}
-
-enum Unit {
-    Read(Plan),
-    Write(Vec<Plan>),
-    /// Run for its rows and errors, then forgotten.
-    Discard(Vec<Plan>),
-}
-
-/// Cuts a script into transactions.
-fn units(plans: Vec<Plan>) -> Result<Vec<Unit>> {
-    let mut out = Vec::new();
-    let mut open: Option<Vec<Plan>> = None;
-    for p in plans {
-        match (p, &mut open) {
-            (Plan::Begin, None) => open = Some(Vec::new()),
-            (Plan::Begin, Some(_)) => return Err(KernelError::Transaction("BEGIN inside a transaction")),
-            (Plan::Commit, Some(_)) => out.extend(open.take().map(Unit::Write)),
-            (Plan::Rollback, Some(_)) => out.extend(open.take().map(Unit::Discard)),
-            (Plan::Commit, None) => return Err(KernelError::Transaction("COMMIT without BEGIN")),
-            (Plan::Rollback, None) => return Err(KernelError::Transaction("ROLLBACK without BEGIN")),
-            (p, Some(list)) => list.push(p),
-            (p @ Plan::Query(_), None) => out.push(Unit::Read(p)),
-            (p, None) => out.push(Unit::Write(vec![p])),
-        }
-    }
-    match open {
-        Some(_) => Err(KernelError::Transaction("the transaction has BEGIN and no COMMIT; nothing of it was done")),
-        None => Ok(out),
     }
 }
 

@@ -1,10 +1,10 @@
 //! One script for many rows of parameters: parsed and checked once, run for each row, all in one transaction.
 
 use crate::error::KernelError;
-use crate::kernel::{Kernel, Orders, columns_of, run_all};
+use crate::kernel::Kernel;
 use crate::names::{Bound, Params};
 use crate::rows::{Output, Summary};
-use mew_lang::eval::EvalError;
+use crate::script::{Orders, Script, columns_of, run_all};
 use mew_lang::plan::Plan;
 use mew_model::Value;
 
@@ -39,16 +39,19 @@ impl Kernel {
     /// Runs the script for each row. It may hold statements that change something, and no transaction of its own. The
     /// first row that fails is named, and nothing of any row is done. What each row returns is put together.
     pub fn execute_table(&self, now_ms: u64, text: &str, table: Table) -> Result<Output, KernelError> {
+        self.run_table(now_ms, self.script(text)?, table)
+    }
+
+    /// As [`Kernel::execute_table`], of a script that is checked already.
+    pub fn run_table(&self, now_ms: u64, script: Script<'_>, table: Table) -> Result<Output, KernelError> {
         let table = table.checked()?;
-        let plans = self.plans(text)?;
-        if plans.iter().any(|p| !matches!(p, Plan::Mutate(_))) {
+        if script.plans.iter().any(|p| !matches!(p, Plan::Mutate(_))) {
             return Err(KernelError::Transaction(
                 "a script that runs for rows holds only statements that change something; the rows are one transaction already",
             ));
         }
-        if let Some(p) = mew_lang::lexer::parameters(text).find(|p| !table.names.contains(p)) {
-            return Err(EvalError::MissingParameter(p).into());
-        }
+        script.needs_only(|p| table.names.contains(p))?;
+        let plans = script.plans;
         let run = move |tx: &mut crate::Tx<'_>| {
             let mut params: Params = table.names.iter().map(|n| (n.clone(), Value::Null)).collect();
             let mut out = Output { columns: columns_of(plans.last()), ..Output::default() };

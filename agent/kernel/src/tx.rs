@@ -36,6 +36,8 @@ struct Layer {
     types: BTreeMap<(Number, u32), bool>,
     facts: BTreeMap<Vec<u8>, Vec<u8>>,
     new_entities: u32,
+    /// Of changes and facts, with what surrounds them.
+    bytes: usize,
 }
 
 /// Of one transaction, with what surrounds its records: two of them fit into one commit.
@@ -44,18 +46,25 @@ const MOST_BYTES: usize = MAX_FRAME / 2;
 const AROUND: usize = 64;
 
 impl Layer {
-    fn bytes(&self) -> usize {
-        let changes: usize = self.changes.iter().map(|c| c.bytes.len() + AROUND).sum();
-        changes + self.facts.iter().map(|(k, v)| k.len() + v.len() + AROUND).sum::<usize>()
-    }
-
     fn put(&mut self, c: Change) {
+        self.bytes += c.bytes.len();
         match self.at.get(&c.ent) {
-            Some(i) => self.changes[*i] = c,
+            Some(i) => self.bytes -= std::mem::replace(&mut self.changes[*i], c).bytes.len(),
             None => {
+                self.bytes += AROUND;
                 self.at.insert(c.ent, self.changes.len());
                 self.changes.push(c);
             }
+        }
+    }
+
+    /// Taken away, if the value is empty.
+    fn set_fact(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        let (of_key, of_value) = (key.len() + AROUND, value.len());
+        self.bytes += of_value;
+        match self.facts.insert(key, value) {
+            Some(old) => self.bytes -= old.len(),
+            None => self.bytes += of_key,
         }
     }
 
@@ -73,7 +82,9 @@ impl Layer {
         self.ends.extend(over.ends);
         self.ordered.extend(over.ordered);
         self.types.extend(over.types);
-        self.facts.extend(over.facts);
+        for (k, v) in over.facts {
+            self.set_fact(k, v);
+        }
         self.new_entities += over.new_entities;
     }
 }
@@ -97,7 +108,7 @@ impl<'a> Tx<'a> {
     /// Keeps what this transaction did, for the commit, and begins the next one.
     pub(crate) fn keep(&mut self) {
         let top = std::mem::take(&mut self.layers[1]);
-        self.kept_bytes += top.bytes();
+        self.kept_bytes += top.bytes;
         self.layers[0].absorb(top);
     }
 
@@ -116,10 +127,10 @@ impl<'a> Tx<'a> {
                 entity::MAX_ENTITY
             )));
         }
-        if top.bytes() > MOST_BYTES {
+        if top.bytes > MOST_BYTES {
             return Err(KernelError::Limit(format!(
                 "a transaction of {} bytes; at most {MOST_BYTES} are allowed",
-                top.bytes()
+                top.bytes
             )));
         }
         match top.facts.iter().find(|(k, v)| !is_fact(k, v)) {

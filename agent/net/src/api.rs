@@ -10,8 +10,7 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mew_kernel::{Kernel, KernelError, Output, Params, Table};
-use mew_lang::ast::StatementKind;
-use mew_lang::{parse_script, render};
+use mew_lang::render;
 use mew_model::value::format_timestamp;
 use mew_sync::records;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
@@ -133,19 +132,15 @@ impl Failure {
     }
 }
 
-/// Whether a script writes; what cannot be parsed does not.
-fn writes(text: &str) -> bool {
-    parse_script(text).is_ok_and(|all| all.iter().any(|s| matches!(s.kind, StatementKind::Mutate(..))))
-}
-
 async fn execute(api: &Api, text: String, arguments: Arguments) -> Result<Output, Failure> {
     let api = api.clone();
     tokio::task::spawn_blocking(move || {
+        let script = api.kernel.script(&text).map_err(Failure::Kernel)?;
         // Nobody waits for a query when the agent ends: it is answered if there is time, and cut off if not.
-        let inside = if writes(&text) { Some(api.gate.enter().ok_or(Failure::Stopping)?) } else { None };
+        let inside = if script.writes() { Some(api.gate.enter().ok_or(Failure::Stopping)?) } else { None };
         let done = match arguments {
-            Arguments::Once(params) => api.kernel.execute(api.hub.wall_ms(), &text, &params),
-            Arguments::Rows(table) => api.kernel.execute_table(api.hub.wall_ms(), &text, table),
+            Arguments::Once(params) => api.kernel.run(api.hub.wall_ms(), script, &params),
+            Arguments::Rows(table) => api.kernel.run_table(api.hub.wall_ms(), script, table),
         };
         drop(inside);
         done.map_err(Failure::Kernel)

@@ -39,6 +39,18 @@ impl Side {
         s
     }
 
+    /// One whose peer has everything that is written, and how far that is.
+    fn level() -> (Self, u64) {
+        let mut s = Side::new(false, vec![sync_item()]);
+        s.write(TASK);
+        s.connected();
+        s.greeted();
+        let upto = s.accepted();
+        s.acks(OURS, upto);
+        let head = s.kernel.head();
+        (s, head)
+    }
+
     /// What it says to the peer.
     fn handle(&mut self, e: Event) -> Vec<Body> {
         let mut said = Vec::new();
@@ -132,13 +144,7 @@ fn what_the_sink_has_not_confirmed_is_outstanding_and_nothing_else() {
 
 #[test]
 fn what_a_peer_that_is_gone_has_is_remembered() {
-    let mut s = Side::new(false, vec![sync_item()]);
-    s.write(TASK);
-    s.connected();
-    s.greeted();
-    let upto = s.accepted();
-    s.acks(OURS, upto);
-    let head = s.kernel.head();
+    let (mut s, head) = Side::level();
     s.handle(Event::Closed(s.conn, None));
     assert!(s.outstanding().is_empty(), "it has everything, and it is gone");
     s.write(TASK);
@@ -190,13 +196,7 @@ fn a_remote_that_is_suspended_or_blocked_is_not_waited_for_and_has_not_got_every
         (RemoteItem { blocked: Some(blocked), ..remote(false) }, "no policy lets it pass"),
     ];
     for (item, why) in stopped {
-        let mut s = Side::new(false, vec![sync_item()]);
-        s.write(TASK);
-        s.connected();
-        s.greeted();
-        let upto = s.accepted();
-        s.acks(OURS, upto);
-        let head = s.kernel.head();
+        let (mut s, head) = Side::level();
         s.handle(Event::Configure(Box::new(item), vec![sync_item()]));
         assert!(s.outstanding().is_empty(), "it has everything: {:?}", s.outstanding());
         s.write(TASK);

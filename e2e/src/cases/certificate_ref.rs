@@ -1,5 +1,5 @@
 use super::{Case, mending};
-use crate::cluster::{Cluster, name_of};
+use crate::cluster::name_of;
 use crate::pair::{Dials, Pair};
 use crate::side::{APP, Side};
 use crate::steps::say;
@@ -26,14 +26,12 @@ const ROTATIONS: u32 = 2;
 
 fn run(w: &mut World) -> Result<()> {
     w.install()?;
-    let delete =
-        |c: &Cluster| c.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"]).map(drop);
     mending(
         || {
             let p = Pair::start(w, NAMESPACE, Dials::East)?;
             certified(w, &p)
         },
-        || at_both(w, delete).map(drop),
+        || at_both(w, |c| c.delete_namespace(NAMESPACE)).map(drop),
     )
 }
 

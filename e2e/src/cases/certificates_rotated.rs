@@ -2,7 +2,6 @@
 //! day: the case has agents of its own.
 
 use super::{Case, mending};
-use crate::cluster::Cluster;
 use crate::install;
 use crate::load::{self, EVERY_MS, Load};
 use crate::pair::{Dials, Pair};
@@ -31,8 +30,6 @@ fn run(w: &mut World) -> Result<()> {
     w.install()?;
     let w = &*w;
     let short = json!({"certificateLifetime": LIFETIME});
-    let delete =
-        |c: &Cluster| c.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"]).map(drop);
     mending(
         || {
             at_both(w, |c| install::operator_with(c, &w.prepared.mew, &short))?;
@@ -40,7 +37,7 @@ fn run(w: &mut World) -> Result<()> {
             under_load(w, &p)
         },
         || {
-            at_both(w, delete)?;
+            at_both(w, |c| c.delete_namespace(NAMESPACE))?;
             at_both(w, |c| install::operator(c, &w.prepared.mew)).map(drop)
         },
     )

@@ -1,5 +1,4 @@
 use super::{Case, mending};
-use crate::cluster::Cluster;
 use crate::pair::{Dials, Pair};
 use crate::world::{World, at_both};
 use anyhow::Result;
@@ -15,8 +14,6 @@ const NAMESPACE: &str = "turned";
 
 fn run(w: &mut World) -> Result<()> {
     w.install()?;
-    let delete =
-        |c: &Cluster| c.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"]).map(drop);
     mending(
         || {
             let p = Pair::start(w, NAMESPACE, Dials::West)?;
@@ -24,6 +21,6 @@ fn run(w: &mut World) -> Result<()> {
             p.flows_east()?;
             p.same()
         },
-        || at_both(w, delete).map(drop),
+        || at_both(w, |c| c.delete_namespace(NAMESPACE)).map(drop),
     )
 }

@@ -21,7 +21,7 @@ pub const CASE: Case = Case {
 
 const NAME: &str = "impostor";
 const OPERATOR: &str = "operator";
-const STATE: &str = "/work/operator";
+const STATE: &str = "/scratch/operator";
 const FILES: &str = "/etc/mew";
 /// No code of the suite: those of the load are hexadecimal, and those of probes begin with a P.
 const FORGED: &str = "FAKE";
@@ -42,7 +42,7 @@ fn run(w: &mut World) -> Result<()> {
             forge(&p)?;
             is_refused_by_name(&p, before)
         },
-        || c.kubectl(&["delete", "namespace", NAME, "--ignore-not-found", "--timeout=120s"]).map(drop),
+        || c.delete_namespace(NAME),
     )?;
     let airport = p.write_east()?.seen_by(east);
     p.arrives_west(&airport)?;
@@ -74,7 +74,7 @@ fn impostor(p: &Pair, image: &str) -> Result<Value> {
             "securityContext": {
                 "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
             },
-            "volumeMounts": [{"name": "work", "mountPath": "/work"}, {"name": "files", "mountPath": FILES}],
+            "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "files", "mountPath": FILES}],
         })
     };
     let (trust, manifests) = (format!("{FILES}/trust.yaml"), format!("{FILES}/objects.yaml"));
@@ -101,7 +101,7 @@ fn impostor(p: &Pair, image: &str) -> Result<Value> {
         "--ontology",
         &ontology_file,
         "--data",
-        "/work/data",
+        "/scratch/data",
     ];
     let meta = json!({"name": NAME, "namespace": NAME});
     let files = json!({
@@ -115,7 +115,7 @@ fn impostor(p: &Pair, image: &str) -> Result<Value> {
             "automountServiceAccountToken": false,
             "initContainers": [import],
             "containers": [container(OPERATOR, &operator), container(AGENT, &agent)],
-            "volumes": [{"name": "work", "emptyDir": {}}, {"name": "files", "configMap": {"name": NAME}}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "files", "configMap": {"name": NAME}}],
         },
     });
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": [restricted_namespace(NAME), files, pod]}))

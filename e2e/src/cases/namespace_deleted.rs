@@ -1,5 +1,4 @@
 use super::{Case, mending};
-use crate::cluster::Cluster;
 use crate::pair::{Dials, Pair};
 use crate::world::{World, at_both};
 use anyhow::{Result, ensure};
@@ -15,8 +14,6 @@ const NAMESPACE: &str = "doomed";
 
 fn run(w: &mut World) -> Result<()> {
     w.install()?;
-    let delete =
-        |c: &Cluster| c.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"]).map(drop);
     mending(
         || {
             let p = Pair::start(w, NAMESPACE, Dials::East)?;
@@ -29,10 +26,10 @@ fn run(w: &mut World) -> Result<()> {
                     ensure!(o["metadata"].get("finalizers").is_none(), "{kind} {name} has a finalizer");
                 }
             }
-            delete(&w.east)?;
+            w.east.delete_namespace(NAMESPACE)?;
             ensure!(w.east.find("namespace", "", NAMESPACE)?.is_none(), "the namespace is still there");
             Ok(())
         },
-        || at_both(w, delete).map(drop),
+        || at_both(w, |c| c.delete_namespace(NAMESPACE)).map(drop),
     )
 }

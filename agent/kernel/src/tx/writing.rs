@@ -9,11 +9,11 @@ use mew_store::{Change, Stored, is_alike, order_keys};
 
 impl Tx<'_> {
     pub fn set_fact(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.layers[1].facts.insert(key, value);
+        self.layers[1].set_fact(key, value);
     }
 
     pub fn delete_fact(&mut self, key: Vec<u8>) {
-        self.layers[1].facts.insert(key, Vec::new());
+        self.layers[1].set_fact(key, Vec::new());
     }
 
     /// The local number that the next new entity gets.
