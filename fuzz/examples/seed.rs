@@ -190,6 +190,7 @@ fn position() -> wire::Position {
         start: 0,
         previous_revision: "fedcba9876543210".into(),
         previous_seq: 9,
+        complete: true,
     }
 }
 

@@ -156,6 +156,7 @@ fn advance(old: Option<&wire::Position>, incarnation: &str, push: &wire::SyncPus
         seq: push.upto,
         revision: push.revision.clone(),
         start: push.start,
+        complete: push.live,
         ..wire::Position::default()
     };
     if let Some(o) = old.filter(|o| o.incarnation == incarnation) {
@@ -163,6 +164,7 @@ fn advance(old: Option<&wire::Position>, incarnation: &str, push: &wire::SyncPus
             (p.previous_revision, p.previous_seq) = (o.revision.clone(), o.seq.max(o.previous_seq));
         } else {
             (p.previous_revision, p.previous_seq) = (o.previous_revision.clone(), o.previous_seq);
+            p.complete |= o.complete;
         }
         if p.seq >= p.previous_seq {
             (p.previous_revision, p.previous_seq) = (String::new(), 0);

@@ -42,8 +42,10 @@ pub struct Source {
     sent: u64,
     pub acked: u64,
     in_flight: VecDeque<InFlight>,
-    /// Everything that existed when the copy began has been sent.
+    /// Everything that existed when the copy began is durable at the sink, on this connection or an earlier one.
     live: bool,
+    /// The log was read on this connection: what waits, and since when, is known.
+    looked: bool,
     copy_from: u64,
     copy_to: u64,
     told_live: bool,
@@ -89,6 +91,7 @@ impl Source {
             acked: 0,
             in_flight: VecDeque::new(),
             live: false,
+            looked: false,
             copy_from: 0,
             copy_to: head,
             told_live: false,
@@ -101,7 +104,7 @@ impl Source {
             None if !initial_full => s.start = head,
             None => {}
             Some(p) if p.revision == s.revision => {
-                (s.start, s.acked) = (p.start, p.seq);
+                (s.start, s.acked, s.live) = (p.start, p.seq, p.complete);
                 previous = earlier(&p.previous_revision);
                 s.skip_to = p.previous_seq;
             }
@@ -198,11 +201,11 @@ impl Source {
         (done.min(all) * 99).checked_div(all).unwrap_or(99) as u8
     }
 
-    /// Age of the oldest matching change that the sink has not acknowledged.
-    pub fn lag_ms(&self, now_ms: u64) -> u64 {
+    /// Age of the oldest matching change that the sink has not acknowledged; `None` before the log was read.
+    pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         let waiting = self.in_flight.iter().map(|f| f.oldest_ms).filter(|t| *t > 0);
         let unread = self.unread.iter().filter_map(|s| s.entity().ok().map(|e| e.time.ms()));
-        waiting.chain(unread).min().map_or(0, |t| now_ms.saturating_sub(t))
+        self.looked.then(|| waiting.chain(unread).min().map_or(0, |t| now_ms.saturating_sub(t)))
     }
 
     /// Up to here the sink has everything that matches.
@@ -226,6 +229,7 @@ impl Source {
         if self.in_flight.len() >= WINDOW {
             return Ok(None);
         }
+        self.looked = true;
         let mut out = Batch::default();
         let mut exhausted = false;
         while !out.is_full() {

@@ -265,12 +265,13 @@ impl Link {
         };
         match applied {
             Ok(done) => {
+                let rescan = sink.at.as_ref().is_some_and(|(r, _)| *r != revision);
                 (sink.at, sink.acked) = (Some((revision, upto)), upto);
                 send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(done.counts) }));
                 if let Some(o) = self.own.get_mut(&name).filter(|_| own) {
                     o.problem = None;
-                    (o.counts, o.live, o.attempt) = (done.counts, live && pending == 0 || o.live, 0);
-                    o.percent = Some(if live { 100 } else { percent.min(100) as u8 });
+                    (o.counts, o.live, o.attempt) = (done.counts, live && pending == 0 || o.live && !rescan, 0);
+                    o.percent = Some(if o.live || live { 100 } else { percent.min(100) as u8 });
                     o.behind = Some((pending, if pending > 0 { oldest } else { 0 }));
                     if let Some(why) = done.rejected {
                         o.last_error = Some(Problem::new(Reason::SinkError, why));

@@ -207,19 +207,24 @@ impl Link {
         let end = match item.direction {
             Direction::Push => self
                 .new_source(now, true, &name, d, item.initial == Initial::Full, a.position.as_ref(), kernel)
-                .map(|s| End::Source(Box::new(s))),
+                .map(|s| (s.percent(), End::Source(Box::new(s)))),
             Direction::Pull => {
                 let key = self.sink_key(true, kernel, &name);
                 sink::position(sink::state(kernel, &key).as_ref(), &incarnation, &reset).map(|at| {
+                    let percent = if at.as_ref().is_some_and(|p| p.complete) { 100 } else { 0 };
                     let (delete, unmatch) = (item.delete_at_sink, item.delete_on_unmatch);
-                    End::Sink(Box::new(self.new_sink(key, incarnation, reset, delete, unmatch, at.as_ref())))
+                    let sink = self.new_sink(key, incarnation, reset, delete, unmatch, at.as_ref());
+                    (percent, End::Sink(Box::new(sink)))
                 })
             }
         };
         match end {
-            Ok(end) => {
+            Ok((percent, end)) => {
                 if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&name)) {
                     o.revision = revision;
+                    // A copy that was made on an earlier connection is complete: what is missing is a lag. How large, the
+                    // source says with its first batch.
+                    (o.percent, o.live, o.behind) = (Some(percent), percent == 100, None);
                     if let Some(f) = s.flows.get_mut(&a.flow) {
                         (f.sent, f.end) = (end.start(), end);
                     }

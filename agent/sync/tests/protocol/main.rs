@@ -4,6 +4,7 @@
 mod batches;
 #[path = "../common/mod.rs"]
 mod common;
+mod copied;
 #[path = "../../../../tests/tests/damage/mod.rs"]
 mod damage;
 mod damaged;
