@@ -80,7 +80,7 @@ pub async fn run(a: RotateArgs) -> Result<()> {
             passes(&a, &what, &findings, &store.unfollowed(&a, next.signer().root()).await?)?;
             store.put(&a, &next).await?;
             out::line(format!(
-                "{} signs now; the old root is trusted until it is retired{}\n\nAgents get their new certificates within seconds, and connections move to them. Then:\n  {}",
+                "{} signs now; the old root is trusted until it is retired{}\n\nAgents get their new certificates within half a minute, not all at once, and connections move to them. Then:\n  {}",
                 next.signer().root(),
                 named(&findings),
                 command(&a, "retire")

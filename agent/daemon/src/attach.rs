@@ -1,6 +1,6 @@
 //! The attachment: snapshots come, reports go. While the operator is away, the last snapshot stays in force.
 
-use crate::certificate::{self, Validity};
+use crate::certificate::{self, OwnTrust, Renewal, Validity};
 use crate::health::Health;
 use crate::older::UnknownFields;
 use crate::operator::OperatorChannel;
@@ -14,6 +14,7 @@ use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::control_client::ControlClient;
 use mew_wire::operator_message::Body as OperatorBody;
 use mew_wire::{Accepted, AgentMessage, Drained, Hello, OperatorMessage, OwnRoots};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ const REPORT_UNCHANGED: Duration = Duration::from_secs(5);
 /// Between tries to reach the operator.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Between tries to get a certificate signed, and to keep a snapshot.
+/// Between tries to keep a snapshot.
 const KEEP_UP: Duration = Duration::from_secs(2);
 const QUEUE: usize = 16;
 /// The operator ends the attachment when it has heard the last words; one that does not is not waited for.
@@ -131,8 +132,10 @@ struct InForce {
     digest: String,
     rejected: Vec<Rejection>,
     certificate: Option<Validity>,
-    /// The root that certificates come from now, as the operator says.
-    signer: Option<String>,
+    renewal: Renewal,
+    /// What the operator has said of its roots.
+    own: Option<OwnTrust>,
+    random: RandomState,
     /// The snapshot, if it could not be kept for the next start yet: a full disk must not end the attachment.
     unsaved: Option<Vec<u8>>,
 }
@@ -210,11 +213,7 @@ impl Attachment {
                         self.health.set_standby(None);
                         self.health.set_attached(true);
                     }
-                    Some(OperatorBody::Roots(r)) => {
-                        self.learn(r, force);
-                        // A certificate may be due.
-                        keep_up_at = std::time::Instant::now();
-                    }
+                    Some(OperatorBody::Roots(r)) => self.learn(r, force),
                     Some(OperatorBody::Snapshot(bytes)) => {
                         self.apply(&bytes, force)?;
                         force.unsaved = Some(bytes.to_vec());
@@ -227,6 +226,8 @@ impl Attachment {
                     if keep_up_at <= std::time::Instant::now() {
                         keep_up_at = std::time::Instant::now() + KEEP_UP;
                         self.save(force);
+                    }
+                    if self.must_renew(force) {
                         self.renew(force, s.channel.clone()).await;
                     }
                     let r = self.report(force);
@@ -251,26 +252,28 @@ impl Attachment {
 
     /// Keeps the roots by which this agent will know its operator, also after the next start.
     fn learn(&self, r: OwnRoots, force: &mut InForce) {
-        match mew_tls::fingerprints(&r.pem) {
-            Ok(known) if known.contains(&r.signer) => {}
+        let trusted = match mew_tls::fingerprints(&r.pem) {
+            Ok(trusted) if trusted.contains(&r.signer) => trusted,
             Ok(_) => return tracing::warn!("the operator signs by a root that it does not name"),
             Err(e) => return tracing::warn!("the operator's roots cannot be read: {e}"),
-        }
+        };
         if self.dir.roots().as_deref() != Some(r.pem.as_str())
             && let Err(e) = self.dir.save_roots(&r.pem)
         {
             tracing::warn!("the operator's roots cannot be kept: {e:#}");
         }
-        force.signer = Some(r.signer);
+        force.own = Some(OwnTrust { signer: r.signer, trusted });
     }
 
-    /// Asks for a certificate if there is none or it is due.
+    /// Whether to ask for a certificate now.
+    fn must_renew(&self, force: &mut InForce) -> bool {
+        let (now_ms, now) = (self.hub.wall_ms(), std::time::Instant::now());
+        let random = force.random.hash_one(now);
+        force.renewal.is_due(force.certificate.as_ref(), force.own.as_ref(), now_ms, now, random)
+    }
+
     async fn renew(&self, force: &mut InForce, channel: OperatorChannel) {
         let now_ms = self.hub.wall_ms();
-        let fine = |v: &Validity| !v.is_due(now_ms) && !v.is_of_another(force.signer.as_deref());
-        if force.certificate.as_ref().is_some_and(fine) {
-            return;
-        }
         match certificate::renew(&self.options.kernel, channel, &self.dir, &self.hub, now_ms).await {
             Ok(v) => force.certificate = Some(v),
             Err(e) => tracing::warn!("{e:#}"),

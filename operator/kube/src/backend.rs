@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
-/// Tokens that are reviewed at once; the others wait. When all agents of a large cluster renew their certificates together, the
-/// API server is to have time for others; at a few milliseconds each it is thousands in a second all the same.
+/// Tokens that are reviewed at once; the others wait. When all agents of a large cluster come to a new leader together, the API
+/// server is to have time for others; at a few milliseconds each it is thousands in a second all the same.
 const REVIEWS: usize = 32;
 
 pub struct KubeBackend {
