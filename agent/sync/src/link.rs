@@ -1,6 +1,7 @@
 //! One Remote: the connection and its schedule, the handshake, keepalive, and the flows with that peer.
 
 mod consent;
+mod dials;
 mod flows;
 mod greeting;
 mod outstanding;
@@ -9,7 +10,6 @@ mod pump;
 mod renewal;
 mod report;
 
-use crate::backoff::wait_ms;
 use crate::rules::Rules;
 use flows::Flow;
 use mew_contract::report::Denial;
@@ -98,14 +98,14 @@ enum State {
     Backoff {
         at: u64,
     },
-    Dialling {
-        /// Dials that are on their way besides one; the peer could not be reached when all of them have failed.
-        others: u32,
-    },
+    /// The peer could not be reached when all dials that are on their way have failed.
+    Dialling,
     /// Handshake sent, none received.
     Greeting {
         conn: Connected,
         since: u64,
+        /// On the wall clock: when to ask for another one all the same, as one that should have taken its place failed.
+        renew_at: Option<u64>,
     },
     Up(Box<Session>),
 }
@@ -122,12 +122,10 @@ struct Session {
     flows: BTreeMap<u32, Flow>,
     /// The flow that sends first the next time.
     turn: u32,
-    /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon.
+    /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon, or as one failed.
     renew_at: Option<u64>,
     /// When it may be replaced for another root's sake.
     replace_at: u64,
-    /// Connections that shall take its place and are being made.
-    replacing: u32,
 }
 
 pub struct Link {
@@ -141,6 +139,9 @@ pub struct Link {
     /// everything when that one ended.
     pulled: BTreeMap<String, u64>,
     state: State,
+    /// Dials that are on their way, whatever has become of the connection that they were to make or to replace: each is answered,
+    /// and what one does says nothing of the others.
+    dials: u32,
     attempt: u32,
     ever_up: bool,
     problem: Option<Problem>,
@@ -174,6 +175,7 @@ impl Link {
             own: BTreeMap::new(),
             pulled: BTreeMap::new(),
             state: State::Idle,
+            dials: 0,
             attempt: 0,
             ever_up: false,
             problem: None,
@@ -203,7 +205,7 @@ impl Link {
     /// When to call with [`Event::Wake`] at the latest, on the clock that never jumps.
     pub fn wake_at(&self) -> Option<u64> {
         match &self.state {
-            State::Idle | State::Dialling { .. } => None,
+            State::Idle | State::Dialling => None,
             State::Backoff { at } => Some(*at),
             State::Greeting { since, .. } => Some(since + self.config.connect_timeout_ms),
             State::Up(s) => {
@@ -219,9 +221,10 @@ impl Link {
         match event {
             Event::Configure(r, syncs) => self.configure(now, *r, syncs, kernel, &mut out),
             Event::Connected(c) => self.connected(now, random, c, kernel, &mut out),
-            Event::ConnectFailed(p) if matches!(self.state, State::Dialling { .. }) => self.dial_failed(now, random, p),
-            // Of one that should take the place of what is up, or of a dial that was given up when the configuration changed.
-            Event::ConnectFailed(_) => self.redial_failed(now),
+            Event::ConnectFailed(p) => {
+                self.dials = self.dials.saturating_sub(1);
+                self.dial_failed(now, random, p);
+            }
             Event::Closed(conn, p) if self.is_current(conn) => self.closed(now, random, p, kernel),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
             Event::Closed(..) | Event::Frame(..) => {}
@@ -237,8 +240,8 @@ impl Link {
             Event::Goodbye => self.goodbye(&mut out),
         }
         if matches!(self.state, State::Idle) && self.config.dial && self.enabled() {
-            self.state = State::Dialling { others: 0 };
-            out.push(Effect::Dial);
+            self.state = State::Dialling;
+            self.dial(&mut out);
         }
         self.pump(now, kernel, &mut out);
         self.settle(now);
@@ -304,17 +307,16 @@ impl Link {
     }
 
     fn connected(&mut self, now: Now, random: u64, c: Connected, kernel: &Kernel, out: &mut Vec<Effect>) {
+        self.dials = self.dials.saturating_sub(u32::from(c.dialled));
         if !self.enabled() || (!c.dialled && !self.config.accept) {
             return out.push(Effect::Close(c.conn));
         }
         if let Some(root) = c.root.as_ref().filter(|r| !self.accepted.contains(r)) {
             out.push(Effect::Close(c.conn));
-            if matches!(self.state, State::Dialling { .. }) {
+            // Nothing must wait for it any more.
+            if c.dialled || matches!(self.state, State::Dialling) {
                 let why = format!("the root by which the peer proved who it is was withdrawn meanwhile ({root})");
                 self.dial_failed(now, random, Problem::new(Reason::TLSUntrustedPeer, why));
-            } else if c.dialled {
-                // What is up must not wait for it any more.
-                self.redial_failed(now);
             }
             return;
         }
@@ -325,43 +327,7 @@ impl Link {
             self.drop_flows();
         }
         self.greet(now, c.conn, kernel, out);
-        self.state = State::Greeting { conn: c, since: now.mono_ms };
-    }
-
-    /// The connection is gone. The peer may close it as soon as the one that replaces it is there, and before this side hears
-    /// of that one.
-    fn closed(&mut self, now: Now, random: u64, why: Option<Problem>, kernel: &Kernel) {
-        let replacing = if let State::Up(s) = &self.state { s.replacing } else { 0 };
-        let Some(others) = replacing.checked_sub(1) else { return self.lost(now, random, why) };
-        self.begin_handover(now, kernel);
-        self.drop_flows();
-        self.state = State::Dialling { others };
-    }
-
-    /// The peer could not be reached; another dial may still be on its way.
-    fn dial_failed(&mut self, now: Now, random: u64, why: Problem) {
-        match &mut self.state {
-            State::Dialling { others } if *others > 0 => *others -= 1,
-            _ => self.lost(now, random, Some(why)),
-        }
-    }
-
-    /// The connection failed or broke: plan the next try.
-    fn lost(&mut self, now: Now, random: u64, why: Option<Problem>) {
-        self.drop_flows();
-        self.handover = None;
-        self.latency_ms = None;
-        if why.is_some() || self.problem.is_none() {
-            self.problem =
-                Some(why.unwrap_or_else(|| Problem::new(Reason::Unreachable, "the connection to the peer broke")));
-        }
-        if !self.enabled() || !self.config.dial {
-            self.state = State::Idle;
-            return;
-        }
-        let wait = wait_ms(&self.config.retry, self.attempt, random);
-        self.attempt = self.attempt.saturating_add(1);
-        self.state = State::Backoff { at: now.mono_ms + wait };
+        self.state = State::Greeting { conn: c, since: now.mono_ms, renew_at: None };
     }
 
     /// Ends the connection and tells the peer why.
@@ -386,10 +352,10 @@ impl Link {
         let another_root = self.shows_another_root(now);
         match &mut self.state {
             State::Backoff { at } if *at <= now.mono_ms => {
-                self.state = State::Dialling { others: 0 };
-                out.push(Effect::Dial);
+                self.state = State::Dialling;
+                self.dial(out);
             }
-            State::Greeting { conn, since } if now.mono_ms >= *since + self.config.connect_timeout_ms => {
+            State::Greeting { conn, since, .. } if now.mono_ms >= *since + self.config.connect_timeout_ms => {
                 out.push(Effect::Close(conn.conn));
                 self.lost(
                     now,
@@ -406,9 +372,9 @@ impl Link {
                 // Certificates are renewed long before: the peer has another one by now. The new connection takes the
                 // place of this one once it is up.
                 s.renew_at = s.conn.certificate_not_after_ms.map(|end| renewal(now.wall_ms, end));
-                s.replace(out);
+                self.replace(out);
             }
-            State::Up(s) if another_root => s.replaced_for_another_root(now, out),
+            State::Up(_) if another_root => self.replace_for_another_root(now, out),
             State::Up(s) if now.mono_ms >= s.next_ping => {
                 let k = &self.config.keepalive;
                 if s.misses >= k.failure_threshold && now.mono_ms.saturating_sub(s.last_heard) >= k.timeout_ms {
@@ -461,13 +427,9 @@ impl Link {
                 }
                 self.lost(now, random, Some(parting(&d.reason)));
             }
-            Body::Renew(_) => {
-                if let State::Up(s) = &mut self.state
-                    && s.conn.dialled
-                {
-                    s.replace(out);
-                }
-            }
+            // Only whoever dialled can make another one.
+            Body::Renew(_) if self.connection().is_some_and(|c| c.dialled) => self.replace(out),
+            Body::Renew(_) => {}
             Body::Roots(r) => self.heard_roots(r),
             body => self.flow_frame(now, random, body, kernel, out),
         }

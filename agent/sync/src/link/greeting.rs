@@ -34,8 +34,8 @@ impl Link {
         kernel: &Kernel,
         out: &mut Vec<Effect>,
     ) {
-        let State::Greeting { conn, .. } = &self.state else { return };
-        let conn = conn.clone();
+        let State::Greeting { conn, renew_at, .. } = &self.state else { return };
+        let (conn, again) = (conn.clone(), *renew_at);
         let refuse = if h.kernel_id != self.config.peer_kernel_id {
             Some(Problem::new(
                 Reason::IdentityMismatch,
@@ -91,9 +91,8 @@ impl Link {
             next_flow,
             flows: BTreeMap::new(),
             turn: 0,
-            renew_at: peer_end.map(|end| renewal(now.wall_ms, end)),
+            renew_at: peer_end.map(|end| renewal(now.wall_ms, end)).into_iter().chain(again).min(),
             replace_at: 0,
-            replacing: 0,
         }));
         self.tell_roots(out);
         self.open_all(now, kernel, out);

@@ -1,7 +1,7 @@
 //! A connection that takes the place of another one, because a certificate ends, is another one or comes from another root than
 //! before: when it is asked for, and what is said meanwhile. And what both sides tell each other of the roots that they accept.
 
-use super::{Effect, Link, Now, Session, State, send};
+use super::{Effect, Link, Now, State, send};
 use mew_contract::report::{FlowReport, FlowState, LinkState, RemoteReport};
 use mew_contract::snapshot::SyncItem;
 use mew_kernel::Kernel;
@@ -49,49 +49,46 @@ impl Handover {
     }
 }
 
-impl Session {
+impl Link {
     /// Asks whoever dialled for another connection, if none is on its way.
     pub(super) fn replace(&mut self, out: &mut Vec<Effect>) {
-        if !self.conn.dialled {
-            send(out, self.conn.conn, Body::Renew(wire::Renew {}));
-        } else if self.replacing == 0 {
-            self.replacing = 1;
-            out.push(Effect::Dial);
+        let State::Up(s) = &self.state else { return };
+        if !s.conn.dialled {
+            send(out, s.conn.conn, Body::Renew(wire::Renew {}));
+        } else if self.dials == 0 {
+            self.dial(out);
         }
     }
 
-    pub(super) fn replaced_for_another_root(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.replace_at = now.mono_ms + REPLACE_EVERY_MS;
+    pub(super) fn replace_for_another_root(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if let State::Up(s) = &mut self.state {
+            s.replace_at = now.mono_ms + REPLACE_EVERY_MS;
+        }
         self.replace(out);
     }
-}
 
-impl Link {
     /// This side has another certificate. A new connection shall take the place of the one that is up, also of one that is on
     /// its way, as that may show the old one; and what waits for its next try has a better chance now.
     pub(super) fn renew(&mut self, out: &mut Vec<Effect>) {
-        match &mut self.state {
-            State::Up(s) if s.conn.dialled => {
-                s.replacing += 1;
-                out.push(Effect::Dial);
-            }
-            State::Up(s) => s.replace(out),
+        match &self.state {
+            State::Up(s) if s.conn.dialled => self.dial(out),
+            State::Up(_) => self.replace(out),
             State::Backoff { .. } => (self.state, self.attempt) = (State::Idle, 0),
-            State::Idle | State::Dialling { .. } | State::Greeting { .. } => {}
+            State::Idle | State::Dialling | State::Greeting { .. } => {}
         }
     }
 
-    /// A connection that should take the place of the one that is up could not be made. With the last one of them, it is
-    /// tried again later.
+    /// A connection that should take the place of what is there could not be made. With the last one of them, it is tried again
+    /// later, also if another one came meanwhile: that one may show an older certificate.
     pub(super) fn redial_failed(&mut self, now: Now) {
-        let State::Up(s) = &mut self.state else { return };
-        if s.replacing == 0 {
-            return;
-        }
-        s.replacing -= 1;
-        if s.replacing == 0 {
+        let (conn, renew_at) = match &mut self.state {
+            State::Up(s) => (&s.conn, &mut s.renew_at),
+            State::Greeting { conn, renew_at, .. } => (&*conn, renew_at),
+            State::Idle | State::Backoff { .. } | State::Dialling => return,
+        };
+        if conn.dialled && self.dials == 0 {
             let again = now.wall_ms + REPLACE_EVERY_MS;
-            s.renew_at = Some(s.renew_at.map_or(again, |t| t.min(again)));
+            *renew_at = Some(renew_at.map_or(again, |t| t.min(again)));
         }
     }
 
@@ -152,7 +149,7 @@ impl Link {
 
     /// The peer has closed the connection, and the one that takes its place is on its way.
     pub(super) fn is_coming_back(&self) -> bool {
-        matches!(self.state, State::Dialling { .. }) && self.handover.is_some()
+        matches!(self.state, State::Dialling) && self.handover.is_some()
     }
 
     /// Whether all is known again.
