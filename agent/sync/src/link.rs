@@ -113,6 +113,7 @@ enum State {
 struct Session {
     conn: Connected,
     peer: PeerInfo,
+    since: u64,
     last_heard: u64,
     next_ping: u64,
     misses: u32,
@@ -120,6 +121,8 @@ struct Session {
     nonce: u64,
     next_flow: u32,
     flows: BTreeMap<u32, Flow>,
+    /// Flows that the peer has asked to take from here; `None` once it has had the time to ask for all.
+    asked: Option<BTreeSet<String>>,
     /// The flow that sends first the next time.
     turn: u32,
     /// On the wall clock: when to ask for a new connection, as the peer's certificate of this one ends soon, or as one failed.
@@ -135,8 +138,8 @@ pub struct Link {
     peer: KernelKey,
     rules: Arc<Rules>,
     own: BTreeMap<String, Own>,
-    /// Flows that the peer declares and took from here over the last connection, each with the place up to which it had
-    /// everything when that one ended.
+    /// Flows that the peer declares, took from here over an earlier connection and has not asked for again, each with the place up
+    /// to which it had everything when that one ended.
     pulled: BTreeMap<String, u64>,
     state: State,
     /// Dials that are on their way, whatever has become of the connection that they were to make or to replace: each is answered,
@@ -245,6 +248,7 @@ impl Link {
         }
         self.pump(now, kernel, &mut out);
         self.settle(now);
+        self.forget_pulled(now);
         out
     }
 

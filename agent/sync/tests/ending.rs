@@ -17,6 +17,8 @@ const TASK: &str = r#"SPAWN Task {name = "t"}"#;
 const NOTE: &str = r#"SPAWN Note {name = "for nobody"}"#;
 /// The number of this side's flow, as the peer has dialled.
 const OURS: u32 = 2;
+/// As in `link/outstanding.rs`.
+const ASKS_WITHIN_MS: u64 = 5_000;
 
 fn remote(dial: bool) -> RemoteItem {
     RemoteItem { dial, ..remote_item(&["Task"]) }
@@ -28,13 +30,14 @@ struct Side {
     conn: ConnId,
     dials: usize,
     closed: Vec<ConnId>,
+    mono_ms: u64,
 }
 
 impl Side {
     fn new(dial: bool, syncs: Vec<SyncItem>) -> Self {
         let kernel = kernel(ONTOLOGY);
         let link = Link::new(local(1_000), remote(dial), &kernel);
-        let mut s = Side { kernel, link, conn: 0, dials: 0, closed: Vec::new() };
+        let mut s = Side { kernel, link, conn: 0, dials: 0, closed: Vec::new(), mono_ms: 0 };
         s.handle(Event::Configure(Box::new(remote(dial)), syncs));
         s
     }
@@ -54,7 +57,8 @@ impl Side {
     /// What it says to the peer.
     fn handle(&mut self, e: Event) -> Vec<Body> {
         let mut said = Vec::new();
-        for effect in self.link.handle(NOW, 7, e, &self.kernel) {
+        let now = Now { mono_ms: self.mono_ms, ..NOW };
+        for effect in self.link.handle(now, 7, e, &self.kernel) {
             match effect {
                 Effect::Send(_, f) => said.extend(f.body),
                 Effect::Close(c) => self.closed.push(c),
@@ -90,6 +94,28 @@ impl Side {
     fn accepted(&mut self) -> u64 {
         let accept = wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position: None };
         last_push(&self.hear(Body::FlowAccept(accept)))
+    }
+
+    /// The peer asks for a flow that it declares, and takes what is of this type from here; what it is answered.
+    fn pulls(&mut self, label: &str) -> Vec<Body> {
+        let numbers: BTreeSet<_> = [mew_model::name::number(label)].into();
+        let types = shapes::of_types(&self.kernel.ontology(), &numbers);
+        self.hear(Body::FlowOpen(wire::FlowOpen {
+            flow: 1,
+            name: "there/tasks".into(),
+            opener_is_source: false,
+            r#match: format!("t: {label}"),
+            initial: true,
+            types,
+            ..wire::FlowOpen::default()
+        }))
+    }
+
+    /// The connection breaks, and another one is up.
+    fn comes_back(&mut self) {
+        self.handle(Event::Closed(self.conn, None));
+        self.connected();
+        self.greeted();
     }
 
     fn acks(&mut self, flow: u32, upto: u64) {
@@ -213,16 +239,7 @@ fn what_the_peer_pulls_is_waited_for_as_well() {
     assert!(s.outstanding().is_empty());
     s.connected();
     s.greeted();
-    let numbers: BTreeSet<_> = [mew_model::name::number("Task")].into();
-    let said = s.hear(Body::FlowOpen(wire::FlowOpen {
-        flow: 1,
-        name: "there/tasks".into(),
-        opener_is_source: false,
-        r#match: "t: Task".into(),
-        initial: true,
-        types: shapes::of_types(&s.kernel.ontology(), &numbers),
-        ..wire::FlowOpen::default()
-    }));
+    let said = s.pulls("Task");
     assert_eq!(s.one(), (true, Some(0)));
     s.acks(1, last_push(&said));
     assert!(s.outstanding().is_empty());
@@ -240,6 +257,63 @@ fn what_the_peer_pulls_is_waited_for_as_well() {
     assert!(text.contains("there/tasks") && text.contains("is not known"), "{text}");
     s.connected();
     assert_eq!(s.one(), (true, None), "it may be about to open it");
+    s.greeted();
+    assert_eq!(s.one(), (true, None), "it asks after its handshake");
+    s.pulls("Task");
+    assert_eq!(s.one(), (true, Some(0)));
+}
+
+/// Between its handshake and the moment at which it asks for them, a peer has no flows.
+#[test]
+fn what_the_peer_pulled_before_is_waited_for_until_it_asks_again() {
+    let mut s = Side::new(false, Vec::new());
+    s.write(TASK);
+    s.connected();
+    s.greeted();
+    let upto = last_push(&s.pulls("Task"));
+    s.acks(1, upto);
+    let head = s.kernel.head();
+    s.comes_back();
+    assert!(s.outstanding().is_empty(), "it has everything: {:?}", s.outstanding());
+    s.write(TASK);
+    assert_eq!(s.one(), (true, Some(head)), "it is about to ask");
+    // However often that happens, and whether the peer closes the old connection or just comes anew.
+    s.comes_back();
+    s.connected();
+    s.greeted();
+    assert_eq!(s.one(), (true, Some(head)));
+
+    let upto = last_push(&s.pulls("Task"));
+    s.acks(1, upto);
+    assert!(s.outstanding().is_empty(), "it has everything: {:?}", s.outstanding());
+    let head = s.kernel.head();
+    s.comes_back();
+    s.write(TASK);
+    s.mono_ms += ASKS_WITHIN_MS - 1;
+    s.handle(Event::Wake);
+    assert_eq!(s.one(), (true, Some(head)));
+    s.mono_ms += 1;
+    s.handle(Event::Wake);
+    assert!(s.outstanding().is_empty(), "it takes it no longer: {:?}", s.outstanding());
+    // How far it was then is too long ago.
+    s.handle(Event::Closed(s.conn, None));
+    assert_eq!(s.one(), (false, None));
+}
+
+#[test]
+fn what_the_peer_may_not_pull_any_more_is_not_waited_for() {
+    let mut s = Side::new(false, Vec::new());
+    s.write(TASK);
+    s.connected();
+    s.greeted();
+    let upto = last_push(&s.pulls("Task"));
+    s.acks(1, upto);
+    s.comes_back();
+    s.write(TASK);
+    assert!(s.one().0);
+    let said = s.pulls("Note");
+    assert!(said.iter().any(|b| matches!(b, Body::FlowRefuse(_))), "{said:?}");
+    assert!(s.outstanding().is_empty(), "{:?}", s.outstanding());
 }
 
 #[test]

@@ -48,6 +48,9 @@ impl Link {
             };
             return send(out, s.conn.conn, Body::FlowRefuse(refuse));
         }
+        if !f.opener_is_source {
+            self.asked_again(&f.name);
+        }
         let r = self.consent(now, &f, kernel);
         let State::Up(s) = &mut self.state else { return };
         let conn = s.conn.conn;

@@ -103,8 +103,9 @@ impl Link {
                 End::Source(source) if !f.own => Some((f.name.clone(), source.confirmed())),
                 End::Source(_) | End::Asked(_) | End::Sink(_) => None,
             };
-            self.pulled = s.flows.values().filter_map(at).collect();
+            let open: Vec<(String, u64)> = s.flows.values().filter_map(at).collect();
             s.flows.clear();
+            self.remember_pulled(open);
         }
     }
 

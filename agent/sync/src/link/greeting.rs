@@ -5,7 +5,7 @@ use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 use mew_contract::{PeerInfo, Problem, Reason, Roots};
 use mew_kernel::Kernel;
 use mew_wire as wire;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::frame::Body;
 
 /// Bytes of a peer's incarnation and version, which are kept and reported.
@@ -82,6 +82,7 @@ impl Link {
         self.state = State::Up(Box::new(Session {
             conn,
             peer,
+            since: now.mono_ms,
             last_heard: now.mono_ms,
             // The first one at once: it measures the latency.
             next_ping: now.mono_ms,
@@ -90,6 +91,7 @@ impl Link {
             nonce: 0,
             next_flow,
             flows: BTreeMap::new(),
+            asked: Some(BTreeSet::new()),
             turn: 0,
             renew_at: peer_end.map(|end| renewal(now.wall_ms, end)).into_iter().chain(again).min(),
             replace_at: 0,

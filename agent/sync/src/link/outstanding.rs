@@ -1,17 +1,20 @@
 //! What sinks have not confirmed: what an agent waits for before it ends, and says if it could not wait.
 
 use super::flows::{End, Flow};
-use super::{Link, State};
+use super::{Link, MAX_PEER_FLOWS, Now, State};
 use crate::members;
 use mew_contract::snapshot::Direction;
 use mew_contract::{Problem, Reason};
 use mew_kernel::Kernel;
 use mew_store::StoreError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// In the place of a name, where it is not known which flows there are.
 const ALL_FLOWS: &str = "*";
+/// A peer asks for its flows right after its handshake; this is for one that is busy. What it has not asked for by then, it has
+/// given up or cannot take, and nobody waits for it.
+const ASKS_WITHIN_MS: u64 = 5_000;
 
 /// A flow that this side is the source of, and whose sink has not confirmed everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl Link {
         let (open, comes) = match &self.state {
             State::Up(s) => (&s.flows, false),
             State::Greeting { .. } => (&none, true),
-            State::Idle | State::Backoff { .. } | State::Dialling { .. } => (&none, self.is_coming_back()),
+            State::Idle | State::Backoff { .. } | State::Dialling => (&none, self.is_coming_back()),
         };
         let remote_stopped = stopped("Remote", self.config.suspend, self.config.blocked.as_ref());
         let sources = open.values().filter_map(|f| match &f.end {
@@ -98,7 +101,7 @@ impl Link {
             }
         });
         let mut all: Vec<Outstanding> = sources.chain(waiting).collect();
-        let waits = comes || self.handover.is_some();
+        let waits = comes || matches!(self.state, State::Up(_));
         let problem = remote_stopped.as_ref().or(self.problem.as_ref()).filter(|_| !waits);
         match self.not_open(open, kernel, head) {
             Ok(theirs) => all.extend(theirs.iter().map(|(name, at)| of(name, waits, problem, *at))),
@@ -111,27 +114,60 @@ impl Link {
         all
     }
 
-    /// Flows that the peer declares, takes from here and has not opened: on a connection that took the place of another, those
-    /// that it had there; if it is away, all of which something is saved, with the place of its sink if that is known. What is
-    /// saved alone is too old to say more than that the sink has everything.
+    /// Flows that the peer declares, takes from here and has not asked for, as it is away or has just come: all of which something
+    /// is saved, with the place of its sink if that is known. What is saved alone is too old to say more than that the sink has
+    /// everything.
     fn not_open(
         &self,
         open: &BTreeMap<u32, Flow>,
         kernel: &Kernel,
         head: u64,
     ) -> Result<BTreeMap<String, Option<u64>>, StoreError> {
-        let mut all = BTreeMap::new();
-        let is_up = matches!(self.state, State::Up(_));
-        if is_up && self.handover.is_none() {
-            return Ok(all);
-        }
-        if !is_up {
-            let saved = members::pulled(kernel, &self.config.peer_kernel_id)?;
-            all.extend(saved.into_iter().map(|(name, at)| (name, (at >= head).then_some(at))));
-        }
+        let nothing = BTreeSet::new();
+        let asked = match &self.state {
+            State::Up(s) => match &s.asked {
+                Some(asked) => asked,
+                None => return Ok(BTreeMap::new()),
+            },
+            State::Idle | State::Backoff { .. } | State::Dialling | State::Greeting { .. } => &nothing,
+        };
+        let saved = members::pulled(kernel, &self.config.peer_kernel_id)?;
+        let saved = saved.into_iter().map(|(name, at)| (name, (at >= head).then_some(at)));
+        let mut all: BTreeMap<String, Option<u64>> = saved.collect();
         all.extend(self.pulled.iter().map(|(name, at)| (name.clone(), Some(*at))));
-        all.retain(|name, _| !open.values().any(|f| !f.own && f.name == *name));
+        all.retain(|name, _| !asked.contains(name) && !open.values().any(|f| !f.own && f.name == *name));
         Ok(all)
+    }
+
+    /// The connection goes: up to where the peer has what it took over it. Flows that it had before that and has not asked for
+    /// again are as they were.
+    pub(super) fn remember_pulled(&mut self, open: Vec<(String, u64)>) {
+        // A peer that names others each time does not make this grow.
+        if self.pulled.len() + open.len() > MAX_PEER_FLOWS {
+            self.pulled.clear();
+        }
+        self.pulled.extend(open);
+    }
+
+    /// The peer asks to take a flow from here. Whether it may is said to it; what it had is of no interest any more.
+    pub(super) fn asked_again(&mut self, name: &str) {
+        self.pulled.remove(name);
+        if let State::Up(s) = &mut self.state
+            && let Some(asked) = s.asked.as_mut().filter(|a| a.len() < MAX_PEER_FLOWS)
+        {
+            asked.insert(name.to_owned());
+        }
+    }
+
+    /// What the peer has not asked for by now, it takes no longer.
+    pub(super) fn forget_pulled(&mut self, now: Now) {
+        if let State::Up(s) = &mut self.state
+            && s.asked.is_some()
+            && now.mono_ms.saturating_sub(s.since) >= ASKS_WITHIN_MS
+        {
+            s.asked = None;
+            self.pulled.clear();
+        }
     }
 }
 
