@@ -28,6 +28,21 @@ pub fn charts(c: &Cluster, image: &Archive) -> Result<()> {
     operator(c, image)
 }
 
+/// Takes the charts away with all that they leave, and these namespaces: as a cluster is that has just been made.
+pub fn take_away(c: &Cluster, namespaces: &[&str]) -> Result<()> {
+    let delete = |kind: &str, names: &[&str]| {
+        let flags = ["--ignore-not-found", "--timeout=180s"];
+        c.kubectl(&[&["delete", kind][..], names, &flags[..]].concat()).map(drop)
+    };
+    delete("namespace", namespaces)?;
+    for release in [OPERATOR, CRDS] {
+        c.helm(&["uninstall", release, "--namespace", SYSTEM, "--ignore-not-found", "--wait"], "")?;
+    }
+    delete("namespace", &[SYSTEM])?;
+    let kinds = ["remotes", "syncs", "federationpolicies"].map(|k| format!("{k}.federation.mew.dev"));
+    delete("crd", &kinds.each_ref().map(String::as_str))
+}
+
 pub fn crds(c: &Cluster) -> Result<()> {
     upgrade(c, CRDS, "")
 }

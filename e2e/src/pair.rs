@@ -60,6 +60,14 @@ pub struct Written {
 impl Pair {
     /// Workloads with data in them, then trust and declarations: what is there must arrive by the initial copy.
     pub fn start(w: &World, namespace: &str, dials: Dials) -> Result<Pair> {
+        let p = Pair::declared(w, namespace, dials)?;
+        step(&format!("{namespace}: all is ready"), || p.all_ready())?;
+        p.same()?;
+        Ok(p)
+    }
+
+    /// As [`Pair::start`], but the data may still be on its way.
+    pub fn declared(w: &World, namespace: &str, dials: Dials) -> Result<Pair> {
         let side = |c: &Cluster, kernel: &'static str, peer: &'static str, syncs: &'static [&'static str]| Side {
             cluster: c.clone(),
             namespace: namespace.to_owned(),
@@ -76,8 +84,6 @@ impl Pair {
         step(&format!("{namespace}: workloads"), || p.workloads(w))?;
         step(&format!("{namespace}: data"), || p.load())?;
         step(&format!("{namespace}: trust and declarations"), || p.declare(dials))?;
-        step(&format!("{namespace}: all is ready"), || p.all_ready())?;
-        p.same()?;
         Ok(p)
     }
 

@@ -5,6 +5,7 @@ pub use crate::kernel::AGENT;
 use crate::kernel::Kernel;
 use crate::prepare::Archive;
 use crate::wait::{PATIENCE, until};
+use crate::workload::sidecar;
 use anyhow::{Context, Result, ensure};
 use mew_tests::kstatus::condition;
 use serde_json::Value;
@@ -69,9 +70,7 @@ impl Side {
         // The pod before it may still be ending.
         until(&format!("the agent in {} is of {}", self.cluster.name, image.name), PATIENCE, || {
             let pod = self.wait_for_pod()?;
-            let agent =
-                pod["spec"]["initContainers"].as_array().and_then(|all| all.iter().find(|c| c["name"] == AGENT));
-            let of = &agent.context("there is no agent")?["image"];
+            let of = &sidecar(&pod).context("there is no agent")?["image"];
             Ok((*of == image.name).then_some(()))
         })
     }

@@ -1,8 +1,10 @@
 //! What a team deploys. Of ours are only a label, two annotations and the ontology.
 
+use crate::cluster::container_status;
+use crate::kernel::AGENT;
 use crate::pair::nobody;
 use crate::side::APP;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mew_tests::dirs::root;
 use serde_json::{Value, json};
 use std::fs;
@@ -51,6 +53,31 @@ impl Workload<'_> {
             },
         })
     }
+
+    /// What the Deployment would make, as a pod on its own.
+    pub fn pod(&self) -> Value {
+        let mut pod = self.deployment()["spec"]["template"].take();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = json!(self.name);
+        pod["metadata"]["namespace"] = json!(self.namespace);
+        pod
+    }
+}
+
+/// The agent that was added to a pod.
+pub fn sidecar(pod: &Value) -> Option<&Value> {
+    pod["spec"]["initContainers"].as_array()?.iter().find(|c| c["name"] == AGENT)
+}
+
+/// The agent was there when the application was started, once.
+pub fn started_in_order(pod: &Value) -> Result<()> {
+    let status = |name: &str| container_status(pod, name).with_context(|| format!("no status of {name}"));
+    let since = |v: &Value| v["state"]["running"]["startedAt"].as_str().unwrap_or_default().to_owned();
+    let (agent, app) = (status(AGENT)?, status(APP)?);
+    ensure!(app["restartCount"] == 0, "the application was restarted: its kernel was not there in time: {app}");
+    ensure!(agent["started"] == true && since(agent) <= since(app), "the agent started later: {agent} {app}");
+    Ok(())
 }
 
 pub fn ontology() -> Result<String> {

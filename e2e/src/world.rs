@@ -13,6 +13,9 @@ use std::thread;
 /// As kind has them.
 pub const NAMES: [&str; 2] = ["mew-east", "mew-west"];
 
+/// Where the pair is that most cases look at.
+pub const FLIGHTS: &str = "flights";
+
 /// How the case of that name goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Soak {
@@ -111,7 +114,7 @@ impl World {
                 Err(e) => say(&format!("not all is well, so it is made anew: {e:#}")),
             }
         }
-        let p = Pair::start(self, "flights", Dials::East)?;
+        let p = Pair::start(self, FLIGHTS, Dials::East)?;
         self.flights = Some(p.clone());
         Ok(p)
     }

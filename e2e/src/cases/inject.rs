@@ -1,7 +1,8 @@
 use super::Case;
-use crate::cluster::{container_status, name_of};
+use crate::cluster::name_of;
 use crate::pair::nobody;
-use crate::side::{AGENT, APP, Side};
+use crate::side::{APP, Side};
+use crate::workload::{sidecar, started_in_order};
 use crate::world::World;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -27,10 +28,6 @@ fn run(w: &mut World) -> Result<()> {
     twice_changes_nothing(&p.east)
 }
 
-fn agent(pod: &Value) -> Option<&Value> {
-    pod["spec"]["initContainers"].as_array()?.iter().find(|c| c["name"] == AGENT)
-}
-
 /// Volumes whose content is a token, by name, with its audience (empty: the API server's).
 fn tokens(pod: &Value) -> Vec<(String, String)> {
     let mut out = Vec::new();
@@ -53,7 +50,7 @@ fn mounts(container: &Value, volume: &str) -> bool {
 }
 
 fn has_a_sidecar(s: &Side, pod: &Value) -> Result<()> {
-    let a = agent(pod).with_context(|| format!("{}: no agent in {}", s.cluster.name, pod["spec"]))?;
+    let a = sidecar(pod).with_context(|| format!("{}: no agent in {}", s.cluster.name, pod["spec"]))?;
     ensure!(a["restartPolicy"] == "Always", "the agent is no sidecar: {a}");
     let audience = format!("federation.mew.dev/{}/kernel/{}", s.cluster.trust_domain, s.kernel);
     let tokens = tokens(pod);
@@ -69,11 +66,7 @@ fn has_a_sidecar(s: &Side, pod: &Value) -> Result<()> {
 
 fn starts_in_order(s: &Side) -> Result<()> {
     let pod = s.pod()?;
-    let status = |name: &str| container_status(&pod, name).with_context(|| format!("no status of {name}"));
-    let since = |v: &Value| v["state"]["running"]["startedAt"].as_str().unwrap_or_default().to_owned();
-    let (agent, app) = (status(AGENT)?, status(APP)?);
-    ensure!(app["restartCount"] == 0, "the application was restarted: its kernel was not there in time: {app}");
-    ensure!(agent["started"] == true && since(agent) <= since(app), "the agent started later: {agent} {app}");
+    started_in_order(&pod)?;
     let said = s.cluster.kubectl(&["logs", &name_of(&pod), "-n", &s.namespace, "-c", APP])?;
     ensure!(said.starts_with("the kernel answered the first statement"), "{said}");
     Ok(())
@@ -106,7 +99,7 @@ fn kernel() -> Value {
 
 fn only_labelled_pods(s: &Side) -> Result<()> {
     let plain = tried(s, &pod(s, &json!({"app": "other"}), &json!({})))?;
-    ensure!(agent(&plain).is_none(), "a pod without the label has an agent");
+    ensure!(sidecar(&plain).is_none(), "a pod without the label has an agent");
     Ok(())
 }
 
@@ -127,7 +120,7 @@ fn wrong_ones_are_named(s: &Side) -> Result<()> {
 
 fn twice_changes_nothing(s: &Side) -> Result<()> {
     let once = tried(s, &pod(s, &kernel(), &json!({STORAGE: "ephemeral", ONTOLOGY: "flights"})))?;
-    ensure!(agent(&once).is_some(), "no agent: {once}");
+    ensure!(sidecar(&once).is_some(), "no agent: {once}");
     let meta = &once["metadata"];
     let again = json!({
         "apiVersion": "v1", "kind": "Pod", "spec": once["spec"],

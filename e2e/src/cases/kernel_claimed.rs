@@ -115,17 +115,8 @@ fn from_another_namespace(p: &Pair, app: &str) -> Result<()> {
 
 /// The id of another namespace's kernel is no name that a pod could ask for.
 fn is_no_label(s: &Side, label: &str) -> Result<()> {
-    let d = Workload { namespace: &s.namespace, name: "tried", kernel: label, storage: "ephemeral", app: "none" };
-    let deployment = d.deployment();
-    let template = &deployment["spec"]["template"];
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
-        "metadata": {
-            "name": "tried", "namespace": s.namespace, "labels": template["metadata"]["labels"],
-            "annotations": template["metadata"]["annotations"],
-        },
-    });
-    match s.cluster.kubectl_with(&["create", "--dry-run=server", "-f", "-"], &pod.to_string()) {
+    let w = Workload { namespace: &s.namespace, name: "tried", kernel: label, storage: "ephemeral", app: "none" };
+    match s.cluster.kubectl_with(&["create", "--dry-run=server", "-f", "-"], &w.pod().to_string()) {
         Ok(_) => bail!("a pod may call itself {label}"),
         Err(e) => {
             ensure!(format!("{e:#}").contains("is no name of a kernel"), "it is not said what is wrong: {e:#}");

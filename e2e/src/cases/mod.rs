@@ -30,6 +30,7 @@ mod pvc_wiped;
 mod revoked;
 mod rollout;
 mod soak;
+mod start_times;
 mod sync;
 mod tutorial;
 mod unreadable_secret;
@@ -48,8 +49,9 @@ pub struct Case {
 }
 
 pub const CASES: &[Case] = &[
-    // It begins with clusters in which nothing is installed.
+    // These begin with clusters in which nothing is installed.
     tutorial::CASE,
+    start_times::CASE,
     install::CASE,
     people::CASE,
     inject::CASE,

@@ -1,6 +1,6 @@
 use super::{Case, mending};
 use crate::cluster::Cluster;
-use crate::install::{CRDS, OPERATOR, SYSTEM};
+use crate::install;
 use crate::page::{Step, steps};
 use crate::prepare::Archive;
 use crate::run::output_within;
@@ -52,19 +52,8 @@ fn run(w: &mut World) -> Result<()> {
     )
 }
 
-/// As a cluster is that has just been made.
 fn clean(c: &Cluster) -> Result<()> {
-    let delete = |kind: &str, names: &[&str]| {
-        let flags = ["--ignore-not-found", "--timeout=180s"];
-        c.kubectl(&[&["delete", kind][..], names, &flags[..]].concat()).map(drop)
-    };
-    delete("namespace", &[NAMESPACE])?;
-    for release in [OPERATOR, CRDS] {
-        c.helm(&["uninstall", release, "--namespace", SYSTEM, "--ignore-not-found", "--wait"], "")?;
-    }
-    delete("namespace", &[SYSTEM])?;
-    let kinds = ["remotes", "syncs", "federationpolicies"].map(|k| format!("{k}.federation.mew.dev"));
-    delete("crd", &kinds.each_ref().map(String::as_str))
+    install::take_away(c, &[NAMESPACE])
 }
 
 /// Where the page is typed: what it needs is there, under the names that it has there.

@@ -24,6 +24,9 @@ const NOTE: usize = 1024;
 /// An event, and the object that it is about.
 type Told = (ObjectReference, Event);
 
+/// Names the objects whose status is left as it is.
+pub type IsLeft<'a> = &'a dyn Fn(Kind, &str) -> bool;
+
 /// A kind with a status.
 trait Shows: Resource<DynamicType = (), Scope = NamespaceResourceScope> {
     const KIND: Kind;
@@ -53,8 +56,8 @@ shows! {
     Policy: FederationPolicy, FederationPolicyStatus;
 }
 
-/// Brings the queue up to date with a plan. Objects that are in force and gone, or that not enough is known of, are left alone.
-fn compare(q: &mut Queue<Told>, plan: &Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -> bool, now: Instant) {
+/// Forgets what waits for objects that are gone, or that not enough is known of.
+fn forget(q: &mut Queue<Told>, objects: &Objects, is_left: IsLeft<'_>) {
     let Objects { remotes, syncs, policies, .. } = objects;
     q.retain(|(kind, name)| {
         let exists = match kind {
@@ -64,15 +67,23 @@ fn compare(q: &mut Queue<Told>, plan: &Plan, objects: &Objects, is_left: &dyn Fn
         };
         exists && !is_left(*kind, name)
     });
+}
+
+/// Brings the queue up to date with what is planned of Remotes and policies. Objects that are in force and gone, or that not
+/// enough is known of, are left alone.
+fn compare(q: &mut Queue<Told>, plan: &Plan, objects: &Objects, is_left: IsLeft<'_>, now: Instant) {
     let tellers = tellers(plan, objects, is_left);
-    differences(q, remotes, &plan.remotes, is_left, &|name| tellers.contains(name), now);
-    differences(q, syncs, &plan.syncs, is_left, &|_| false, now);
-    differences(q, policies, &plan.policies, is_left, &|_| false, now);
+    for (name, new) in &plan.remotes {
+        difference(q, name, objects.remotes.get(name), new, is_left, tellers.contains(name.as_str()), now);
+    }
+    for (name, new) in &plan.policies {
+        difference(q, name, objects.policies.get(name), new, is_left, false, now);
+    }
 }
 
 /// Of the Remotes of a kernel that somebody else wants, the one whose event says so: the others would only repeat it. Who is
 /// refused asks again, after a pause or of another leader too; then the last error is still there, and it was told.
-fn tellers<'a>(plan: &'a Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -> bool) -> BTreeSet<&'a str> {
+fn tellers<'a>(plan: &'a Plan, objects: &Objects, is_left: IsLeft<'_>) -> BTreeSet<&'a str> {
     let mut first: BTreeMap<KernelName, (&str, bool)> = BTreeMap::new();
     for (name, s) in &plan.remotes {
         if let Some(c) = find(&s.conditions, Reason::KernelClaimed.code())
@@ -87,27 +98,25 @@ fn tellers<'a>(plan: &'a Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -
     first.into_values().filter(|(_, is_told)| !is_told).map(|(name, _)| name).collect()
 }
 
-fn differences<K: Shows>(
+fn difference<K: Shows>(
     q: &mut Queue<Told>,
-    objects: &BTreeMap<String, K>,
-    planned: &BTreeMap<String, K::Status>,
-    is_left: &dyn Fn(Kind, &str) -> bool,
-    tells_of_claims: &dyn Fn(&str) -> bool,
+    name: &str,
+    object: Option<&K>,
+    new: &K::Status,
+    is_left: IsLeft<'_>,
+    tells_of_claims: bool,
     now: Instant,
 ) {
-    for (name, new) in planned {
-        let Some(o) = objects.get(name).filter(|_| !is_left(K::KIND, name)) else { continue };
-        let key = (K::KIND, name.clone());
-        let old = o.status();
-        if old == Some(new) {
-            q.settled(&key);
-            continue;
-        }
-        let Ok(status) = serde_json::to_string(new) else { continue };
-        let (before, after) = (old.map(K::conditions).unwrap_or_default(), K::conditions(new));
-        let event = news(before, after, tells_of_claims(name)).map(|e| (o.object_ref(&()), e));
-        q.put(key, Change { rank: rank(K::KIND, before, after), status, event }, now);
+    let Some(o) = object.filter(|_| !is_left(K::KIND, name)) else { return };
+    let key = (K::KIND, name.to_owned());
+    let old = o.status();
+    if old == Some(new) {
+        return q.settled(&key);
     }
+    let Ok(status) = serde_json::to_string(new) else { return };
+    let (before, after) = (old.map(K::conditions).unwrap_or_default(), K::conditions(new));
+    let event = news(before, after, tells_of_claims).map(|e| (o.object_ref(&()), e));
+    q.put(key, Change { rank: rank(K::KIND, before, after), status, event }, now);
 }
 
 fn find<'a>(all: &'a [Condition], kind: &str) -> Option<&'a Condition> {

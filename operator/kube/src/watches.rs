@@ -25,6 +25,9 @@ const WATCH_SECONDS: u32 = 60;
 /// them, which is several times what is kept.
 const PAGE: usize = 500;
 
+/// A copy of the object, as `kubectl apply` had it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// What all watches share.
 struct Watches<'a> {
     client: &'a Client,
@@ -145,8 +148,11 @@ fn name(o: &DynamicObject) -> String {
 }
 
 fn put<K: DeserializeOwned>(mut o: DynamicObject) -> Of<K> {
-    // Larger than the rest, and nothing is planned by it.
+    // Larger than the rest, and nothing is planned by them.
     o.metadata.managed_fields = None;
+    if let Some(a) = &mut o.metadata.annotations {
+        a.remove(LAST_APPLIED);
+    }
     let name = name(&o);
     let object = serde_json::to_value(o).and_then(serde_json::from_value::<K>);
     Of::Put { name, object: object.map(Box::new).map_err(|e| e.to_string()) }

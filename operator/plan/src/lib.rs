@@ -109,6 +109,13 @@ pub struct Plan {
 }
 
 pub fn plan(i: &Inputs<'_>) -> Plan {
+    let mut syncs = BTreeMap::new();
+    let p = plan_with(i, &mut |n, s| drop(syncs.insert(n.clone(), s)));
+    Plan { syncs, ..p }
+}
+
+/// As [`plan`], and hands over each Sync's status as it is made: they are by far the most, and most are what they were.
+pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -> Plan {
     let x = Index::new(i);
     let mut remotes: BTreeMap<&Name, remote::Planned> =
         i.objects.remotes.iter().map(|(n, r)| (n, remote::plan(i, &x, n, r))).collect();
@@ -133,12 +140,17 @@ pub fn plan(i: &Inputs<'_>) -> Plan {
         let p = &remotes[n];
         out.remotes.insert(n.clone(), remote::status(i, &x, n, r, p));
     }
+    let mut denied = BTreeSet::new();
     for (n, s) in &i.objects.syncs {
         let p = &syncs[n];
-        out.syncs.insert(n.clone(), sync::status(i, &x, n, s, p, remotes.get(&p.remote)));
+        let status = sync::status(i, &x, n, s, p, remotes.get(&p.remote));
+        if policy::is_denied(&status) {
+            denied.insert(n);
+        }
+        each_sync(n, status);
     }
     for (n, p) in &i.objects.policies {
-        out.policies.insert(n.clone(), policy::status(i, n, p, &syncs, &out.syncs));
+        out.policies.insert(n.clone(), policy::status(i, n, p, &syncs, &denied));
     }
     out
 }

@@ -150,12 +150,18 @@ impl Applicable<'_> {
     }
 }
 
+/// Whether this side forbids it.
+pub(crate) fn is_denied(s: &SyncStatus) -> bool {
+    let accepted = s.conditions.iter().find(|c| c.type_ == Gate::Accepted.name());
+    accepted.is_some_and(|c| [Reason::PolicyDenied, Reason::PermissionDenied].iter().any(|r| r.code() == c.reason))
+}
+
 pub(crate) fn status(
     i: &Inputs<'_>,
     name: &str,
     p: &FederationPolicy,
     syncs: &BTreeMap<&Name, sync::Planned>,
-    statuses: &BTreeMap<Name, SyncStatus>,
+    denied: &BTreeSet<&Name>,
 ) -> FederationPolicyStatus {
     let old = p.status.clone().unwrap_or_default();
     let ns = namespace_of(name);
@@ -165,11 +171,7 @@ pub(crate) fn status(
         .collect();
     let here = in_namespace(&i.objects.syncs, ns).map(|(n, _)| n);
     let affected: Vec<&Name> = here.filter(|n| syncs.get(n).is_some_and(|s| selected.contains(&s.remote))).collect();
-    let is_denied = |n: &&Name| {
-        let accepted = statuses.get(*n).and_then(|s| s.conditions.iter().find(|c| c.type_ == Gate::Accepted.name()));
-        accepted.is_some_and(|c| [Reason::PolicyDenied, Reason::PermissionDenied].iter().any(|r| r.code() == c.reason))
-    };
-    let denied = affected.iter().copied().filter(|n| is_denied(n)).count();
+    let denied = affected.iter().filter(|n| denied.contains(*n)).count();
     let errors = validate::policy(&p.spec);
     let accepted = match errors.first() {
         None => GateStatus::yes(Reason::Accepted),

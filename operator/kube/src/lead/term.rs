@@ -10,7 +10,7 @@ use crate::status::{Kind, Outbox, Writer};
 use crate::watches::watch;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan};
+use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan_with};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,22 +134,6 @@ impl Planner {
         let read = self.bundles.of(&objects);
         objects.bundles = read.bundles;
         let (agents, own_roots) = (self.l.registry.states(), self.l.authorities.borrow().roots());
-        let mut p = plan(&Inputs {
-            trust_domain: &self.l.options.trust_domain,
-            own_roots: &own_roots,
-            objects: &objects,
-            agents: &agents,
-            now_ms: now_ms(),
-            since_ms: self.since_ms,
-        });
-        self.keep(&mut p, &objects, &read.waiting, &agents);
-        // Another replica may have given agents newer ones by now.
-        if self.tenure.holds() {
-            self.l.registry.deliver(&p.snapshots, now_ms());
-        }
-        self.l.registry.forget(&p.unused, now_ms());
-        // The largest part of a plan, and not needed any more.
-        p.snapshots.clear();
         let is_left = |kind: Kind, name: &str| {
             read.waiting.contains(namespace_of(name))
                 || match kind {
@@ -158,7 +142,24 @@ impl Planner {
                     Kind::Policy => self.declared.policies.is_orphan(name),
                 }
         };
+        let inputs = Inputs {
+            trust_domain: &self.l.options.trust_domain,
+            own_roots: &own_roots,
+            objects: &objects,
+            agents: &agents,
+            now_ms: now_ms(),
+            since_ms: self.since_ms,
+        };
+        let mut p = plan_with(&inputs, &mut |name, status| {
+            self.outbox.sync(name, objects.syncs.get(name), &status, &is_left);
+        });
         let waiting = self.outbox.update(&p, &objects, &is_left);
+        self.keep(&mut p, &objects, &read.waiting, &agents);
+        // Another replica may have given agents newer ones by now.
+        if self.tenure.holds() {
+            self.l.registry.deliver(&p.snapshots, now_ms());
+        }
+        self.l.registry.forget(&p.unused, now_ms());
         self.l.health.set_queue(waiting);
         self.l.health.count_plan();
         self.declared.give_back(objects);

@@ -2,7 +2,7 @@
 //! objects at once must hold up no snapshot, and must not take the API server from everybody else.
 
 use super::queue::{Due, Key, Kind, Outcome, Queue};
-use super::{Told, compare};
+use super::{IsLeft, Told, compare, difference, forget};
 use crate::health::Health;
 use crate::lease::Tenure;
 use crate::{CALL, MANAGER};
@@ -13,7 +13,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Resource};
-use mew_crds::{FederationPolicy, Remote, Sync};
+use mew_crds::{FederationPolicy, Remote, Sync, SyncStatus};
 use mew_plan::{Objects, Plan};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -44,9 +44,15 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings it up to date with a plan; `is_left` names the objects whose status is left as it is.
-    pub fn update(&self, plan: &Plan, objects: &Objects, is_left: &dyn Fn(Kind, &str) -> bool) -> usize {
+    /// What a plan says of one Sync.
+    pub fn sync(&self, name: &str, object: Option<&Sync>, new: &SyncStatus, is_left: IsLeft<'_>) {
+        difference(&mut self.lock(), name, object, new, is_left, false, Instant::now());
+    }
+
+    /// What a plan says of everything else; how much waits.
+    pub fn update(&self, plan: &Plan, objects: &Objects, is_left: IsLeft<'_>) -> usize {
         let mut q = self.lock();
+        forget(&mut q, objects, is_left);
         compare(&mut q, plan, objects, is_left, Instant::now());
         self.rung.notify_one();
         q.len()
