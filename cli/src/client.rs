@@ -1,6 +1,6 @@
 //! Connections to a kernel's client API and to a standalone operator.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use mew_agent::OperatorAddress;
 use mew_model::Value;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
@@ -8,39 +8,71 @@ use mew_wire::control_client::ControlClient;
 use mew_wire::kernel_client::KernelClient;
 use mew_wire::{ExecuteRequest, ExecuteResponse, ObjectsRequest, RecordsRequest, RecordsResponse, Row};
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::Path;
+use std::time::Duration;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 const MAX_MESSAGE: usize = 64 << 20;
+/// A kernel is near; an address that swallows everything would keep people for minutes.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// An application's view of a kernel.
 #[derive(Clone)]
-pub struct Kernel(KernelClient<Channel>);
+pub struct Kernel {
+    client: KernelClient<Channel>,
+    address: String,
+}
+
+/// Of an option, or of MEW_ADDRESS.
+pub fn check_address(address: &str) -> Result<()> {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let good = !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok();
+    ensure!(good, "the address {address:?} is not <host>:<port>, such as 127.0.0.1:9000");
+    Ok(())
+}
 
 impl Kernel {
     pub async fn connect(address: &str) -> Result<Self> {
+        check_address(address)?;
         let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT)
             .connect()
             .await
             .with_context(|| format!("no kernel answers at {address}; is its agent running?"))?;
-        Ok(Kernel(
-            KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
-        ))
+        let client =
+            KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        Ok(Kernel { client, address: address.to_owned() })
+    }
+
+    /// What the kernel says. What is wrong with the connection, or with another server at that port, has a cause or is
+    /// about HTTP.
+    fn said(&self, s: &Status) -> anyhow::Error {
+        if s.source().is_none() && !s.message().starts_with("grpc-status header missing") {
+            return anyhow!("{}", s.message());
+        }
+        anyhow!(
+            "{} does not answer as a kernel's port for applications (often 9000), or the connection broke: {}",
+            self.address,
+            s.message()
+        )
     }
 
     pub async fn execute(&self, text: &str, params: &BTreeMap<String, Value>) -> Result<ExecuteResponse> {
         let params = params.iter().map(|(k, v)| (k.clone(), value_to_wire(v))).collect();
-        let r =
-            self.0.clone().execute(ExecuteRequest { text: text.to_owned(), params, ..ExecuteRequest::default() }).await;
-        r.map(tonic::Response::into_inner).map_err(|s| anyhow::anyhow!("{}", s.message()))
+        let request = ExecuteRequest { text: text.to_owned(), params, ..ExecuteRequest::default() };
+        let r = self.client.clone().execute(request).await;
+        r.map(tonic::Response::into_inner).map_err(|s| self.said(&s))
     }
 
     /// Runs the script for each row, all in one transaction.
     pub async fn execute_rows(&self, text: &str, names: &[String], rows: &[Vec<Value>]) -> Result<ExecuteResponse> {
         let rows = rows.iter().map(|r| Row { values: r.iter().map(value_to_wire).collect() }).collect();
         let (text, row_names) = (text.to_owned(), names.to_vec());
-        let r = self.0.clone().execute(ExecuteRequest { text, params: Default::default(), row_names, rows }).await;
-        r.map(tonic::Response::into_inner).map_err(|s| anyhow::anyhow!("{}", s.message()))
+        let request = ExecuteRequest { text, params: Default::default(), row_names, rows };
+        let r = self.client.clone().execute(request).await;
+        r.map(tonic::Response::into_inner).map_err(|s| self.said(&s))
     }
 
     /// Rows of a query.
@@ -50,8 +82,8 @@ impl Kernel {
     }
 
     pub async fn records(&self, kind: &str, limit: u32) -> Result<RecordsResponse> {
-        let r = self.0.clone().records(RecordsRequest { kind: kind.to_owned(), limit }).await;
-        r.map(tonic::Response::into_inner).map_err(|s| anyhow::anyhow!("{}", s.message()))
+        let r = self.client.clone().records(RecordsRequest { kind: kind.to_owned(), limit }).await;
+        r.map(tonic::Response::into_inner).map_err(|s| self.said(&s))
     }
 }
 
@@ -60,9 +92,9 @@ pub async fn standalone_objects(state: &Path, kind: &str, name: &str) -> Result<
     let channel = OperatorAddress::Unix(mew_files::socket(state))
         .connect()
         .await
-        .with_context(|| format!("is `mew run --state {}` running?", state.display()))?;
+        .with_context(|| format!("no operator is there: is `mew run --state {}` running?", state.display()))?;
     let r = ControlClient::new(channel).objects(ObjectsRequest { kind: kind.to_owned(), name: name.to_owned() }).await;
-    let list = r.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner().json;
+    let list = r.map_err(|s| anyhow!("{}", s.message()))?.into_inner().json;
     if kind == "problems" {
         return Ok(list.into_iter().map(serde_json::Value::String).collect());
     }

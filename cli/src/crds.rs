@@ -18,7 +18,7 @@ pub fn run(a: &CrdArgs) -> Result<()> {
     match &a.write {
         None => out::text(all.into_iter().map(|(_, y)| y).collect::<Vec<_>>().join("---\n")),
         Some(dir) => {
-            std::fs::create_dir_all(dir)?;
+            std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
             for (name, yaml) in all {
                 let path = dir.join(name);
                 std::fs::write(&path, yaml).with_context(|| path.display().to_string())?;

@@ -15,6 +15,7 @@ pub struct GetArgs {
     kinds: String,
     /// One object
     name: Option<String>,
+    /// How objects are shown; wide has the message and more
     #[arg(short, long, default_value = "table")]
     output: Output,
     #[command(flatten)]
@@ -33,6 +34,7 @@ enum Output {
 pub struct DescribeArgs {
     /// remote, sync or policy
     kind: String,
+    /// Name of the object
     name: String,
     #[command(flatten)]
     source: SourceArgs,
@@ -44,14 +46,14 @@ pub async fn get(a: GetArgs) -> Result<()> {
     let mut parts = Vec::new();
     for k in kinds {
         let objects = list(&a.source, k, a.name.as_deref().unwrap_or("")).await?;
+        if let (Some(name), true) = (&a.name, objects.is_empty()) {
+            bail!("{} {name} not found", k.singular());
+        }
         match a.output {
             Output::Json => parts.extend(objects.iter().map(|o| serde_json::to_string_pretty(o).unwrap_or_default())),
             Output::Yaml => parts.extend(objects.iter().map(|o| serde_saphyr::to_string(o).unwrap_or_default())),
             Output::Table | Output::Wide => {
                 if objects.is_empty() {
-                    if a.name.is_some() {
-                        bail!("{} {} not found", k.singular(), a.name.as_deref().unwrap_or(""));
-                    }
                     continue;
                 }
                 parts.push(table(k, &objects, a.output == Output::Wide, several, a.source.all_namespaces));

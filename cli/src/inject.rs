@@ -1,6 +1,6 @@
 //! `mew inject`: manifests with their agents, as the operator's webhook would make them; and what both are told.
 
-use crate::objects::{SourceArgs, cluster};
+use crate::objects::kubeconfig;
 use crate::out;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -145,8 +145,7 @@ pub async fn run(a: InjectArgs) -> Result<ExitCode> {
 
 /// As the operator in the cluster says.
 async fn published(a: &InjectArgs) -> Result<String> {
-    let source = SourceArgs { state: None, namespace: None, all_namespaces: false, context: a.context.clone() };
-    let (client, _) = cluster(&source).await?;
+    let (client, _) = kubeconfig(a.context.as_deref()).await?;
     let p = mew_kube::published(client, &a.operator_namespace).await?;
     let (theirs, ours) = (&p.trust_domain, &a.trust_domain);
     ensure!(theirs == ours, "the operator in {} is of the trust domain {theirs}, not {ours}", a.operator_namespace);

@@ -91,7 +91,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Directories or files of manifests
+    /// A directory of manifests, or a file; may be given several times
     #[arg(long, required = true)]
     manifests: Vec<PathBuf>,
     /// Where certificates, status and the socket are kept
@@ -101,7 +101,7 @@ struct RunArgs {
     #[arg(long, default_value = "default")]
     namespace: String,
     /// Trust domain whose identities this operator signs
-    #[arg(long)]
+    #[arg(long, value_parser = domain)]
     trust_domain: String,
     /// How long agents' certificates are valid, from 6s to 8760h; they are renewed after a third of it
     #[arg(long, default_value = "72h", value_parser = lifetime)]
@@ -116,7 +116,7 @@ struct OperatorArgs {
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
     /// Trust domain whose identities this operator signs
-    #[arg(long, env = "MEW_TRUST_DOMAIN")]
+    #[arg(long, env = "MEW_TRUST_DOMAIN", value_parser = domain)]
     trust_domain: String,
     /// Namespace of the operator: CA, roots and Lease are kept there
     #[arg(long, env = "POD_NAMESPACE", default_value = "mew-system")]
@@ -133,7 +133,7 @@ struct OperatorArgs {
     /// Name of this replica in the Lease
     #[arg(long, env = "POD_NAME", default_value = "")]
     identity: String,
-    /// Names under which agents reach this operator
+    /// A name under which agents reach this operator; may be given several times
     #[arg(long)]
     dns: Vec<String>,
     /// How long agents' certificates are valid, from 6s to 8760h; they are renewed after a third of it
@@ -209,6 +209,12 @@ fn lifetime(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration from 6s to 8760h is needed, such as 72h".to_owned())
 }
 
+/// What Remotes of peers may say in `peer.trustDomain`.
+fn domain(text: &str) -> Result<String, String> {
+    let what = "lower-case letters, digits, '.', '-' and '_', such as eu.example.com";
+    if mew_crds::common::is_trust_domain(text) { Ok(text.to_owned()) } else { Err(format!("a trust domain is {what}")) }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let serves = matches!(cli.command, Command::Run(_) | Command::Agent(_) | Command::Operator(_));
@@ -226,7 +232,7 @@ fn main() -> ExitCode {
     match r {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            eprintln!("{}", out::failure(&e));
             ExitCode::FAILURE
         }
     }
@@ -310,10 +316,13 @@ fn agent_options(a: AgentArgs) -> Result<AgentOptions> {
             let (host, port) = a.operator.rsplit_once(':').ok_or_else(|| {
                 anyhow::anyhow!("--operator {:?} is neither unix:<path> nor <host>:<port>", a.operator)
             })?;
+            let port = port
+                .parse::<u16>()
+                .map_err(|_| anyhow::anyhow!("--operator {:?} has no port at its end", a.operator))?;
             anyhow::ensure!(!a.trust_domain.is_empty(), "--trust-domain is needed with an operator on Kubernetes");
             OperatorAddress::Tls {
                 host: host.to_owned(),
-                port: port.parse()?,
+                port,
                 trust_domain: a.trust_domain,
                 token: a.token_file,
                 roots: a.roots_file,

@@ -14,6 +14,7 @@ pub struct SourceArgs {
     /// State directory of a standalone operator; without it, the cluster of the kubeconfig
     #[arg(long, env = "MEW_STATE", global = true)]
     pub state: Option<PathBuf>,
+    /// Namespace; absent, that of the kubeconfig's context
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// All namespaces
@@ -75,18 +76,27 @@ impl Kind {
 
 /// The cluster of the kubeconfig, and the namespace that is meant.
 pub async fn cluster(a: &SourceArgs) -> Result<(kube::Client, String)> {
+    let known = kubeconfig(a.context.as_deref()).await;
+    let (client, default) = known.context("no cluster is known; --state names a standalone operator instead")?;
+    Ok((client, a.namespace.clone().unwrap_or(default)))
+}
+
+/// The cluster, and the namespace of its context.
+pub async fn kubeconfig(context: Option<&str>) -> Result<(kube::Client, String)> {
     mew_tls_provider();
-    let options = kube::config::KubeConfigOptions { context: a.context.clone(), ..Default::default() };
-    let config = kube::Config::from_kubeconfig(&options)
-        .await
-        .context("no kubeconfig can be read; name a standalone operator with --state")?;
-    let namespace = a.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let options = kube::config::KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
+    let config = kube::Config::from_kubeconfig(&options).await.context("no kubeconfig can be read")?;
+    let namespace = config.default_namespace.clone();
     Ok((kube::Client::try_from(config)?, namespace))
 }
 
 pub async fn list(a: &SourceArgs, kind: Kind, name: &str) -> Result<Vec<Value>> {
     if let Some(state) = &a.state {
-        return standalone_objects(state, kind.plural(), name).await;
+        let mut all = standalone_objects(state, kind.plural(), name).await?;
+        if let Some(n) = a.namespace.as_deref().filter(|_| !a.all_namespaces) {
+            all.retain(|o| o["metadata"]["namespace"].as_str() == Some(n));
+        }
+        return Ok(all);
     }
     let (client, namespace) = cluster(a).await?;
     let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(mew_crds::GROUP, mew_crds::VERSION, kind.kind()));

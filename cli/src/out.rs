@@ -34,3 +34,38 @@ pub fn text(t: impl Display) {
 pub fn line(t: impl Display) {
     text(format_args!("{t}\n"));
 }
+
+/// An error with its causes, as it is shown. Many a cause repeats what was said before it, and a statement that is wrong comes
+/// with a heading of its own.
+pub fn failure(e: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in e.chain() {
+        let said = cause.to_string();
+        if parts.iter().any(|p| p.contains(&said)) {
+            continue;
+        }
+        if parts.last().is_some_and(|last| said.starts_with(last.as_str())) {
+            parts.pop();
+        }
+        parts.push(said);
+    }
+    let text = parts.join(": ");
+    if text.starts_with("error: ") { text } else { format!("error: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::failure;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_failure_says_nothing_twice() {
+        let e = anyhow!("no such file").context("a cannot be read: no such file").context("no kubeconfig");
+        assert_eq!(failure(&e), "error: no kubeconfig: a cannot be read: no such file");
+        let e = anyhow!("tcp connect error: refused").context("tcp connect error").context("no kernel answers");
+        assert_eq!(failure(&e), "error: no kernel answers: tcp connect error: refused");
+        let e = anyhow!("refused").context("no kernel answers");
+        assert_eq!(failure(&e), "error: no kernel answers: refused");
+        assert_eq!(failure(&anyhow!("error: unknown type A")), "error: unknown type A");
+    }
+}

@@ -3,7 +3,7 @@
 use crate::client::Kernel;
 use crate::out::{self, Out};
 use crate::table::render;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use mew_model::Value;
 use mew_sync::shapes::value_from_wire;
@@ -28,6 +28,7 @@ pub struct StatementArgs {
     /// Address of the kernel's client API
     #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
     address: String,
+    /// How rows are shown
     #[arg(short, long, default_value = "table")]
     output: Output,
     /// Run it again until it returns a row, for so long: 30s, 2m
@@ -56,7 +57,7 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
     loop {
         let late = match once().await {
             Ok(done) if !done.rows.is_empty() => return Ok(done),
-            Ok(_) => anyhow::anyhow!("no row after {} s", wait.as_secs()),
+            Ok(_) => anyhow!("no row after {} s", wait.as_secs()),
             Err(e) => e,
         };
         if Instant::now() >= end {
@@ -84,14 +85,17 @@ pub struct LoadArgs {
     /// Columns that are numbers
     #[arg(long, value_delimiter = ',')]
     float: Vec<String>,
+    /// Address of the kernel's client API
     #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
     address: String,
 }
 
 #[derive(Args)]
 pub struct RecordArgs {
+    /// Address of the kernel's client API
     #[arg(long, env = "MEW_ADDRESS", default_value = "127.0.0.1:9000")]
     address: String,
+    /// How many are shown, 1000 at most
     #[arg(long, default_value_t = 100)]
     limit: u32,
     /// Print whole records as JSON, one a line
@@ -173,16 +177,19 @@ pub async fn load_csv(
 ) -> Result<usize> {
     let mut reader = csv::Reader::from_path(file).with_context(|| file.display().to_string())?;
     let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
+    for name in int.iter().chain(float) {
+        ensure!(header.contains(name), "{} has no column {name}; it has {}", file.display(), header.join(", "));
+    }
     let mut rows = Vec::new();
     for (i, record) in reader.records().enumerate() {
         let record = record.with_context(|| format!("{} row {}", file.display(), i + 2))?;
         let mut row = Vec::with_capacity(header.len());
         for (name, text) in header.iter().zip(record.iter()) {
-            let bad = || format!("{} row {}: {name} is {text:?}", file.display(), i + 2);
+            let bad = |what: &str| anyhow!("{} row {}: {name} is {text:?}, which is no {what}", file.display(), i + 2);
             row.push(if int.contains(name) {
-                Value::Int(text.parse().with_context(bad)?)
+                Value::Int(text.parse().map_err(|_| bad("whole number"))?)
             } else if float.contains(name) {
-                Value::Float(text.parse().with_context(bad)?)
+                Value::Float(text.parse().map_err(|_| bad("number"))?)
             } else {
                 Value::String(text.to_owned())
             });
@@ -201,8 +208,8 @@ pub async fn load_csv(
                 .and_then(|t| t.split_once(": "))
                 .and_then(|(i, why)| Some((i.parse::<usize>().ok()?, why)));
             match at {
-                Some((i, why)) => anyhow::anyhow!("{} row {}: {why}", file.display(), n + i + 2),
-                None => anyhow::anyhow!("{}: {text}", file.display()),
+                Some((i, why)) => anyhow!("{} row {}: {why}", file.display(), n + i + 2),
+                None => anyhow!("{}: {text}", file.display()),
             }
         })?;
         n += part.len();

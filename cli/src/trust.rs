@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Subcommand)]
 pub enum TrustCommand {
-    /// Print this side's trust bundle and a Remote stub for the other side to commit
+    /// Print this side's trust bundle and a Remote stub for the other side to commit. In a new state directory it makes the CA
     Export(ExportArgs),
     /// Keep the bundle that the other side exported (standalone operator)
     Import(ImportArgs),
@@ -37,6 +37,7 @@ pub struct ExportArgs {
 
 #[derive(Args)]
 pub struct ImportArgs {
+    /// The file that the other side exported
     file: PathBuf,
     /// State directory of the standalone operator
     #[arg(long, env = "MEW_STATE")]

@@ -1,7 +1,7 @@
 //! `mew validate`: everything that can be known about files without running anything.
 
 use crate::out;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use mew_crds::manifest::{Object, read};
 use mew_lang::{PatternText, Scope, check, parse_ontology, parse_script, render};
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub struct ValidateArgs {
-    /// Manifests (.yaml), ontologies (.ontology) and statements (.mew)
+    /// Manifests (.yaml), ontologies (.ontology) and statements (.mew), or directories of them
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Ontology that patterns and statements are checked against
@@ -35,18 +35,26 @@ pub fn run(a: &ValidateArgs) -> Result<ExitCode> {
         }
     };
     let mut wrong = 0;
-    for f in &a.files {
+    for f in &files(&a.files)? {
         let src = text(f)?;
         let name = f.display().to_string();
+        let mut good = "ok";
         let problems = match f.extension().and_then(|e| e.to_str()) {
             Some("ontology") => {
                 parse_ontology(&src).err().map(|d| vec![render(&name, &src, &d, colour)]).unwrap_or_default()
             }
             Some("mew") => statements(&name, &src, ontology.as_ref(), colour),
-            _ => manifests(&name, &src, ontology.as_ref(), colour),
+            _ => {
+                let (problems, objects) = manifests(&name, &src, ontology.as_ref(), colour);
+                if objects == 0 {
+                    // A kind or an apiVersion that is misspelt is nobody's here.
+                    good = "no Remote, Sync, FederationPolicy or ConfigMap is in it";
+                }
+                problems
+            }
         };
         if problems.is_empty() {
-            out::line(format_args!("{name}: ok"));
+            out::line(format_args!("{name}: {good}"));
         }
         for p in &problems {
             eprintln!("{p}");
@@ -54,6 +62,34 @@ pub fn run(a: &ValidateArgs) -> Result<ExitCode> {
         wrong += problems.len();
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What can be checked: of a directory, its files that are not hidden.
+fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for g in given {
+        if !g.is_dir() {
+            all.push(g.clone());
+            continue;
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(g).with_context(|| g.display().to_string())? {
+            let path = entry.with_context(|| g.display().to_string())?.path();
+            if is_checked(&path) {
+                found.push(path);
+            }
+        }
+        ensure!(!found.is_empty(), "{} has no file in it that ends with .yaml, .yml, .ontology or .mew", g.display());
+        found.sort();
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+fn is_checked(p: &Path) -> bool {
+    let is_hidden = p.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.'));
+    let end = p.extension().and_then(|e| e.to_str()).unwrap_or("");
+    !is_hidden && ["yaml", "yml", "ontology", "mew"].contains(&end)
 }
 
 fn text(p: &Path) -> Result<String> {
@@ -70,9 +106,11 @@ fn statements(name: &str, src: &str, o: Option<&mew_model::Ontology>, colour: bo
     parsed.iter().filter_map(|s| check(o, &mut scope, s).err()).map(|d| render(name, src, &[d], colour)).collect()
 }
 
-fn manifests(name: &str, src: &str, o: Option<&mew_model::Ontology>, colour: bool) -> Vec<String> {
+/// What is wrong, and how many objects could be read.
+fn manifests(name: &str, src: &str, o: Option<&mew_model::Ontology>, colour: bool) -> (Vec<String>, usize) {
     let (objects, errors) = read(name, src);
     let mut out: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let n = objects.len();
     for x in objects {
         let Object::Sync(s) = x else { continue };
         let at = format!("{name}: Sync {} spec.match", s.metadata.name.as_deref().unwrap_or("?"));
@@ -85,5 +123,5 @@ fn manifests(name: &str, src: &str, o: Option<&mew_model::Ontology>, colour: boo
             }
         }
     }
-    out
+    (out, n)
 }

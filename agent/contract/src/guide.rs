@@ -32,9 +32,10 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "`connectionMode: Accept`: the peer opens the connection and has not done so yet.",
             "Check the peer's Remote: it must name this address with `connectionMode: Dial`.",
         ),
-        InitialCopy => {
-            ("Entities that existed when the flow began are being copied; the message says how far.", "Wait.")
-        }
+        InitialCopy => (
+            "Entities that existed when the flow began are being copied; the message says how far. It is said again after a reset, and when the pattern, permissions or `edges` have changed; a flow that was complete says its lag after a restart or an outage.",
+            "Wait.",
+        ),
         DeniedByPeer => (
             "The peer refuses the flow by its own policies or permissions. It tells this side only a correlation id.",
             "Give the correlation id to the peer's people: their Remote's `status.inboundFlows.denials` holds the reason. The flow is tried again by itself when their rules change.",
@@ -128,8 +129,8 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "Find out what was lost at the source. Then annotate the Sync with `federation.mew.dev/reset: <current time>`: the flow begins anew and everything is compared again.",
         ),
         Lagging => (
-            "The oldest change that has not arrived is older than `maxLag`.",
-            "Look at the sink's disk and load, and at the network. If the flow is busier than it can be, raise `maxLag` or narrow the pattern.",
+            "The oldest change that has not arrived is older than `maxLag` (60 s if absent).",
+            "After an outage or a restart wait: it catches up, and PENDING in `kubectl get syncs -o wide` falls. If it does not fall, look at the sink's disk and load, and at the network. If the flow is busier than it can be, raise `maxLag` or narrow the pattern.",
         ),
         SinkError => (
             "The sink cannot store what it is sent; most often its disk is full.",

@@ -4,7 +4,7 @@ mod check;
 mod children;
 mod story;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ pub struct DemoArgs {
     /// End by itself; the exit code says whether everything arrived
     #[arg(long)]
     once: bool,
-    /// Where data, state and logs go; a new temporary directory if absent
+    /// An empty directory where data, state and logs go, and stay; absent, a temporary one that goes if all was well
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The folder with manifests, ontology and data
@@ -32,11 +32,15 @@ pub async fn run(a: DemoArgs) -> Result<ExitCode> {
             a.examples.display()
         );
     }
-    let dir = match a.dir {
-        Some(d) => d,
-        None => std::env::temp_dir().join(format!("mew-demo-{}", std::process::id())),
+    let (dir, is_temporary) = match a.dir {
+        Some(d) => (d, false),
+        None => (std::env::temp_dir().join(format!("mew-demo-{}", std::process::id())), true),
     };
-    std::fs::create_dir_all(&dir)?;
+    let named = || dir.display().to_string();
+    std::fs::create_dir_all(&dir).with_context(named)?;
+    // It begins with nothing: what another demo left would be in its way.
+    let is_empty = std::fs::read_dir(&dir).with_context(named)?.next().is_none();
+    ensure!(is_empty, "{} is not empty; name another directory by --dir, or leave it out", dir.display());
     let mut demo = story::Demo::new(dir.clone(), a.examples);
     let r = tokio::select! {
         r = demo.tell(a.once) => r,
@@ -45,7 +49,9 @@ pub async fn run(a: DemoArgs) -> Result<ExitCode> {
     demo.children.stop().await;
     match r {
         Ok(true) => {
-            let _ = std::fs::remove_dir_all(&dir);
+            if is_temporary {
+                let _ = std::fs::remove_dir_all(&dir);
+            }
             Ok(ExitCode::SUCCESS)
         }
         Ok(false) => {
@@ -53,7 +59,10 @@ pub async fn run(a: DemoArgs) -> Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Err(e) => {
-            eprintln!("logs are kept in {}", dir.display());
+            // An empty one goes: nothing was started.
+            if std::fs::remove_dir(&dir).is_err() {
+                eprintln!("logs are kept in {}", dir.display());
+            }
             Err(e)
         }
     }

@@ -1,5 +1,6 @@
 //! `mew store backup`: a copy of a running agent's log, over its client API.
 
+use crate::client::check_address;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
@@ -66,6 +67,7 @@ async fn copy(address: &str, to: &mut Target<'_>) -> Result<(Manifest, u64)> {
 }
 
 async fn get(address: &str, path: &str) -> Result<Response<Incoming>> {
+    check_address(address)?;
     let tcp = TcpStream::connect(address)
         .await
         .with_context(|| format!("no kernel answers at {address}; is its agent running?"))?;
