@@ -101,6 +101,9 @@ impl Disk for FailDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
     }
+    fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_names()
+    }
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         self.disk.lock()
     }

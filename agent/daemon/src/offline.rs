@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mew_kernel::Kernel;
 use mew_model::Ontology;
 use mew_net::archive::{MANIFEST, MAX_MANIFEST, Manifest};
+use mew_store::disk::{make_dir, sync_dir};
 use mew_store::inspect::{Report, check};
 use mew_store::{DirDisk, Disk, Kept, Options, ReadOnlyDir, Store, Upkeep};
 use std::collections::BTreeMap;
@@ -79,13 +80,14 @@ pub fn restore(backup: impl Read, data: &Path, set_aside: bool) -> Result<Restor
         if let Some(old) = &old {
             fs::rename(&log, old)?;
         }
-        if let Err(e) = fs::rename(&new, &log) {
+        // Durably under its other name before the new one takes its place: of the two, the old one must not be lost.
+        if let Err(e) = sync_dir(data).and_then(|()| fs::rename(&new, &log)) {
             if let Some(old) = &old {
                 let _ = fs::rename(old, &log); // better than nothing
             }
             return Err(e.into());
         }
-        File::open(data)?.sync_all()?;
+        sync_dir(data)?;
         Ok(Restored { manifest, incarnation: dir.incarnation().to_owned(), set_aside: old })
     });
     drop(lock);
@@ -112,7 +114,7 @@ fn unpack_and_check(backup: impl Read, dir: &StateDir, new: &Path) -> Result<Man
     if new.exists() {
         fs::remove_dir_all(new).with_context(|| new.display().to_string())?;
     }
-    fs::create_dir_all(new).with_context(|| new.display().to_string())?;
+    make_dir(new).with_context(|| new.display().to_string())?;
     let manifest = unpack(backup, new).context("the backup")?;
     if let Some(i) = dir.identity()?.filter(|i| i.kernel_id != manifest.kernel_id) {
         bail!("the directory belongs to kernel {}, and the backup is of kernel {}", i.kernel_id, manifest.kernel_id);
@@ -165,7 +167,7 @@ fn unpack(backup: impl Read, to: &Path) -> Result<Manifest> {
             bail!("{name:?} does not belong in it");
         }
     }
-    File::open(to)?.sync_all()?;
+    sync_dir(to)?;
     let m = manifest.with_context(|| format!("it has no {MANIFEST}; is it a backup?"))?;
     for f in &m.files {
         let n = there.remove(&f.name);

@@ -1,6 +1,7 @@
 //! The data directory, apart from the log: who this kernel is, its certificate, the last snapshot.
 
 use anyhow::{Context, Result};
+use mew_store::disk::{make_dir, sync_dir};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
@@ -31,7 +32,7 @@ const CA: &str = "ca.crt";
 impl StateDir {
     /// Opens or makes the directory; a new one gets a random incarnation.
     pub fn open(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("the data directory {}", dir.display()))?;
+        make_dir(dir).with_context(|| format!("the data directory {}", dir.display()))?;
         let there = Self::at(dir);
         if let Some(i) = there.read(INCARNATION)? {
             return Ok(StateDir { incarnation: i.trim().to_owned(), ..there });
@@ -81,7 +82,7 @@ impl StateDir {
             f.write_all(text.as_bytes())?;
             f.sync_all()?;
             fs::rename(&tmp, &path)?;
-            fs::File::open(&self.dir)?.sync_all()
+            sync_dir(&self.dir)
         };
         write().with_context(|| format!("{} cannot be written", path.display()))
     }

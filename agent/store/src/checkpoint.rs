@@ -84,7 +84,8 @@ impl Out {
     }
 }
 
-/// Writes it under its temporary name, durably, and gives it its name.
+/// Writes it under its temporary name, durably, and gives it its name. That is durable as well when it returns: the one that it
+/// replaces wants segments that may be removed then.
 pub fn write<'a>(
     disk: &dyn Disk,
     o: &Ontology,
@@ -171,6 +172,7 @@ pub fn write<'a>(
     }
     file.sync()?;
     disk.rename(UNFINISHED, CHECKPOINT)?;
+    disk.sync_names()?;
     Ok(out.0.len() as u64)
 }
 

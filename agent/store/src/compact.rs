@@ -162,6 +162,8 @@ pub fn rewrite(
     out.flush()?;
     file.sync()?;
     disk.rename(&part, &name)?;
+    // Before the next one has its name: a tombstone that is left out there may be of what only this one leaves out.
+    disk.sync_names()?;
     let new = Segment::open(disk, id)?.ok_or_else(|| StoreError::Inconsistent(format!("{name} has no header")))?;
     let new = adopt(state, new, &inputs, &moves)?;
     let before: u64 = inputs.iter().map(|s| u64::from(s.end)).sum();

@@ -3,19 +3,23 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A flat directory of files.
+/// A flat directory of files. What happens to names is seen at once, and durable with [`Disk::sync_names`]: until then a power
+/// loss may take back any of it, what came first as well as what came last, whatever was synced of the files themselves.
 pub trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    /// Makes the file, empty, and its name durable.
+    /// Makes the file; one that has the name already is emptied.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    /// Gives a file another name, in place of what has it; durable when it returns.
+    /// Gives a file another name, in place of what has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Takes the name away; who has the file open can go on reading. Durable when it returns.
+    /// Takes the name away; who has the file open can go on reading.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Every name that was given or taken before is so durably when this returns. It takes milliseconds, so it belongs where
+    /// files come and go, and not into each commit.
+    fn sync_names(&self) -> io::Result<()>;
     /// Takes the directory for this process alone, until dropped.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
 }
@@ -40,14 +44,33 @@ impl DirDisk {
     /// Makes the directory if it is not there.
     pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
-        std::fs::create_dir_all(&dir)?;
+        make_dir(&dir)?;
+        // Also if it was there: who made it may have been killed before that was durable.
+        sync_dir(around(&dir))?;
         Ok(DirDisk(dir))
     }
+}
 
-    /// Names are durable only once their directory is.
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+/// Makes a directory and those that it is in, as far as they are not there, durably.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    let is_missing = |d: &&Path| !d.as_os_str().is_empty() && !d.exists();
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
+    std::fs::create_dir_all(dir)?;
+    missing.iter().try_for_each(|made| sync_dir(around(made)))
+}
+
+/// The directory that has this one's name in it.
+fn around(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        Some(_) => Path::new("."),
+        None => dir,
     }
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 impl Disk for DirDisk {
@@ -67,19 +90,19 @@ impl Disk for DirDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.0.join(name))?;
-        f.sync_all()?;
-        self.sync()?;
         Ok(Arc::new(f))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.0.join(from), self.0.join(to))?;
-        self.sync()
+        std::fs::rename(self.0.join(from), self.0.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.0.join(name))?;
-        self.sync()
+        std::fs::remove_file(self.0.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        sync_dir(&self.0)
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {

@@ -1,7 +1,12 @@
-//! A disk in memory that loses what was not synced, for tests and simulation.
+//! A disk in memory that loses what was not synced, names as well as contents, for tests and simulation.
+
+mod contents;
+mod names;
 
 use crate::disk::{Disk, DiskFile};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
+use contents::Contents;
+use names::{FileId, Names};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -11,8 +16,8 @@ use std::sync::Arc;
 pub struct Fault {
     /// Bytes that may still be written before the disk is full.
     pub room: Option<u64>,
-    /// Syncs fail. What they were to make durable can still be read, and no later sync makes it durable: systems take it for
-    /// written.
+    /// Syncs of files fail. What they were to make durable can still be read, and no later sync makes it durable: systems take
+    /// it for written.
     pub sync_fails: bool,
     /// The machine stops after so many more writes or syncs: everything later is an error until [`MemDisk::crash`].
     pub stops_after: Option<u64>,
@@ -23,17 +28,11 @@ pub struct Fault {
     pub read_only: bool,
     /// The directory is lost: nothing is found by its name. Files that are open can still be read and written.
     pub lost: bool,
-    /// Files are made, renamed and removed, and then it fails: their directory cannot be synced.
+    /// Files are made, renamed and removed, and then it fails: their directory cannot be synced. A later sync makes durable
+    /// what this one was to: file systems have names in a journal, and go on with all of that or not at all.
     pub names_fail: bool,
     /// All but `stops_after` begins after so many operations that change something; where reads fail, they count as well.
     pub begins_after: u64,
-}
-
-impl Fault {
-    /// What is said when a name has been given or taken.
-    fn of_name(self) -> io::Result<()> {
-        if self.names_fail { Err(failed()) } else { Ok(()) }
-    }
 }
 
 /// EIO.
@@ -43,7 +42,10 @@ fn failed() -> io::Error {
 
 #[derive(Default)]
 struct Inner {
-    files: BTreeMap<String, Arc<Mutex<Contents>>>,
+    names: Names,
+    files: BTreeMap<FileId, Arc<Mutex<Contents>>>,
+    /// Files that were made so far.
+    made: FileId,
     fault: Fault,
     stopped: bool,
     locked: bool,
@@ -66,40 +68,43 @@ impl Inner {
         let is_lost = self.fault.lost && self.fault.begins_after == 0;
         if is_lost { Err(ErrorKind::NotFound.into()) } else { Ok(()) }
     }
-}
 
-#[derive(Default, Clone)]
-struct Contents {
-    durable: Vec<u8>,
-    now: Vec<u8>,
-    /// What came between the two.
-    unsynced: Vec<Unsynced>,
-}
+    fn file(&self, name: &str) -> io::Result<Arc<Mutex<Contents>>> {
+        let id = self.names.find(name);
+        id.and_then(|id| self.files.get(&id)).cloned().ok_or_else(|| ErrorKind::NotFound.into())
+    }
 
-#[derive(Clone)]
-enum Unsynced {
-    Write(usize, Vec<u8>),
-    Length(usize),
-}
+    fn create(&mut self, name: &str) -> Arc<Mutex<Contents>> {
+        if let Ok(f) = self.file(name) {
+            lock(&f).set_len(0);
+            return f;
+        }
+        let f = Arc::new(Mutex::new(Contents::default()));
+        self.made += 1;
+        self.files.insert(self.made, f.clone());
+        self.names.give(name, self.made);
+        f
+    }
 
-impl Unsynced {
-    fn arrive(&self, on: &mut Vec<u8>) {
-        match self {
-            Unsynced::Write(at, bytes) => put(on, *at, bytes),
-            Unsynced::Length(len) => on.resize(*len, 0),
+    fn drop_nameless(&mut self) {
+        let named = self.names.files();
+        self.files.retain(|id, _| named.contains(id));
+    }
+
+    /// The power comes back: with the names that were synced, and those that survive; what is left of the files is for the
+    /// caller to say.
+    fn restart(&mut self, survives: impl FnMut() -> bool) {
+        (self.fault, self.stopped, self.locked) = (Fault::default(), false, false);
+        self.names.lose_power(survives);
+        self.drop_nameless();
+    }
+
+    fn leave(&self, mut of: impl FnMut(&Contents) -> Vec<u8>) {
+        for f in self.files.values() {
+            let mut c = lock(f);
+            *c = Contents::of(of(&c));
         }
     }
-}
-
-/// What a power loss leaves of a write: each sector of it is there or not. Smaller than real ones, as tests are.
-const SECTOR: usize = 64;
-
-fn put(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if to.len() < end {
-        to.resize(end, 0);
-    }
-    to[at..end].copy_from_slice(bytes);
 }
 
 /// SplitMix64.
@@ -108,35 +113,6 @@ fn random(state: &mut u64) -> u64 {
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-impl Contents {
-    fn of(bytes: Vec<u8>) -> Self {
-        Contents { durable: bytes.clone(), now: bytes, unsynced: vec![] }
-    }
-
-    /// What is durable, and of everything after it what chance leaves: nothing, all, or some sectors.
-    fn after_power_loss(&self, seed: &mut u64) -> Vec<u8> {
-        let mut left = self.durable.clone();
-        for u in &self.unsynced {
-            let fate = random(seed) % 3;
-            match u {
-                _ if fate == 0 => {}
-                Unsynced::Write(at, bytes) if fate == 2 => {
-                    let mut from = 0;
-                    while from < bytes.len() {
-                        let to = bytes.len().min(((at + from) / SECTOR + 1) * SECTOR - at);
-                        if random(seed) >> 63 == 0 {
-                            put(&mut left, at + from, &bytes[from..to]);
-                        }
-                        from = to;
-                    }
-                }
-                _ => u.arrive(&mut left),
-            }
-        }
-        left
-    }
 }
 
 /// Cheap to clone; all clones are the same disk.
@@ -165,44 +141,33 @@ impl MemDisk {
         lock(&self.0).stopped
     }
 
-    /// Power loss: unsynced writes are gone, except that of each file's unsynced tail the first `torn` bytes survive.
+    /// Power loss: what was not synced is gone, except that of each file's unsynced tail the first `torn` bytes survive, and if
+    /// there are any, so do names.
     pub fn crash(&self, torn: usize) {
-        self.restart(|c| {
-            let keep = c.now.len().min(c.durable.len() + torn);
-            let tail = c.now.get(c.durable.len()..keep).unwrap_or_default();
-            [&c.durable[..], tail].concat()
-        });
-    }
-
-    /// Power loss as disks have it: of what was not synced, each write is gone, there, or there in part, as `seed` says.
-    pub fn crash_with(&self, mut seed: u64) {
-        self.restart(|c| c.after_power_loss(&mut seed));
-    }
-
-    fn restart(&self, mut left: impl FnMut(&Contents) -> Vec<u8>) {
         let mut d = lock(&self.0);
-        d.fault = Fault::default();
-        d.stopped = false;
-        d.locked = false;
-        for f in d.files.values() {
-            let mut c = lock(f);
-            *c = Contents::of(left(&c));
-        }
+        d.restart(|| torn > 0);
+        d.leave(|c| c.with_tail(torn));
     }
 
-    /// A second disk with the same bytes.
+    /// Power loss as disks have it: of what was not synced, each write is gone, there, or there in part, and each name given
+    /// or taken is as it was or as it is, as `seed` says.
+    pub fn crash_with(&self, mut seed: u64) {
+        let mut d = lock(&self.0);
+        d.restart(|| random(&mut seed) >> 63 == 0);
+        d.leave(|c| c.after_power_loss(&mut seed));
+    }
+
+    /// A second disk with the same bytes, of which the same is synced.
     pub fn copy(&self) -> MemDisk {
         let d = lock(&self.0);
-        let files = d.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(lock(f).clone())))).collect();
-        MemDisk(Arc::new(Mutex::new(Inner { files, ..Inner::default() })))
+        let files = d.files.iter().map(|(id, f)| (*id, Arc::new(Mutex::new(lock(f).clone())))).collect();
+        MemDisk(Arc::new(Mutex::new(Inner { names: d.names.clone(), files, made: d.made, ..Inner::default() })))
     }
 
     /// The bytes of a file, to damage them.
     pub fn edit(&self, name: &str, f: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(c) = lock(&self.0).files.get(name) {
-            let mut c = lock(c);
-            f(&mut c.now);
-            *c = Contents::of(std::mem::take(&mut c.now));
+        if let Ok(c) = lock(&self.0).file(name) {
+            lock(&c).edit(f);
         }
     }
 
@@ -247,36 +212,42 @@ impl Disk for MemDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let d = lock(&self.0);
         d.find()?;
-        Ok(d.files.keys().cloned().collect())
+        Ok(d.names.list())
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let d = lock(&self.0);
         d.find()?;
-        let contents = d.files.get(name).cloned().ok_or(ErrorKind::NotFound)?;
-        Ok(Arc::new(MemFile { disk: self.clone(), contents }))
+        Ok(Arc::new(MemFile { disk: self.clone(), contents: d.file(name)? }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let fault = self.change_name()?;
-        let contents = Arc::new(Mutex::new(Contents::default()));
-        lock(&self.0).files.insert(name.to_owned(), contents.clone());
-        fault.of_name()?;
+        self.change_name()?;
+        let contents = lock(&self.0).create(name);
         Ok(Arc::new(MemFile { disk: self.clone(), contents }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let fault = self.change_name()?;
+        self.change_name()?;
         let mut d = lock(&self.0);
-        let f = d.files.remove(from).ok_or(ErrorKind::NotFound)?;
-        d.files.insert(to.to_owned(), f);
-        fault.of_name()
+        let file = d.names.find(from).ok_or(ErrorKind::NotFound)?;
+        d.names.give(to, file);
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let fault = self.change_name()?;
-        lock(&self.0).files.remove(name).ok_or(ErrorKind::NotFound)?;
-        fault.of_name()
+        self.change_name()?;
+        if lock(&self.0).names.take(name) { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        if self.change_name()?.names_fail {
+            return Err(failed());
+        }
+        let mut d = lock(&self.0);
+        d.names.sync();
+        d.drop_nameless();
+        Ok(())
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
@@ -307,11 +278,7 @@ impl DiskFile for MemFile {
         if fails {
             return Err(failed());
         }
-        let c = lock(&self.contents);
-        let from = (offset as usize).min(c.now.len());
-        let n = buf.len().min(c.now.len() - from);
-        buf[..n].copy_from_slice(&c.now[from..from + n]);
-        Ok(n)
+        Ok(lock(&self.contents).read(buf, offset as usize))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -323,9 +290,7 @@ impl DiskFile for MemFile {
             arrived = (arrived as u64).min(*room) as usize;
             *room -= arrived as u64;
         }
-        let mut c = lock(&self.contents);
-        put(&mut c.now, offset as usize, &bytes[..arrived]);
-        c.unsynced.push(Unsynced::Write(offset as usize, bytes[..arrived].to_vec()));
+        lock(&self.contents).write(offset as usize, &bytes[..arrived]);
         match fault.writes_fail {
             Some(_) => Err(failed()),
             None if arrived < bytes.len() => Err(ErrorKind::StorageFull.into()),
@@ -334,25 +299,23 @@ impl DiskFile for MemFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.contents).now.len() as u64)
+        Ok(lock(&self.contents).len() as u64)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.change()?;
-        let mut c = lock(&self.contents);
-        c.now.resize(len as usize, 0);
-        c.unsynced.push(Unsynced::Length(len as usize));
+        lock(&self.contents).set_len(len as usize);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let fault = self.disk.step()?;
         let mut c = lock(&self.contents);
-        let unsynced = std::mem::take(&mut c.unsynced);
         if fault.sync_fails {
+            c.fail_to_sync();
             return Err(io::Error::other("sync failed"));
         }
-        unsynced.iter().for_each(|u| u.arrive(&mut c.durable));
+        c.sync();
         Ok(())
     }
 }

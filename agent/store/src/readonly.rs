@@ -40,6 +40,10 @@ impl Disk for ReadOnlyDir {
         Err(ErrorKind::ReadOnlyFilesystem.into())
     }
 
+    fn sync_names(&self) -> io::Result<()> {
+        Err(ErrorKind::ReadOnlyFilesystem.into())
+    }
+
     /// Others may look at the same time; nobody may write.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let f = match File::open(self.0.join("lock")) {

@@ -24,8 +24,8 @@ pub struct Recovered {
     pub how: Opened,
     /// Bytes of segments that were replayed.
     pub replayed_bytes: u64,
-    /// Files that nothing needs any more. To be removed from the last to the first: a crash meanwhile must leave what is
-    /// understood the same way.
+    /// Files that nothing needs any more. To be removed from the last to the first, each durably before the next: a crash
+    /// meanwhile must leave what is understood the same way.
     pub leftovers: Vec<String>,
 }
 

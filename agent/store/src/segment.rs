@@ -111,7 +111,9 @@ impl Segment {
         s
     }
 
-    /// A segment for commits; `spare` is a file full of zeroes that becomes it, so that growing costs a commit nothing.
+    /// A segment for commits; `spare` is a file full of zeroes that becomes it, so that growing costs a commit nothing. Its name
+    /// is durable before anything is in it: a commit must not be lost with the name, nor a spare come back that is no longer
+    /// full of zeroes.
     pub fn create(disk: &dyn Disk, id: u32, first_frame: u64, spare: Option<&str>) -> io::Result<Segment> {
         let name = segment_name(id);
         let file = match spare {
@@ -122,7 +124,12 @@ impl Segment {
             None => disk.create(&name)?,
         };
         let h = header(id, 0, Span { first_frame, end_frame: 0, last_seq: 0, entities: 0 });
-        if let Err(e) = file.write_at(&h, 0).and_then(|()| file.sync()) {
+        let begin = || -> io::Result<()> {
+            disk.sync_names()?;
+            file.write_at(&h, 0)?;
+            file.sync()
+        };
+        if let Err(e) = begin() {
             let _ = disk.remove(&name); // the next attempt has another id
             return Err(e);
         }

@@ -10,7 +10,7 @@ use crate::history::History;
 use crate::index::{OrderKey, OrderScope, order_keys};
 use crate::log::Frame;
 use crate::recover::{Extent, Recovered, recover};
-use crate::segment::{SEGMENT_HEADER, Segment};
+use crate::segment::Segment;
 use crate::state::State;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -70,8 +70,11 @@ impl Store {
         let lock = disk.lock()?;
         let Recovered { mut state, next_frame, mut next_id, how, replayed_bytes, leftovers } =
             recover(&*disk, ontology, &Extent::All)?;
+        // Who was killed may not have synced the names that were found, and what is removed now was replaced by those.
+        disk.sync_names()?;
         for name in leftovers.iter().rev() {
             disk.remove(name)?;
+            disk.sync_names()?;
         }
         // Commits go to a segment that commits made; after a compacted one a new one begins.
         let active = match state.segments.values().next_back().filter(|s| !s.compacted) {
@@ -260,10 +263,11 @@ impl Store {
     }
 }
 
-/// The last commit may be in the system's memory alone, if the process was killed before its sync or the sync failed: it is
-/// read as if it were on disk. Nobody may see it, and nothing may follow it, before it is there.
+/// The last commit, or the header of a segment that was just begun, may be in the system's memory alone, if the process was
+/// killed before its sync or the sync failed: it is read as if it were on disk. Nobody may see it, and nothing may follow it,
+/// before it is there.
 fn write_end_again(s: &Segment) -> io::Result<()> {
-    let from = s.marks.last().map_or(SEGMENT_HEADER, |m| m.1);
+    let from = s.marks.last().map_or(0, |m| m.1);
     let mut bytes = vec![0; s.end.saturating_sub(from) as usize];
     let n = s.file.read_at(&mut bytes, from.into())?;
     match s.file.write_at(&bytes[..n], from.into()) {

@@ -262,6 +262,9 @@ impl Disk for Bad {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.remove(name)
     }
+    fn sync_names(&self) -> io::Result<()> {
+        self.0.sync_names()
+    }
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         self.0.lock()
     }

@@ -162,7 +162,9 @@ impl Store {
             Err(e) => {
                 let name = segment_name(id);
                 let _ = self.disk.remove(&name); // what it took is better free
-                w.begun |= !self.disk.list().is_ok_and(|names| !names.contains(&name));
+                let is_removed = self.disk.list().is_ok_and(|names| !names.contains(&name));
+                // As long as that is not durable, it may come back with a power loss.
+                w.begun |= !is_removed || self.disk.sync_names().is_err();
                 Err(unwritten(e))
             }
         }

@@ -127,6 +127,8 @@ impl Store {
         Ok(out)
     }
 
+    /// From the last to the first, each durably before the next: of what a compaction made in vain, a newer segment may leave
+    /// out the tombstone of what only an older one leaves out.
     fn sweep(&self, rubbish: &mut Vec<String>) -> Result<()> {
         while let Some(name) = rubbish.last() {
             if let Err(e) = self.disk.remove(name) {
@@ -135,6 +137,7 @@ impl Store {
                     return Err(e.into());
                 }
             }
+            self.disk.sync_names()?;
             rubbish.pop();
         }
         Ok(())
@@ -170,6 +173,7 @@ impl Store {
                 file.write_at(&ZEROES, at)?;
             }
             file.sync()?;
+            // The name is not synced: if it is lost, another one is made.
             self.disk.rename(&part, SPARE)
         };
         make().map_err(|e| {

@@ -1,6 +1,7 @@
 //! What the tests of the store share: disks to open, a model of what a store must hold, and all that can be read from one.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod acts;
 mod model;
 
 use mew_model::name::number;

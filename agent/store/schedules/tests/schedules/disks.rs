@@ -64,6 +64,9 @@ impl Disk for Watched {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
     }
+    fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_names()
+    }
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         self.disk.lock()
     }
@@ -107,6 +110,9 @@ impl Disk for Forgetful {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.edit(name, Vec::clear);
         self.0.remove(name)
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        self.0.sync_names()
     }
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         self.0.lock()
