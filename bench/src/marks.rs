@@ -66,7 +66,7 @@ pub static MARKS: &[Mark] = &[
     at_most("peers", "writes of 1, slow peer: p99 by no flow", 1.1),
     at_most("peers", "writes of 1, stopped peer: p99 by no flow", 1.1),
     at_most("peers", "writes of 1, peer catching up: p99 by no flow", 1.1),
-    at_most("operator", "10000 Syncs: operator resident MB", 256.0),
+    at_most("operator", "10000 Syncs: operator, most resident MB", 256.0),
     at_most("operator", "10 Syncs: status writes in 30 s at rest", 0.0),
     at_most("operator", "1000 Syncs: status writes in 30 s at rest", 0.0),
     at_most("operator", "10000 Syncs: status writes in 30 s at rest", 0.0),

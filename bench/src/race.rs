@@ -2,7 +2,7 @@
 
 use crate::measure::{Pacer, Spread, elapsed_until, spread};
 use crate::rows::{Rng, is_shared};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
@@ -219,10 +219,13 @@ fn catch_up(r: &mut dyn Runner, p: &Plan, first: i64, f: &mut Figures) -> Result
         if reader.is_none() {
             reader = r.reader().ok();
         }
-        Ok(match &mut reader {
-            Some(x) => x.version(0).context("the sink does not answer")? == Some(last),
-            None => false,
-        })
+        // It does not answer before its data is open.
+        match reader.as_mut().map(|x| x.version(0)) {
+            Some(Ok(v)) => return Ok(v == Some(last)),
+            Some(Err(_)) => reader = None,
+            None => {}
+        }
+        Ok(false)
     })?;
     let after = r.cpu()?;
     f.insert("catch-up: matched changes/s".into(), matched as f64 / t);

@@ -240,7 +240,9 @@ impl Operator {
 
     /// As [`Operator::start`], this time with more arguments.
     pub fn start_with(&mut self, more: &[&str]) -> Result<()> {
-        let command = mew(self.args.iter().map(String::as_str).chain(more.iter().copied()))?;
+        let mut command = mew(self.args.iter().map(String::as_str).chain(more.iter().copied()))?;
+        // As the chart starts it.
+        command.env("MALLOC_ARENA_MAX", "1");
         self.process = Some(Process::start(&self.identity, command, &self.logs)?);
         wait_serving(&mut self.process, self.health, "the operator is ready")
     }

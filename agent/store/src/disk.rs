@@ -60,7 +60,7 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// The directory that has this one's name in it.
-fn around(dir: &Path) -> &Path {
+pub fn around(dir: &Path) -> &Path {
     match dir.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         Some(_) => Path::new("."),

@@ -8,6 +8,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mew_net::archive::{MAX_MANIFEST, Manifest};
+use mew_store::disk::{around, sync_dir};
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -125,7 +126,10 @@ impl<'a> Target<'a> {
             Target::Stdout(mut to) => to.flush().context("standard output"),
             Target::File { file, part, path } => {
                 file.sync_all().with_context(|| part.display().to_string())?;
-                fs::rename(&part, path).with_context(|| path.display().to_string())
+                fs::rename(&part, path).with_context(|| path.display().to_string())?;
+                // Its name, too, must be there after a power loss.
+                let dir = around(path);
+                sync_dir(dir).with_context(|| dir.display().to_string())
             }
         }
     }
