@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 const MAX_MESSAGE: usize = 64 << 20;
 /// A kernel is near; an address that swallows everything would keep people for minutes.
-const CONNECT: Duration = Duration::from_secs(10);
+pub const CONNECT: Duration = Duration::from_secs(10);
 
 /// An application's view of a kernel.
 #[derive(Clone)]

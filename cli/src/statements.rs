@@ -1,6 +1,6 @@
 //! `mew query`, `exec`, `load`, `held` and `conflicts`: an application's view of a kernel.
 
-use crate::client::Kernel;
+use crate::client::{Kernel, check_address};
 use crate::out::{self, Out};
 use crate::table::render;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -53,6 +53,8 @@ fn time(text: &str) -> Result<Duration, String> {
 async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>) -> Result<mew_wire::ExecuteResponse> {
     let once = async || Kernel::connect(&a.address).await?.execute(text, params).await;
     let Some(wait) = a.wait else { return once().await };
+    // No waiting makes it one.
+    check_address(&a.address)?;
     let end = Instant::now() + wait;
     loop {
         let late = match once().await {

@@ -209,6 +209,7 @@ fn open_kernel(
     failpoints: &Failpoints,
     health: &health::Health,
 ) -> Result<Arc<Kernel>> {
+    offline::check_restored(data, dir)?;
     let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
     // Nobody else has it: what takes time from here on is reading it, and no other holder is to be blamed for that. If one
     // comes before the store has taken it, that is said again.

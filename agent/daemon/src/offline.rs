@@ -59,6 +59,18 @@ pub struct Restored {
     pub set_aside: Option<PathBuf>,
 }
 
+/// Refuses a directory whose log was set aside by a restore that was cut off then: an empty one in its place would look as
+/// if all were lost.
+pub fn check_restored(data: &Path, dir: &StateDir) -> Result<()> {
+    if data.join(UNFINISHED).exists() && !dir.log().exists() {
+        bail!(
+            "a restore to {} was cut off and the kernel's log is set aside there; run `mew store restore` again, or give the log its name back",
+            data.display()
+        );
+    }
+    Ok(())
+}
+
 /// Makes a data directory of a backup: the same kernel, and a new incarnation of it, as others may have more of the old one
 /// than the backup has. Whole or not at all. A log that is there is refused, or kept beside the new one.
 pub fn restore(backup: impl Read, data: &Path, set_aside: bool) -> Result<Restored> {
@@ -229,4 +241,23 @@ fn last_written_ms(log: &Path) -> Result<u64> {
         }
     }
     Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{StateDir, UNFINISHED, check_restored};
+    use std::fs::create_dir;
+
+    #[test]
+    fn a_log_that_a_cut_off_restore_has_set_aside_is_not_begun_anew() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let dir = StateDir::open(tmp.path()).expect("a data directory");
+        assert!(check_restored(tmp.path(), &dir).is_ok(), "nothing is there yet");
+        create_dir(tmp.path().join(UNFINISHED)).expect("a directory");
+        let why = check_restored(tmp.path(), &dir).expect_err("there is no log");
+        assert!(why.to_string().contains("mew store restore"), "{why}");
+        // One that was cut off before it set anything aside.
+        create_dir(dir.log()).expect("a directory");
+        assert!(check_restored(tmp.path(), &dir).is_ok());
+    }
 }

@@ -246,6 +246,10 @@ impl Link {
             self.state = State::Dialling;
             self.dial(&mut out);
         }
+        // The one that was to come has not: it may have been to an address of before, and that one may never answer.
+        if matches!(self.state, State::Dialling) && self.handover.as_ref().is_some_and(|h| h.is_over(now)) {
+            self.dial(&mut out);
+        }
         self.pump(now, kernel, &mut out);
         self.settle(now);
         self.forget_pulled(now);

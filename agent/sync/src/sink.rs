@@ -137,7 +137,9 @@ fn apply_batch(
     }
     let new = records::conflicts_with(tx, &from.remote)?.saturating_sub(conflicts);
     counts.conflicts = counts.conflicts.saturating_add(new);
-    let position = advance(old.position.as_ref(), incarnation, push);
+    // After a reset nothing of before counts: it was asked for to have everything compared again.
+    let before = old.position.as_ref().filter(|_| reset.is_empty() || old.reset == reset);
+    let position = advance(before, incarnation, push);
     let state = wire::SinkState {
         position: Some(position),
         counts: Some(counts),

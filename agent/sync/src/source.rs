@@ -193,6 +193,11 @@ impl Source {
         self.live
     }
 
+    /// Whether the log was read on this connection.
+    pub fn has_looked(&self) -> bool {
+        self.looked
+    }
+
     pub fn percent(&self) -> u8 {
         if self.live {
             return 100;

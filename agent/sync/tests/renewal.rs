@@ -4,7 +4,7 @@ mod common;
 
 use common::{NOW_MS, connected, handshake, kernel, local};
 use mew_contract::samples::{remote_item, sync_item};
-use mew_contract::snapshot::Keepalive;
+use mew_contract::snapshot::{Direction, Keepalive};
 use mew_contract::{FlowReport, FlowState, LinkState, Problem, Reason, RemoteItem, RemoteReport, SyncItem};
 use mew_kernel::{Kernel, Params};
 use mew_sync::{ConnId, Effect, Event, Link, Now};
@@ -479,4 +479,30 @@ fn what_is_not_known_for_long_is_not_said() {
     let mut s = Side::live(true);
     s.handle(Event::Closed(s.conn, None));
     assert_eq!(s.states(), (LinkState::Disconnected, FlowState::Waiting));
+}
+
+/// The new connection knows at once that a copy is complete, and a little later how far behind it is. Until then it says what
+/// was known.
+#[test]
+fn a_flow_that_is_pulled_is_live_with_its_lag_while_its_connection_is_replaced() {
+    let mut s = Side::new(false);
+    let item = SyncItem { direction: Direction::Pull, ..sync_item() };
+    s.handle(Event::Configure(Box::new(remote(false, &[OLD])), vec![item]));
+    let accept = |flow| Body::FlowAccept(wire::FlowAccept { flow, types: vec!["Task".to_owned()], position: None });
+    let first = wire::SyncPush { revision: "r".into(), upto: 5, live: true, ..wire::SyncPush::default() };
+    s.connect(OLD);
+    let flow = s.greet().opened().expect("the flow is declared");
+    s.hear(accept(flow));
+    s.hear(Body::SyncPush(wire::SyncPush { flow, ..first.clone() }));
+    assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+
+    s.connect(OLD);
+    let flow = s.greet().opened().expect("the flow is declared");
+    s.mono_ms += 100;
+    s.hear(accept(flow));
+    let (_, flows) = s.report();
+    assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(100)), "at most");
+    s.hear(Body::SyncPush(wire::SyncPush { flow, after: 5, ..first }));
+    let (_, flows) = s.report();
+    assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(0)));
 }

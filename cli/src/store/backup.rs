@@ -1,6 +1,6 @@
 //! `mew store backup`: a copy of a running agent's log, over its client API.
 
-use crate::client::check_address;
+use crate::client::{CONNECT, check_address};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 #[derive(Args)]
 pub struct BackupArgs {
@@ -69,8 +70,9 @@ async fn copy(address: &str, to: &mut Target<'_>) -> Result<(Manifest, u64)> {
 
 async fn get(address: &str, path: &str) -> Result<Response<Incoming>> {
     check_address(address)?;
-    let tcp = TcpStream::connect(address)
-        .await
+    let connecting = timeout(CONNECT, TcpStream::connect(address)).await;
+    let tcp = connecting
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .with_context(|| format!("no kernel answers at {address}; is its agent running?"))?;
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
     tokio::spawn(connection);

@@ -1,9 +1,10 @@
 //! A connection that takes the place of another one, because a certificate ends, is another one or comes from another root than
 //! before: when it is asked for, and what is said meanwhile. And what both sides tell each other of the roots that they accept.
 
+use super::own::Own;
 use super::{Effect, Link, Now, State, send};
 use mew_contract::report::{FlowReport, FlowState, LinkState, RemoteReport};
-use mew_contract::snapshot::SyncItem;
+use mew_contract::snapshot::{Direction, SyncItem};
 use mew_kernel::Kernel;
 use mew_wire as wire;
 use wire::frame::Body;
@@ -31,6 +32,10 @@ pub(super) struct Handover {
 }
 
 impl Handover {
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        now.mono_ms.saturating_sub(self.since.mono_ms) >= HANDOVER_MS
+    }
+
     /// Puts what was known in the place of what is not known again yet. A change that has not arrived is at most as old as
     /// the oldest one was then, and the time since.
     fn cover(&self, wall_ms: u64, remote: &mut RemoteReport, flows: &mut [FlowReport]) {
@@ -42,7 +47,8 @@ impl Handover {
             LinkState::Suspended | LinkState::Blocked => return,
         }
         let passed = wall_ms.saturating_sub(self.since.wall_ms);
-        for f in flows.iter_mut().filter(|f| f.problem.is_none() && f.state != FlowState::Live) {
+        let is_known = |f: &FlowReport| f.problem.is_some() || f.state == FlowState::Live && f.lag_ms.is_some();
+        for f in flows.iter_mut().filter(|f| !is_known(f)) {
             let Some(was) = self.flows.iter().find(|w| w.name == f.name) else { continue };
             *f = FlowReport { lag_ms: was.lag_ms.map(|l| l.saturating_add(passed)), pending: None, ..was.clone() };
         }
@@ -155,10 +161,17 @@ impl Link {
     /// Whether all is known again.
     pub(super) fn settle(&mut self, now: Now) {
         let Some(h) = &self.handover else { return };
-        let known = |f: &FlowReport| self.own.get(&f.name).is_none_or(|o| o.live || o.problem.is_some());
+        let sources = self.sources();
+        // A copy that was complete before is live at once, and how far behind it is, is known a little later.
+        let says_its_lag = |o: &Own| match o.item.direction {
+            Direction::Push => sources.get(o.item.name.as_str()).is_some_and(|s| s.has_looked()),
+            Direction::Pull => o.behind.is_some(),
+        };
+        let is_known = |o: &Own| o.problem.is_some() || o.live && says_its_lag(o);
+        let known = |f: &FlowReport| self.own.get(&f.name).is_none_or(is_known);
         let up = matches!(self.state, State::Up(_));
         let settled = up && self.inbound().total >= h.remote.inbound.total && h.flows.iter().all(known);
-        if settled || !self.enabled() || now.mono_ms.saturating_sub(h.since.mono_ms) >= HANDOVER_MS {
+        if settled || !self.enabled() || h.is_over(now) {
             self.handover = None;
         }
     }

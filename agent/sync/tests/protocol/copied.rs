@@ -94,3 +94,23 @@ fn a_sink_that_starts_anew_knows_that_it_has_the_copy() {
     s.push(wire::SyncPush { revision: "another".into(), live: true, ..batch(OURS, 1, 2, vec![task(2)]) });
     assert_eq!(s.flow().state, FlowState::Live);
 }
+
+/// What was there before a reset is compared again: that it was complete says nothing of the new copy.
+#[test]
+fn a_copy_after_a_reset_is_not_complete_because_one_before_was() {
+    let item = |reset: &str| SyncItem { direction: Direction::Pull, reset: Some(reset.to_owned()), ..sync_item() };
+    let mut s = Side::new(vec![item("1")]);
+    s.greet();
+    s.hear(accept(OURS));
+    s.push(wire::SyncPush { live: true, ..batch(OURS, 0, 2, vec![task(1), task(2)]) });
+    assert_eq!(s.flow().state, FlowState::Live);
+
+    s.starts_anew(item("2"));
+    s.hear(accept(OURS));
+    s.push(batch(OURS, 0, 1, vec![task(1)]));
+    assert_eq!((s.flow().state, s.flow().initial_percent), (FlowState::Copying, Some(10)));
+    // Also when the connection breaks in the middle of it.
+    s.starts_anew(item("2"));
+    s.hear(accept(OURS));
+    assert_eq!((s.flow().state, s.flow().initial_percent), (FlowState::Copying, Some(0)));
+}
