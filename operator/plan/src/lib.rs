@@ -217,10 +217,11 @@ fn programmed<'a, T>(
     }
 }
 
-/// Until agents had the time to report to a new leader, it knows less than the old one did: the old status stays.
+/// Until agents had the time to report to a new leader, and it to learn what their reports are about, it knows less than the
+/// old one did: the old status stays.
 fn keeps_old_status(i: &Inputs<'_>, agent: Option<&Agent<'_>>) -> bool {
-    let reported = agent.is_some_and(|a| a.state.report.is_some());
-    !reported && i.now_ms.saturating_sub(i.since_ms) < SILENT_MS
+    let is_known = agent.is_some_and(|a| a.state.report.is_some() && a.state.confirmed.is_some());
+    !is_known && i.now_ms.saturating_sub(i.since_ms) < SILENT_MS
 }
 
 /// Keeps the time of an error that has not changed.

@@ -278,11 +278,11 @@ impl World {
 
     /// It has been ready all the time since [`World::at_rest`], and so has the flow of airports.
     pub fn never_flapped(&self, kind: &str, name: &str, since: &(Value, u64)) -> Result<()> {
-        let now = self.ready_since(kind, name)?;
-        ensure!(now == since.0, "{kind} {name} was {}, and is {now}", since.0);
         let events = self.watcher.events();
         let flap = events.iter().find(|e| e.at_ms > since.1 && e.sync == "flights/airports" && !e.claims_ready);
         ensure!(flap.is_none(), "airports was not ready for a moment: {flap:?}");
+        let now = self.ready_since(kind, name)?;
+        ensure!(now == since.0, "{kind} {name} was {}, and is {now}", since.0);
         Ok(())
     }
 

@@ -67,3 +67,17 @@ fn silence_counts_from_when_the_leader_began_to_listen() {
     w.pass(1);
     assert_eq!(row(&w.settled_sync()), in_progress("Unknown/AgentUnresponsive"));
 }
+
+/// The first thing that an agent says may be about a snapshot that this leader has not planned yet.
+#[test]
+fn a_report_about_a_snapshot_that_the_leader_does_not_know_yet_changes_nothing() {
+    let mut w = World::in_sync();
+    w.settle();
+    let old = w.statuses();
+    w.since_ms = w.now_ms;
+    w.agent().confirmed = None;
+    w.settle();
+    assert_eq!(w.statuses(), old);
+    w.since_ms -= SILENT_MS;
+    assert_eq!(row(&w.settled_sync()), in_progress("Unknown/Pending"), "not for ever");
+}
