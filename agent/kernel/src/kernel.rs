@@ -227,6 +227,9 @@ impl Kernel {
 }
 
 #[cfg(test)]
+mod sharing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use mew_store::{MemDisk, Options};
