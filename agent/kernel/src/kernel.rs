@@ -227,6 +227,8 @@ impl Kernel {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod sharing;
 
 #[cfg(test)]
