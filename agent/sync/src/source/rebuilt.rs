@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mew_contract::samples::{HERE, THERE};
 use mew_kernel::{Kernel, Params};
 use mew_lang::parse_ontology;
-use mew_model::KernelKey;
+use mew_model::name::number;
+use mew_model::{Draft, KernelKey, Value};
 use mew_store::{MemDisk, Options, Store};
 use mew_wire as wire;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ const ONTOLOGY: &str = "node Task { i: Int, n: Int } edge links(a: Task, b: Task
 /// Half of the values that are drawn match.
 const PATTERN: &str = "t: Task WHERE t.n >= 5";
 const FLOW: &str = "here/tasks";
+/// Tasks that another kernel introduces have numbers from here on.
+const ELSEWHERE: u64 = 1_000;
+const MOST_ELSEWHERE: u64 = 4;
 const SEEDS: u64 = 48;
 const STEPS: u64 = 80;
 
@@ -130,9 +134,11 @@ fn next(source: &mut Source, k: &Kernel, sent: &mut Sent) -> Option<u64> {
     Some(p.upto)
 }
 
-/// Tasks t0, t1, … come, change, go and come again, and are linked, whether they match or not.
-fn statement(r: &mut Random, tasks: &mut u64) -> String {
+/// Tasks t0, t1, … come, change, go and come again, and are linked, whether they match or not. Those of the other kernel, if
+/// there is one, are changed and linked to as well.
+fn statement(r: &mut Random, tasks: &mut u64, other: Option<&str>) -> String {
     let (a, b, n) = (r.below(*tasks), r.below(*tasks), r.below(10));
+    let foreign = other.filter(|_| r.below(3) == 0).map(|kernel| (kernel, ELSEWHERE + r.below(MOST_ELSEWHERE)));
     match r.below(12) {
         0 | 1 => {
             let new = *tasks;
@@ -140,22 +146,54 @@ fn statement(r: &mut Random, tasks: &mut u64) -> String {
             format!("SPAWN Task {{_sync_id = \"t{new}\", i = {new}, n = {n}}}")
         }
         2 => format!("SPAWN Task {{_sync_id = \"t{a}\", i = {a}, n = {n}}}"),
-        3..=5 => format!("MATCH t: Task WHERE t.i = {a} SET t.n = {n}"),
+        3..=5 => format!("MATCH t: Task WHERE t.i = {} SET t.n = {n}", foreign.map_or(a, |(_, i)| i)),
         6 => format!("MATCH t: Task WHERE t.i = {a} KILL t"),
-        7..=9 => format!("LINK links(#t{a}, #t{b}) {{w = {n}}}"),
+        7..=9 => {
+            let to = foreign.map_or(format!("#t{b}"), |(kernel, i)| format!("#\"{kernel}/{i}\""));
+            format!("LINK links(#t{a}, {to}) {{w = {n}}}")
+        }
         10 => format!("UNLINK links(#t{a}, _)"),
         _ => format!("MATCH x: Task, links(x, _) AS e WHERE x.i = {a} SET e.w = {n}"),
     }
 }
 
+/// A version of one of its own tasks arrives from another kernel.
+fn arrives(k: &Kernel, r: &mut Random, from: &str) -> String {
+    let (i, n) = (ELSEWHERE + r.below(MOST_ELSEWHERE), r.below(10));
+    let (key, id) = (KernelKey::of(from), format!("{from}/{i}"));
+    let text = format!("{id} arrives with n = {n}");
+    let written = k.write(NOW_MS, move |tx| {
+        let old = match tx.find(&id)? {
+            Some(ent) => tx.get(ent)?,
+            None => None,
+        };
+        let (mut d, time) = match &old {
+            Some(s) => {
+                let e = s.entity()?;
+                (e.to_draft(), Some(e.time))
+            }
+            None => (Draft::new(number("Task"), id), None),
+        };
+        d.set(number("i"), Value::Int(i as i64));
+        d.set(number("n"), Value::Int(n as i64));
+        d.stamp(key, NOW_MS, time);
+        tx.put(d.encode().into(), key, old.as_ref())
+    });
+    written.expect("a disk in memory");
+    text
+}
+
 /// One transaction, of one statement or of several. Some name what is gone or there already, and then nothing happens.
-fn write(k: &Kernel, r: &mut Random, tasks: &mut u64) -> String {
+fn write(k: &Kernel, r: &mut Random, tasks: &mut u64, other: Option<&str>) -> String {
+    if let Some(from) = other.filter(|_| r.below(4) == 0) {
+        return arrives(k, r, from);
+    }
     let text = match r.below(5) {
         0 => {
-            let all: Vec<String> = (0..3).map(|_| statement(r, tasks)).collect();
+            let all: Vec<String> = (0..3).map(|_| statement(r, tasks, other)).collect();
             format!("BEGIN; {}; COMMIT", all.join("; "))
         }
-        _ => statement(r, tasks),
+        _ => statement(r, tasks, other),
     };
     if let Err(e) = k.execute(NOW_MS, &text, &Params::new()) {
         let why = e.to_string();
@@ -164,8 +202,8 @@ fn write(k: &Kernel, r: &mut Random, tasks: &mut u64) -> String {
     text
 }
 
-#[test]
-fn a_source_that_begins_anew_knows_and_sends_what_the_live_one_does() {
+/// Random histories, of which up to `most` transactions come between two looks at the log.
+fn begins_anew_alike(other: Option<&str>, most: u64) {
     let (mut entities, mut leaves, mut rebuilt) = (0, 0, 0);
     for seed in 0..SEEDS {
         let r = &mut Random(seed);
@@ -176,10 +214,10 @@ fn a_source_that_begins_anew_knows_and_sends_what_the_live_one_does() {
             let mut again = f.again();
             f.same_members(&again, &format!("seed {seed}, before step {step}"));
             rebuilt += u64::from(saved(&f.kernel).covers < f.live.acked);
-            let text = write(&f.kernel, r, &mut tasks);
+            let texts: Vec<String> = (0..=r.below(most)).map(|_| write(&f.kernel, r, &mut tasks, other)).collect();
             let (by_live, mut by_again) = (f.pump(), Sent::default());
             while next(&mut again, &f.kernel, &mut by_again).is_some() {}
-            assert_eq!(by_live, by_again, "seed {seed}, step {step}: {text}");
+            assert_eq!(by_live, by_again, "seed {seed}, step {step}: {texts:?}");
             (entities, leaves) = (entities + by_live.entities.len(), leaves + by_live.leaves.len());
             // A connection that ended: what was made of the log goes on.
             if r.below(10) == 0 {
@@ -189,4 +227,27 @@ fn a_source_that_begins_anew_knows_and_sends_what_the_live_one_does() {
         }
     }
     assert!(entities > 0 && leaves > 0 && rebuilt > 0, "{entities} entities, {leaves} leaves, {rebuilt} rebuilt");
+}
+
+#[test]
+fn a_source_that_begins_anew_knows_and_sends_what_the_live_one_does() {
+    begins_anew_alike(None, 1);
+}
+
+/// The feed leaves out what was superseded before it was read; the history that members are made of does not.
+#[test]
+fn also_when_it_reads_several_changes_at_once() {
+    begins_anew_alike(None, 4);
+}
+
+/// What the sink introduced it has; it is sent only what is written here.
+#[test]
+fn also_when_the_sink_writes() {
+    begins_anew_alike(Some(THERE), 1);
+}
+
+/// What a third kernel introduced is not passed on, and so brings no edges along.
+#[test]
+fn also_when_a_third_kernel_writes() {
+    begins_anew_alike(Some("plant.third"), 1);
 }
