@@ -227,6 +227,11 @@ impl Kernel {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
+mod sharing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use mew_store::{MemDisk, Options};

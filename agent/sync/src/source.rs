@@ -409,3 +409,6 @@ impl Batch {
         self.oldest_ms = if self.oldest_ms == 0 { ms } else { self.oldest_ms.min(ms) };
     }
 }
+
+#[cfg(test)]
+mod rebuilt;
