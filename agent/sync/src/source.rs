@@ -137,6 +137,9 @@ impl Source {
             let view = kernel.view();
             for s in chunk.drain(..).filter(|s| s.seq <= to) {
                 let e = s.entity()?;
+                if self.is_anothers(&s) {
+                    continue;
+                }
                 let d = if s.seq <= self.acked { Some(&self.definition) } else { previous };
                 if e.ends().next().is_none() {
                     // Nodes from before the flow's start were not sent.
@@ -164,6 +167,16 @@ impl Source {
         }
         self.members.covers = self.members.covers.max(to);
         Ok(())
+    }
+
+    /// What a third kernel introduced is not ours to pass on.
+    fn is_anothers(&self, s: &Stored) -> bool {
+        s.origin != KernelKey(0) && s.origin != self.peer
+    }
+
+    /// The peer has what it wrote last itself.
+    fn is_theirs(&self, e: &EntityRef<'_>) -> bool {
+        e.kernel == self.peer
     }
 
     /// Whether the sink would have this version under the definition in force.
@@ -299,11 +312,7 @@ impl Source {
     fn one(&mut self, view: &View<'_>, s: Stored, out: &mut Batch) -> Result<(), StoreError> {
         let e = s.entity()?;
         let member = self.members.contains(s.ent);
-        // What the peer wrote last it has; what a third kernel introduced is not ours to pass on.
-        if e.kernel == self.peer || (s.origin != KernelKey(0) && s.origin != self.peer) {
-            if s.origin == self.peer && self.has(view, &e)? {
-                self.members.enter(s.ent, s.seq, s.seq);
-            }
+        if self.is_anothers(&s) {
             return Ok(());
         }
         if e.ends().next().is_some() {
@@ -312,7 +321,7 @@ impl Source {
         }
         let matches = self.definition.matches(&e, &self.ontology);
         if matches {
-            let held_already = self.members.is_sure(s.ent) && s.seq <= self.skip_to;
+            let held_already = self.is_theirs(&e) || (self.members.is_sure(s.ent) && s.seq <= self.skip_to);
             let (ent, seq) = (s.ent, s.seq);
             if !held_already {
                 out.push(s);
@@ -324,6 +333,8 @@ impl Source {
                 self.brought = (seq, passed.collect::<Result<_, _>>()?);
                 out.upto = seq - u64::from(!self.brought.1.is_empty());
             }
+        } else if member && self.is_theirs(&e) {
+            self.members.forget(s.ent);
         } else if member {
             self.members.leave(s.ent, s.seq);
             if e.deleted {
@@ -339,11 +350,13 @@ impl Source {
     /// An edge, told of with everything up to `seq`: its own, or that of the end that brings it.
     fn edge(&mut self, view: &View<'_>, s: Stored, seq: u64, out: &mut Batch) -> Result<(), StoreError> {
         let e = s.entity()?;
-        if !self.definition.edges || !self.definition.types.contains(&e.ty) {
+        if self.is_anothers(&s) || !self.definition.edges || !self.definition.types.contains(&e.ty) {
             return Ok(());
         }
         if e.deleted {
-            if self.members.contains(s.ent) {
+            if self.is_theirs(&e) {
+                self.members.forget(s.ent);
+            } else if self.members.contains(s.ent) {
                 self.members.leave(s.ent, s.seq);
                 out.push(s);
             }
@@ -352,7 +365,7 @@ impl Source {
         if !self.has(view, &e)? {
             return Ok(());
         }
-        let known = self.members.is_sure(s.ent) && s.seq <= self.skip_to;
+        let known = self.is_theirs(&e) || (self.members.is_sure(s.ent) && s.seq <= self.skip_to);
         self.members.enter(s.ent, s.seq, seq);
         if !known {
             out.push(s);
