@@ -10,8 +10,7 @@ use mew_wire::value::Value as Kind;
 use mew_wire::{ExecuteRequest, ExecuteResponse, Row, StatusRequest, Value};
 use std::any::Any;
 use std::path::Path;
-use std::sync::Arc;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 
 const NAMESPACE: &str = "bench";
@@ -47,23 +46,24 @@ spec:
 pub struct Ours {
     pub source: Side,
     pub sink: Side,
-    runtime: Arc<Runtime>,
     loaded: u64,
 }
 
 /// One connection to a kernel.
 struct Client {
-    runtime: Arc<Runtime>,
+    /// Its own, and of one thread, as the other side's client has.
+    runtime: Runtime,
     kernel: KernelClient<Channel>,
 }
 
 impl Client {
-    fn connect(runtime: &Arc<Runtime>, port: u16) -> Result<Self> {
+    fn connect(port: u16) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build().context("a runtime")?;
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.tcp_nodelay(true);
         let channel = runtime.block_on(endpoint.connect())?;
         let kernel =
             KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-        Ok(Client { runtime: runtime.clone(), kernel })
+        Ok(Client { runtime, kernel })
     }
 
     fn execute(&mut self, text: &str) -> Result<ExecuteResponse> {
@@ -96,19 +96,14 @@ impl Ours {
         for s in [&mut source, &mut sink] {
             s.wait_open()?;
         }
-        let runtime = Runtime::new().context("a runtime")?;
-        let mut o = Ours { source, sink, runtime: Arc::new(runtime), loaded: 0 };
+        let mut o = Ours { source, sink, loaded: 0 };
         let start = std::time::Instant::now();
-        let mut c = o.client(o.source.api)?;
+        let mut c = Client::connect(o.source.api)?;
         crate::measure::elapsed_until(start, "the connection", || {
             o.source.check()?;
             Ok(c.status()?["remotes"][0]["state"] == "Connected")
         })?;
         Ok(o)
-    }
-
-    fn client(&self, port: u16) -> Result<Client> {
-        Client::connect(&self.runtime, port)
     }
 
     fn agents(&self) -> (Vec<u32>, Vec<u32>) {
@@ -119,7 +114,7 @@ impl Ours {
 
 impl Runner for Ours {
     fn load(&mut self, n: u64) -> Result<()> {
-        let mut c = self.client(self.source.api)?;
+        let mut c = Client::connect(self.source.api)?;
         for first in (0..n).step_by(LOAD as usize) {
             let row = |i: u64| {
                 let t = task(i, 0);
@@ -139,12 +134,12 @@ impl Runner for Ours {
     }
 
     fn copied(&mut self) -> Result<Option<u64>> {
-        let s = self.client(self.source.api)?.status()?;
+        let s = Client::connect(self.source.api)?.status()?;
         let f = &s["syncs"][0];
         if f["state"] != "Live" {
             return Ok(None);
         }
-        let rows = self.client(self.sink.api)?.execute("MATCH t: Task RETURN COUNT(*)")?;
+        let rows = Client::connect(self.sink.api)?.execute("MATCH t: Task RETURN COUNT(*)")?;
         match rows.rows.first().and_then(|r| r.values.first()).and_then(|v| v.value.as_ref()) {
             Some(Kind::Int(n)) => Ok(Some(*n as u64)),
             other => anyhow::bail!("a count was answered by {other:?}"),
@@ -152,11 +147,11 @@ impl Runner for Ours {
     }
 
     fn writer(&self) -> Result<Box<dyn Writer>> {
-        Ok(Box::new(self.client(self.source.api)?))
+        Ok(Box::new(Client::connect(self.source.api)?))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(self.client(self.sink.api)?))
+        Ok(Box::new(Client::connect(self.sink.api)?))
     }
 
     fn stop_sink(&mut self) -> Result<()> {
@@ -181,7 +176,7 @@ impl Runner for Ours {
     fn same(&mut self) -> Result<bool> {
         /// Rows of one answer must fit into one message.
         const STEP: u64 = 100_000;
-        let (mut source, mut sink) = (self.client(self.source.api)?, self.client(self.sink.api)?);
+        let (mut source, mut sink) = (Client::connect(self.source.api)?, Client::connect(self.sink.api)?);
         let mut compared = 0;
         for first in (0..self.loaded).step_by(STEP as usize) {
             let (from, to) = (task(first, 0).code, task(first + STEP, 0).code);
