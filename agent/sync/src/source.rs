@@ -179,18 +179,6 @@ impl Source {
         e.kernel == self.peer
     }
 
-    /// Whether the sink would have this version under the definition in force.
-    fn has(&self, view: &View<'_>, e: &EntityRef<'_>) -> Result<bool, StoreError> {
-        let d = &self.definition;
-        if e.ends().next().is_none() {
-            return Ok(d.matches(e, &self.ontology));
-        }
-        if e.deleted || !d.edges || !d.types.contains(&e.ty) {
-            return Ok(false);
-        }
-        Ok(ends_that_may_be_known(Some(d), view, e)?.is_some_and(|ends| ends.iter().any(|n| self.members.contains(*n))))
-    }
-
     pub fn ack(&mut self, upto: u64) {
         while self.in_flight.front().is_some_and(|f| f.upto <= upto) {
             if let Some(f) = self.in_flight.pop_front() {
@@ -362,7 +350,8 @@ impl Source {
             }
             return Ok(());
         }
-        if !self.has(view, &e)? {
+        let ends = ends_that_may_be_known(Some(&self.definition), view, &e)?;
+        if !ends.is_some_and(|ends| ends.iter().any(|n| self.members.contains(*n))) {
             return Ok(());
         }
         let known = self.is_theirs(&e) || (self.members.is_sure(s.ent) && s.seq <= self.skip_to);

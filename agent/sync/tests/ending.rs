@@ -54,6 +54,17 @@ impl Side {
         (s, head)
     }
 
+    /// One whose peer has pulled everything that is written.
+    fn pulled() -> Self {
+        let mut s = Side::new(false, Vec::new());
+        s.write(TASK);
+        s.connected();
+        s.greeted();
+        let upto = last_push(&s.pulls("Task"));
+        s.acks(1, upto);
+        s
+    }
+
     /// What it says to the peer.
     fn handle(&mut self, e: Event) -> Vec<Body> {
         let mut said = Vec::new();
@@ -266,12 +277,7 @@ fn what_the_peer_pulls_is_waited_for_as_well() {
 /// Between its handshake and the moment at which it asks for them, a peer has no flows.
 #[test]
 fn what_the_peer_pulled_before_is_waited_for_until_it_asks_again() {
-    let mut s = Side::new(false, Vec::new());
-    s.write(TASK);
-    s.connected();
-    s.greeted();
-    let upto = last_push(&s.pulls("Task"));
-    s.acks(1, upto);
+    let mut s = Side::pulled();
     let head = s.kernel.head();
     s.comes_back();
     assert!(s.outstanding().is_empty(), "it has everything: {:?}", s.outstanding());
@@ -302,12 +308,7 @@ fn what_the_peer_pulled_before_is_waited_for_until_it_asks_again() {
 
 #[test]
 fn what_the_peer_may_not_pull_any_more_is_not_waited_for() {
-    let mut s = Side::new(false, Vec::new());
-    s.write(TASK);
-    s.connected();
-    s.greeted();
-    let upto = last_push(&s.pulls("Task"));
-    s.acks(1, upto);
+    let mut s = Side::pulled();
     s.comes_back();
     s.write(TASK);
     assert!(s.one().0);

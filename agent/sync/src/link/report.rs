@@ -52,7 +52,7 @@ impl Link {
                 };
                 let (lag_ms, pending) = match (o.item.direction, source, o.behind) {
                     (Direction::Push, Some(s), _) => {
-                        (s.lag_ms(wall_ms).filter(|_| o.live), Some(s.pending(kernel.head())))
+                        (o.live.then(|| s.lag_ms(wall_ms)).flatten(), Some(s.pending(kernel.head())))
                     }
                     (Direction::Pull, _, Some((pending, oldest))) if state == FlowState::Live => {
                         (Some(if oldest == 0 { 0 } else { wall_ms.saturating_sub(oldest) }), Some(pending))
