@@ -82,6 +82,7 @@ mod tests {
             rejected: vec![],
             remotes: vec![],
             syncs: vec![],
+            silent: None,
             certificate_not_after_ms: None,
             certificate_root: None,
             problem: None,

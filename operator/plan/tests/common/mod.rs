@@ -1,7 +1,7 @@
 //! What the planner's tests share: a world of objects, one agent and a clock, and kstatus as cli-utils computes it.
 #![allow(dead_code)]
 
-use mew_contract::report::{Inbound, Roots};
+use mew_contract::report::{Inbound, Names, Roots};
 use mew_contract::snapshot::Direction;
 use mew_contract::{
     FlowReport, FlowState, LinkState, PeerInfo, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem,
@@ -198,13 +198,14 @@ impl World {
             rejected: vec![],
             remotes,
             syncs,
+            silent: None,
             certificate_not_after_ms: Some(START_MS + 72 * HOUR_MS),
             certificate_root: None,
             problem: None,
         };
         let now_ms = self.now_ms;
         let a = self.agent();
-        a.report = Some(Arc::new(report));
+        a.report = Some(Arc::new(report.holding(&Names::of(&snapshot))));
         a.confirmed = Some(Arc::new(Items::of(&snapshot)));
         a.reported_ms = now_ms;
     }
