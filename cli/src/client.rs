@@ -78,7 +78,7 @@ impl Kernel {
     /// Rows of a query.
     pub async fn rows(&self, text: &str) -> Result<Vec<Vec<Value>>> {
         let r = self.execute(text, &BTreeMap::new()).await?;
-        Ok(r.rows.iter().map(|r| r.values.iter().map(value_from_wire).collect()).collect())
+        Ok(r.rows.into_iter().map(|r| r.values.into_iter().map(value_from_wire).collect()).collect())
     }
 
     pub async fn records(&self, kind: &str, limit: u32) -> Result<RecordsResponse> {

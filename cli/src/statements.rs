@@ -117,7 +117,7 @@ pub async fn run(a: StatementArgs) -> Result<()> {
         params.insert(k.to_owned(), literal(v));
     }
     let done = execute(&a, &text, &params).await?;
-    let cell = |v: &mew_wire::Value| match value_from_wire(v) {
+    let cell = |v: &mew_wire::Value| match value_from_wire(v.clone()) {
         Value::String(s) => s,
         Value::Null => String::new(),
         v => v.to_string(),

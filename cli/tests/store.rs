@@ -64,7 +64,7 @@ fn task(n: u32, name: &str) -> Change {
     let mut d = Draft::new(number("Task"), format!("task-{n}"));
     d.set(number("name"), Value::String(name.to_owned()));
     d.stamp(KernelKey::of(KERNEL), 1_700_000_000_000, None);
-    Change { ent: n, origin: KernelKey(0), bytes: d.encode().into() }
+    Change { ent: n, origin: KernelKey(0), bytes: d.encode().into(), found: None }
 }
 
 /// Tasks in several segments, each of them in so many versions, one commit each.

@@ -157,7 +157,7 @@ pub fn log(disk: &MemDisk, segment_bytes: u32) -> Store {
             d.stamp(KernelKey::of(HERE), NOW_MS + clock, None);
             let next = numbers.len() as u32;
             let ent = *numbers.entry(d.sync_id.clone()).or_insert(next);
-            changes.push(Change { ent, origin: KernelKey(0), bytes: d.encode().into() });
+            changes.push(Change { ent, origin: KernelKey(0), bytes: d.encode().into(), found: None });
         }
         let facts = vec![(fact.0.as_bytes().to_vec(), fact.1.as_bytes().to_vec())];
         store.commit(Batch { changes, facts }).expect("a disk in memory takes it");

@@ -206,7 +206,7 @@ fn log() -> (MemDisk, Vec<usize>) {
             let mut d = Draft::new(number("Task"), format!("task-{ent}"));
             d.set(number("title"), Value::String("x".repeat(1 + (ent as usize * 7) % 60)));
             d.stamp(KernelKey::of("plant.a"), 1_700_000_000_000 + u64::from(ent), None);
-            Change { ent, origin: KernelKey(0), bytes: d.encode().into() }
+            Change { ent, origin: KernelKey(0), bytes: d.encode().into(), found: None }
         };
         let changes: Vec<Change> = (first..=first + n % 3).map(change).collect();
         ends.push(ends[ends.len() - 1] + changes.len());

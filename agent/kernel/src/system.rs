@@ -6,7 +6,7 @@ use crate::tx::Tx;
 use bytes::Bytes;
 use mew_model::ontology::Type;
 use mew_model::{Draft, KernelKey};
-use mew_store::Stored;
+use mew_store::{Loc, Stored};
 use std::ops::ControlFlow;
 
 /// Takes one record, and says whether more are wanted.
@@ -18,5 +18,12 @@ pub type Records = dyn Fn(&Tx<'_>, &Type, Take<'_>) -> Result<ControlFlow<()>, K
 
 /// A record in the form that expressions read. No entity has its number.
 pub(crate) fn as_row(record: &Draft) -> Stored {
-    Stored { ent: u32::MAX, seq: 0, origin: KernelKey(0), crc: 0, bytes: Bytes::from(record.encode()) }
+    Stored {
+        ent: u32::MAX,
+        seq: 0,
+        origin: KernelKey(0),
+        crc: 0,
+        bytes: Bytes::from(record.encode()),
+        place: Loc::NONE,
+    }
 }

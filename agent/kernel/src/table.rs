@@ -56,11 +56,10 @@ impl Kernel {
             let mut params: Params = table.names.iter().map(|n| (n.clone(), Value::Null)).collect();
             let mut out = Output { columns: columns_of(plans.last()), ..Output::default() };
             let (mut summary, mut orders) = (Summary::default(), Orders::default());
+            let places: Vec<usize> = table.names.iter().filter_map(|n| params.place(n)).collect();
             for (i, row) in table.rows.into_iter().enumerate() {
-                for (name, v) in table.names.iter().zip(row) {
-                    if let Some(p) = params.get_mut(name) {
-                        *p = v;
-                    }
+                for (place, v) in places.iter().zip(row) {
+                    params.set(*place, v);
                 }
                 let done = run_all(tx, &params, Bound::new(), &plans, &mut orders);
                 let done = done.map_err(|e| KernelError::Row(i, Box::new(e)))?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use mew_model::ontology::Type;
 use mew_model::{EntityRef, Number, Ontology, ValueRef, entity};
-use mew_store::{Batch, Change, MAX_FRAME, OrderKey, Stored, View, is_fact};
+use mew_store::{Batch, Change, Loc, MAX_FRAME, OrderKey, Stored, View, is_fact};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
@@ -46,10 +46,15 @@ const MOST_BYTES: usize = MAX_FRAME / 2;
 const AROUND: usize = 64;
 
 impl Layer {
-    fn put(&mut self, c: Change) {
+    fn put(&mut self, mut c: Change) {
         self.bytes += c.bytes.len();
         match self.at.get(&c.ent) {
-            Some(i) => self.bytes -= std::mem::replace(&mut self.changes[*i], c).bytes.len(),
+            Some(i) => {
+                let was = &mut self.changes[*i];
+                // The commit replaces what the first change found.
+                c.found = was.found.take();
+                self.bytes -= std::mem::replace(was, c).bytes.len();
+            }
             None => {
                 self.bytes += AROUND;
                 self.at.insert(c.ent, self.changes.len());
@@ -179,12 +184,24 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// What [`Tx::find`] finds.
+    pub fn found(&self, sync_id: &str) -> Result<Option<Stored>> {
+        if let Some(e) = self.over().find_map(|l| l.ids.get(sync_id)) {
+            return self.get(*e);
+        }
+        match self.view.found(sync_id)? {
+            Some(s) if self.has_changed(s.ent) => self.get(s.ent),
+            found => Ok(found),
+        }
+    }
+
     /// The newest version, tombstones included.
     pub fn get(&self, ent: u32) -> Result<Option<Stored>> {
         for l in self.over() {
             if let Some(i) = l.at.get(&ent) {
                 let c = &l.changes[*i];
-                return Ok(Some(Stored { ent, seq: 0, origin: c.origin, crc: 0, bytes: c.bytes.clone() }));
+                let (origin, bytes, place) = (c.origin, c.bytes.clone(), Loc::NONE);
+                return Ok(Some(Stored { ent, seq: 0, origin, crc: 0, bytes, place }));
             }
         }
         Ok(self.view.get(ent)?)
@@ -196,10 +213,12 @@ impl<'a> Tx<'a> {
     }
 
     pub fn living(&self, ent: u32) -> Result<Option<Stored>> {
-        Ok(match self.get(ent)? {
-            Some(s) if !s.entity()?.deleted => Some(s),
-            _ => None,
-        })
+        living(self.get(ent)?)
+    }
+
+    /// The newest version of what lives under this id.
+    pub fn living_as(&self, sync_id: &str) -> Result<Option<Stored>> {
+        living(self.found(sync_id)?)
     }
 
     /// Living entities of exactly this type.
@@ -333,6 +352,12 @@ impl<'a> Tx<'a> {
         Ok(all.into_iter().collect())
     }
 
+    /// Whether there is a fact whose key begins with `prefix`. One that this commit takes away may count.
+    pub fn may_have_facts(&self, prefix: &[u8]) -> Result<bool> {
+        let added = |l: &Layer| l.facts.range(prefix.to_vec()..).next().is_some_and(|(k, _)| k.starts_with(prefix));
+        Ok(self.view.has_facts(prefix)? || self.layers.iter().any(added))
+    }
+
     /// Keys of facts that begin with `prefix`, ascending.
     pub fn fact_keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut all: BTreeSet<Vec<u8>> = self.view.fact_keys(prefix)?.into_iter().collect();
@@ -383,11 +408,15 @@ impl<'a> Tx<'a> {
         {
             return Ok(Some(s));
         }
-        match self.find(reference)? {
-            Some(ent) => self.living(ent),
-            None => Ok(None),
-        }
+        self.living_as(reference)
     }
+}
+
+fn living(found: Option<Stored>) -> Result<Option<Stored>> {
+    Ok(match found {
+        Some(s) if !s.entity()?.deleted => Some(s),
+        _ => None,
+    })
 }
 
 /// Ascending, with what was added since and without what was taken away, in the order in which that happened.

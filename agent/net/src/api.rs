@@ -206,11 +206,11 @@ impl KernelService for Api {
     async fn execute(&self, req: Request<wire::ExecuteRequest>) -> Result<Response<wire::ExecuteResponse>, Status> {
         let r = req.into_inner();
         let arguments = match r.rows.is_empty() && r.row_names.is_empty() {
-            true => Arguments::Once(r.params.iter().map(|(k, v)| (k.clone(), value_from_wire(v))).collect()),
+            true => Arguments::Once(r.params.into_iter().map(|(k, v)| (k, value_from_wire(v))).collect()),
             false if !r.params.is_empty() => return Err(Status::invalid_argument("either params or rows, not both")),
             false => Arguments::Rows(Table {
                 names: r.row_names,
-                rows: r.rows.iter().map(|r| r.values.iter().map(value_from_wire).collect()).collect(),
+                rows: r.rows.into_iter().map(|r| r.values.into_iter().map(value_from_wire).collect()).collect(),
             }),
         };
         let out = execute(self, r.text.clone(), arguments).await.map_err(|e| to_status(&e, &r.text))?;

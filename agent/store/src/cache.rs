@@ -4,8 +4,8 @@ use crate::log::{Loc, Record};
 use crate::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
-/// Records that are kept; each holds on to about 600 bytes.
-const SLOTS: usize = 4096;
+/// Records that are kept, each with about 100 bytes around it.
+const SLOTS: usize = 8192;
 /// Longer ones are not kept.
 const MOST_BYTES: usize = 2048;
 /// So that readers do not wait for each other.

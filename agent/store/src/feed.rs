@@ -63,7 +63,6 @@ impl Store {
         }
         let chunk = chunk.freeze();
         let start = out.len();
-        let mut offs = Vec::new();
         let base = place.offset;
         // What the checkpoint covers was not checked when the store was opened.
         let mut damaged = None;
@@ -75,8 +74,15 @@ impl Store {
                     return;
                 }
                 place.seq = r.seq;
-                out.push(Stored { ent: r.ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes });
-                offs.push(base + at as u32);
+                let found = Loc::new(place.segment, base + at as u32);
+                out.push(Stored {
+                    ent: r.ent,
+                    seq: r.seq,
+                    origin: KernelKey(r.origin),
+                    crc: r.crc,
+                    bytes,
+                    place: found,
+                });
             }
         });
         // What comes before it is read first.
@@ -97,7 +103,7 @@ impl Store {
             let mut i = 0;
             out.retain(|c| {
                 i += 1;
-                i <= start || st.index.loc(c.ent) == Loc::new(place.segment, offs[i - 1 - start])
+                i <= start || st.index.loc(c.ent) == c.place
             });
         }
         Ok(Some(true))

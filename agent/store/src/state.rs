@@ -7,7 +7,7 @@ use crate::index::{Index, is_alike};
 use crate::log::{Loc, LogError, RECORD, Record, record_at};
 use crate::segment::Segment;
 use crate::types::{Result, StoreError, Stored};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hashbrown::HashMap;
 use mew_model::{EntityRef, KernelKey, Ontology};
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ impl State {
             Loc::NONE => Ok(None),
             loc => {
                 let (r, bytes) = self.read_record(loc)?;
-                Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes }))
+                Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes, place: loc }))
             }
         }
     }
@@ -126,14 +126,14 @@ impl State {
     }
 
     /// Makes a written version visible. `ends` are those of a living edge.
-    /// `old` is what was found before and where, if somebody looked.
+    /// `old` is what was found before, if somebody looked.
     pub fn publish(
         &mut self,
         ent: u32,
         new: &EntityRef<'_>,
         ends: Option<[u32; 2]>,
         loc: Loc,
-        old: Option<&(Loc, Stored)>,
+        old: Option<&Stored>,
     ) -> Result<()> {
         let o = self.ontology.clone();
         let old_loc = self.index.loc(ent);
@@ -148,8 +148,8 @@ impl State {
         } else {
             if self.index.needs_old(new.ty, &o) {
                 // A change of the same batch may have come between, or compaction.
-                let old = match old.filter(|old| old.0 == old_loc) {
-                    Some((_, old)) => old.clone(),
+                let old = match old.filter(|old| old.place == old_loc) {
+                    Some(old) => old.clone(),
                     None => self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?,
                 };
                 // Most writes change what nothing is derived from. A look needs to be told all of what was.
@@ -202,18 +202,22 @@ pub fn read_from(file: &dyn DiskFile, loc: Loc, cache: &Cache) -> Result<(Record
         let (segment, offset) = (loc.segment(), loc.offset().into());
         StoreError::Log(LogError::Damaged { segment, offset, why: why.to_owned() })
     };
-    let mut buf = BytesMut::zeroed(RECORD + READ_AHEAD);
-    let n = file.read_at(&mut buf, loc.offset().into())?;
-    let r = record_at(&buf[..n], 0).ok_or_else(|| damaged("record header"))?;
+    let mut first = [0; RECORD + READ_AHEAD];
+    let n = file.read_at(&mut first, loc.offset().into())?;
+    let r = record_at(&first[..n], 0).ok_or_else(|| damaged("record header"))?;
     let len = RECORD + r.len as usize;
-    if len > n {
-        buf.resize(len, 0);
-        if file.read_at(&mut buf[n..], u64::from(loc.offset()) + n as u64)? < len - n {
+    let body = if len <= n {
+        // What is kept takes no more than it needs.
+        Bytes::copy_from_slice(&first[RECORD..len])
+    } else {
+        let mut all = vec![0; len - RECORD];
+        let have = n - RECORD;
+        all[..have].copy_from_slice(&first[RECORD..n]);
+        if file.read_at(&mut all[have..], u64::from(loc.offset()) + n as u64)? < len - n {
             return Err(damaged("the record is cut off"));
         }
-    }
-    buf.truncate(len);
-    let body = buf.freeze().slice(RECORD..);
+        Bytes::from(all)
+    };
     if crc32c::crc32c(&body) != r.crc {
         return Err(damaged("record checksum"));
     }

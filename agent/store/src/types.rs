@@ -1,7 +1,7 @@
 //! What goes in and comes out of a store, and what can go wrong.
 
 use crate::checkpoint::CheckpointError;
-use crate::log::{LogError, MAX_FACT_KEY, MAX_FRAME};
+use crate::log::{Loc, LogError, MAX_FACT_KEY, MAX_FRAME};
 use bytes::Bytes;
 use mew_model::entity::MAX_ENTITY;
 use mew_model::{EntityRef, KernelKey};
@@ -71,6 +71,8 @@ pub struct Change {
     pub ent: u32,
     pub origin: KernelKey,
     pub bytes: Bytes,
+    /// What the writer found to replace, if it looked: if that is still so, it is not read again.
+    pub found: Option<Stored>,
 }
 
 /// A stored version.
@@ -82,6 +84,8 @@ pub struct Stored {
     pub origin: KernelKey,
     pub crc: u32,
     pub bytes: Bytes,
+    /// Where it was found; nowhere, if it is not committed.
+    pub place: Loc,
 }
 
 impl Stored {

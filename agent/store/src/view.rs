@@ -66,6 +66,11 @@ impl<'a> View<'a> {
 
     /// Also finds tombstones.
     pub fn find(&self, sync_id: &str) -> Result<Option<u32>> {
+        Ok(self.found(sync_id)?.map(|s| s.ent))
+    }
+
+    /// What [`View::find`] finds: it is read for that.
+    pub fn found(&self, sync_id: &str) -> Result<Option<Stored>> {
         let (first, others) = {
             let st = self.state()?;
             let older = (!self.is_newest(&st)).then(|| st.history.find(sync_id));
@@ -75,7 +80,7 @@ impl<'a> View<'a> {
             if let Some(s) = self.get(ent)?
                 && EntityRef::read(&s.bytes).is_ok_and(|e| e.sync_id == sync_id)
             {
-                return Ok(Some(ent));
+                return Ok(Some(s));
             }
         }
         Ok(None)
@@ -89,7 +94,7 @@ impl<'a> View<'a> {
             return Ok(None);
         }
         let (r, bytes) = read(st, loc)?;
-        Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes }))
+        Ok(Some(Stored { ent, seq: r.seq, origin: KernelKey(r.origin), crc: r.crc, bytes, place: loc }))
     }
 
     /// Living entities of exactly this type.
@@ -253,6 +258,16 @@ impl<'a> View<'a> {
 
     pub fn has_fact(&self, key: &[u8]) -> Result<bool> {
         Ok(self.place_of_fact(key)?.is_some())
+    }
+
+    /// Whether there is a fact whose key begins with `prefix`.
+    pub fn has_facts(&self, prefix: &[u8]) -> Result<bool> {
+        let st = self.state()?;
+        if self.is_newest(&st) {
+            return Ok(st.index.facts(prefix).next().is_some());
+        }
+        drop(st);
+        Ok(!self.places(prefix)?.is_empty())
     }
 
     /// Keys that begin with `prefix`, ascending.

@@ -44,23 +44,38 @@ struct Block {
     blocker: String,
 }
 
-/// How many more entities of a flow may be held. They are counted once in a transaction, when one is to be held: a batch may
-/// hold a thousand beside a hundred thousand.
+/// What a transaction knows of the held entities of a flow.
 #[derive(Default)]
-pub struct HeldRoom(Option<usize>);
+pub struct HeldRoom {
+    /// Whether there may be any: mostly there are none, and no version has to be looked up among them.
+    any: Option<bool>,
+    /// How many more there may be. They are counted once, when one is to be held: a batch may hold a thousand beside a hundred
+    /// thousand.
+    left: Option<usize>,
+}
 
 impl HeldRoom {
+    fn may_have(&mut self, tx: &Tx<'_>, from: &Incoming) -> Result<bool, KernelError> {
+        let any = match self.any {
+            Some(any) => any,
+            None => tx.may_have_facts(&records::held_prefix(&from.flow))?,
+        };
+        self.any = Some(any);
+        Ok(any)
+    }
+
     fn take(&mut self, tx: &Tx<'_>, from: &Incoming) -> Result<bool, KernelError> {
-        let left = match self.0 {
+        let left = match self.left {
             Some(n) => n,
             None => MAX_HELD.saturating_sub(tx.count_facts(&records::held_prefix(&from.flow))?),
         };
-        self.0 = Some(left.saturating_sub(1));
+        self.left = Some(left.saturating_sub(1));
+        self.any = Some(true);
         Ok(left > 0)
     }
 
     fn give_back(&mut self) {
-        self.0 = self.0.map(|n| n + 1);
+        self.left = self.left.map(|n| n + 1);
     }
 }
 
@@ -93,6 +108,10 @@ fn settle(
     r: Result<Outcome, Block>,
     room: &mut HeldRoom,
 ) -> Result<Outcome, KernelError> {
+    let r = match r {
+        Ok(o) if !room.may_have(tx, from)? => return Ok(o),
+        r => r,
+    };
     let k = records::held_key(&from.flow, e.sync_id);
     if let Some(old) = records::read::<wire::Held>(tx.fact(&k)?) {
         tx.delete_fact(records::blocked_key(&old.blocker, &from.flow, e.sync_id));
@@ -124,11 +143,7 @@ fn settle(
 type Decision = Result<Result<Outcome, Block>, KernelError>;
 
 fn decide(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>) -> Decision {
-    let local = match tx.find(e.sync_id)? {
-        Some(ent) => tx.get(ent)?,
-        None => None,
-    };
-    let Some(local) = local else {
+    let Some(local) = tx.found(e.sync_id)? else {
         // Deleting what is not here is done already.
         return if e.deleted { Ok(Ok(Outcome::Known)) } else { store(tx, from, bytes, e, None) };
     };
@@ -253,11 +268,7 @@ fn store(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, e: &EntityRef<'_>, loc
         }
     } else {
         for end in e.ends() {
-            let there = match tx.find(end)? {
-                Some(n) => tx.living(n)?.is_some(),
-                None => false,
-            };
-            if !there {
+            if tx.living_as(end)?.is_none() {
                 return blocked("MissingEnd", format!("end {end:?} of the edge is not here"), end);
             }
         }
@@ -339,11 +350,7 @@ pub fn leave(tx: &mut Tx<'_>, from: &Incoming, l: &wire::Leave) -> Result<Outcom
     if !from.delete_on_unmatch {
         return Ok(Outcome::Known);
     }
-    let local = match tx.find(&l.sync_id)? {
-        Some(ent) => tx.living(ent)?,
-        None => None,
-    };
-    let Some(local) = local else { return Ok(Outcome::Known) };
+    let Some(local) = tx.living_as(&l.sync_id)? else { return Ok(Outcome::Known) };
     let (_, delete) = from.rules.grant(local.entity()?.ty);
     let introduced = local.origin == from.peer;
     if !(delete == Some(true) || (delete.is_none() && introduced)) {

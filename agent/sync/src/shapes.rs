@@ -37,7 +37,7 @@ fn to_wire(s: &TypeShape) -> wire::TypeShape {
 
 pub fn from_wire(s: &wire::TypeShape) -> TypeShape {
     let bound = |b: &Option<wire::BoundShape>| {
-        b.as_ref().map(|b| (b.value.as_ref().map_or(Value::Null, value_from_wire), b.inclusive))
+        b.as_ref().map(|b| (b.value.clone().map_or(Value::Null, value_from_wire), b.inclusive))
     };
     TypeShape {
         name: s.name.clone(),
@@ -77,16 +77,16 @@ pub fn value_to_wire(v: &Value) -> wire::Value {
     }
 }
 
-pub fn value_from_wire(v: &wire::Value) -> Value {
+pub fn value_from_wire(v: wire::Value) -> Value {
     use wire::value::Value as W;
-    match &v.value {
+    match v.value {
         None => Value::Null,
-        Some(W::String(s)) => Value::String(s.clone()),
-        Some(W::Int(i)) => Value::Int(*i),
-        Some(W::Float(x)) => Value::Float(*x),
-        Some(W::Bool(b)) => Value::Bool(*b),
-        Some(W::Timestamp(t)) => Value::Timestamp(*t),
-        Some(W::Duration(d)) => Value::Duration(*d),
-        Some(W::Id(s)) => Value::Id(s.clone()),
+        Some(W::String(s)) => Value::String(s),
+        Some(W::Int(i)) => Value::Int(i),
+        Some(W::Float(x)) => Value::Float(x),
+        Some(W::Bool(b)) => Value::Bool(b),
+        Some(W::Timestamp(t)) => Value::Timestamp(t),
+        Some(W::Duration(d)) => Value::Duration(d),
+        Some(W::Id(s)) => Value::Id(s),
     }
 }

@@ -54,11 +54,8 @@ impl Tx<'_> {
             return Err(Violation(format!("{}: {} ends given, {} declared", t.name, ends.len(), params.len())).into());
         }
         for (end, p) in ends.iter().zip(params) {
-            let node = match self.find(end)? {
-                Some(n) => self.living(n)?,
-                None => None,
-            };
-            let node = node.ok_or_else(|| KernelError::NotFound(format!("end {end} of edge {}", t.name)))?;
+            let node =
+                self.living_as(end)?.ok_or_else(|| KernelError::NotFound(format!("end {end} of edge {}", t.name)))?;
             let ty = node.entity()?.ty;
             if !p.ty.as_deref().is_none_or(|want| o.is_one_of(ty, [want])) {
                 let want = p.ty.as_deref().unwrap_or("any");
@@ -83,7 +80,7 @@ impl Tx<'_> {
             Some(old) => {
                 if is_alike(&old.entity()?, &new, &o) {
                     let ent = old.ent;
-                    self.layers[1].put(Change { ent, origin, bytes });
+                    self.layers[1].put(Change { ent, origin, bytes, found: Some(old.clone()) });
                     return Ok(ent);
                 }
                 self.unindex(old.ent, &old.entity()?, &o)?;
@@ -113,7 +110,7 @@ impl Tx<'_> {
                 top.by_end.insert((*b, ent), true);
             }
         }
-        self.layers[1].put(Change { ent, origin, bytes });
+        self.layers[1].put(Change { ent, origin, bytes, found: replaces.cloned() });
         Ok(ent)
     }
 

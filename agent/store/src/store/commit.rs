@@ -15,8 +15,8 @@ use std::collections::HashMap;
 struct Resolved<'b> {
     entity: EntityRef<'b>,
     ends: Option<[u32; 2]>,
-    /// What it replaces, where something is derived from that, and where that is.
-    old: Option<(Loc, Stored)>,
+    /// What it replaces, where something is derived from that.
+    old: Option<Stored>,
 }
 
 impl Store {
@@ -114,9 +114,13 @@ impl Store {
                 true => None,
                 false => st.ends_of(&entity, |id| new.get(id).copied())?.map_err(wrong)?,
             };
-            let needed = st.index.needs_old(entity.ty, &st.ontology);
-            let old = if needed { st.get(c.ent).map_err(unreadable)? } else { None };
-            Ok(Resolved { entity, ends, old: old.map(|old| (st.index.loc(c.ent), old)) })
+            let now = st.index.loc(c.ent);
+            let old = match &c.found {
+                _ if now == Loc::NONE || !st.index.needs_old(entity.ty, &st.ontology) => None,
+                Some(found) if found.place == now => Some(found.clone()),
+                _ => st.get(c.ent).map_err(unreadable)?,
+            };
+            Ok(Resolved { entity, ends, old })
         };
         batch.changes.iter().zip(entities).map(one).collect()
     }

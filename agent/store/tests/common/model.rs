@@ -168,7 +168,7 @@ impl Model {
             None => self.newest.push(Some(row.clone())),
         }
         self.history.push(row);
-        Change { ent, origin: KernelKey(origin), bytes: Bytes::from(bytes) }
+        Change { ent, origin: KernelKey(origin), bytes: Bytes::from(bytes), found: None }
     }
 
     fn ends(&self, r: &Row) -> Option<[u32; 2]> {
