@@ -129,7 +129,7 @@ impl Kernel {
 
     /// Why the kernel cannot be written to until it is opened again, if so.
     pub fn broken(&self) -> Option<String> {
-        self.store.broken()
+        self.store.broken().map(|why| StoreError::Broken(why).to_string())
     }
 
     /// Why nothing can be written now, if so. See [`Store::stuck`].
