@@ -157,7 +157,7 @@ fn a_spare_of_an_earlier_run_is_used_once_it_was_looked_at() {
     let names = segments(&disk);
     // More than half of a segment must be full.
     for n in 0..MORE {
-        commit(&store, &m.batch(&[put_task(10 + n, 20, None)]));
+        commit(&store, &m.batch(&[put_task(10 + MORE + n, 20, None)]));
         disk.set_fault(Fault { room: Some(0), ..Fault::default() });
         store.maintain(&Upkeep::routine(0, 0)).expect("nothing has to be written");
         disk.set_fault(Fault::default());
