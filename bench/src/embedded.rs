@@ -45,8 +45,8 @@ impl Indexes {
         if !self.unique {
             with("code: String [required, unique]", "code: String [required]")?;
         }
-        if self.ordered {
-            with("due: Int [>= 0]", "due: Int [>= 0, indexed]")?;
+        if !self.ordered {
+            with("due: Int [>= 0, indexed]", "due: Int [>= 0]")?;
         }
         Ok(text)
     }

@@ -20,7 +20,7 @@ const RUNS: Duration = Duration::from_millis(20);
 const STANDS: Duration = Duration::from_millis(180);
 /// Rows of a commit of those that the peer will have to catch up with.
 const BULK: usize = 1000;
-/// Between two looks whether the peer is level: each takes a little of the machine.
+/// Between two looks whether the peer has everything: each takes a little of the machine.
 const LOOK: Duration = Duration::from_millis(20);
 /// What all other phases are compared with.
 const ALONE: &str = "no flow";
@@ -33,8 +33,12 @@ pub fn run(dir: &Path, entities: u64, seconds: u64, say: &dyn Fn(&str)) -> Resul
     say(ALONE);
     p.phase(ALONE)?;
     say("the initial copy");
+    let mut is_complete = p.o.copying()?;
     p.o.declare()?;
-    elapsed_until(Instant::now(), "the initial copy", || Ok(p.o.copied()?.is_some()))?;
+    elapsed_until(Instant::now(), "the initial copy", || {
+        thread::sleep(LOOK);
+        is_complete()
+    })?;
     say("live peer");
     p.phase("live peer")?;
     p.level()?;

@@ -1,13 +1,16 @@
 //! The phases of the race, the same for every runner.
 
 use crate::measure::{Pacer, Spread, elapsed_until, spread};
-use crate::rows::{Rng, is_shared};
+use crate::rows::{Rng, changes, is_shared, matching};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Between two looks whether the initial copy is complete: each takes a little of the machine.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What is measured, by name; the unit is in the name.
 pub type Figures = BTreeMap<String, f64>;
@@ -24,12 +27,14 @@ pub struct Plan {
 
 /// A source, a sink, and the replication between them. Both keep running between the calls.
 pub trait Runner {
-    /// Fills the source with [`crate::rows::task`] 0 to `n`; nothing is replicated yet.
+    /// Fills the source with [`crate::rows::task`] 0 to `n`, all projects and the edges; nothing is replicated yet.
     fn load(&mut self, n: u64) -> Result<()>;
-    /// Declares the replication of shared rows; returns at once.
+    /// Declares the replication of projects, of shared tasks and of their edges; returns at once.
     fn declare(&mut self) -> Result<()>;
-    /// Whether the initial copy is complete and durable at the sink, and of how many rows.
-    fn copied(&mut self) -> Result<Option<u64>>;
+    /// Something that tells whether the initial copy is complete and durable at the sink, on a connection of its own.
+    fn copying(&self) -> Result<Looking>;
+    /// How many projects, tasks and edges the sink has.
+    fn copied(&self) -> Result<u64>;
     /// Something that changes rows at the source and returns when the change is durable, usable from another thread.
     fn writer(&self) -> Result<Box<dyn Writer>>;
     /// Something that looks at the sink.
@@ -41,23 +46,24 @@ pub trait Runner {
     fn cpu(&self) -> Result<(f64, f64)>;
     /// Memory of (source, sink) in MB.
     fn memory(&self) -> Result<(f64, f64)>;
-    /// Whether both sides hold the same shared rows, compared attribute by attribute.
+    /// Whether both sides hold the same projects, shared tasks and edges of these, compared attribute by attribute.
     fn same(&mut self) -> Result<bool>;
 }
 
-/// An update of these rows to this version in one transaction, prepared so that its making is not measured.
+/// Whether something is so by now.
+pub type Looking = Box<dyn FnMut() -> Result<bool>>;
+
+/// An update of these rows to this version in one transaction, prepared so that its making is not measured. A row that
+/// belongs to a project moves to that of the version: its edge goes, and another one comes.
 pub trait Writer: Send {
     fn prepare(&self, ids: &[u64], version: i64) -> Box<dyn std::any::Any + Send>;
     fn write(&mut self, update: &(dyn std::any::Any + Send)) -> Result<()>;
 }
 
 pub trait Reader: Send {
-    /// The version of a row at the sink, if it is there.
+    /// The version of a row at the sink, if it is there; of one that belongs to a project only if its edge leads to that of
+    /// the version.
     fn version(&mut self, id: u64) -> Result<Option<i64>>;
-}
-
-fn shared(n: u64) -> u64 {
-    n.div_ceil(2)
 }
 
 pub fn run(r: &mut dyn Runner, p: &Plan, say: &dyn Fn(&str)) -> Result<Figures> {
@@ -93,26 +99,26 @@ fn per_million(seconds: (f64, f64), rows: f64) -> f64 {
 }
 
 fn copy(r: &mut dyn Runner, p: &Plan, f: &mut Figures) -> Result<()> {
+    let mut is_complete = r.copying()?;
     let (before, start) = (r.cpu()?, Instant::now());
     r.declare()?;
-    let mut rows = 0;
     let t = elapsed_until(start, "the initial copy", || {
-        let done = r.copied()?;
-        rows = done.unwrap_or(0);
-        Ok(done.is_some())
+        thread::sleep(LOOK);
+        is_complete()
     })?;
-    ensure!(rows == shared(p.entities), "{rows} rows were copied, not {}", shared(p.entities));
-    let after = r.cpu()?;
+    let (after, memory) = (r.cpu()?, r.memory()?);
+    // Counted when nothing is measured any more: it reads all there is.
+    let (rows, expected) = (r.copied()?, matching(p.entities));
+    ensure!(rows == expected, "{rows} rows were copied, not {expected}");
     f.insert("copy rows/s".into(), rows as f64 / t);
     f.insert("copy s".into(), t);
     f.insert("copy CPU s per 1M".into(), per_million((after.0 - before.0, after.1 - before.1), rows as f64));
-    let m = r.memory()?;
-    f.insert("memory of the source after the copy MB".into(), m.0);
-    f.insert("memory of the sink after the copy MB".into(), m.1);
+    f.insert("memory of the source after the copy MB".into(), memory.0);
+    f.insert("memory of the sink after the copy MB".into(), memory.1);
     Ok(())
 }
 
-/// A row that is shared and last of its transaction, to see that everything before it has arrived.
+/// A row that is shared, belongs to no project and is last of all, to see that everything before it has arrived.
 pub fn sentinel(w: &mut dyn Writer, version: i64) -> Result<()> {
     let u = w.prepare(&[0], version);
     w.write(&*u)
@@ -122,19 +128,18 @@ fn steady(r: &mut dyn Runner, p: &Plan, size: usize, first: i64, f: &mut Figures
     let (mut w, mut reader) = (r.writer()?, r.reader()?);
     let mut rng = Rng(size as u64);
     // Made before, reused in turn: making them would take as long as writing them.
-    let pool: Vec<(Box<dyn std::any::Any + Send>, u64)> = (0..(40_000 / size as u64).max(1))
+    let pool: Vec<(Box<dyn std::any::Any + Send>, u64, u64)> = (0..(40_000 / size as u64).max(1))
         .map(|k| {
             let ids = distinct(&mut rng, size, p.entities);
-            let hits = ids.iter().filter(|i| is_shared(**i)).count() as u64;
-            (w.prepare(&ids, first + k as i64), hits)
+            (w.prepare(&ids, first + k as i64), changes(ids.iter().copied()), matched_changes(&ids))
         })
         .collect();
     let (before, start) = (r.cpu()?, Instant::now());
-    let (mut changes, mut matched, mut k) = (0u64, 0u64, 0usize);
+    let (mut published, mut matched, mut k) = (0u64, 0u64, 0usize);
     while start.elapsed() < Duration::from_secs(p.steady_seconds) {
-        let (u, hits) = &pool[k % pool.len()];
+        let (u, all, hits) = &pool[k % pool.len()];
         w.write(&**u)?;
-        (changes, matched, k) = (changes + size as u64, matched + hits, k + 1);
+        (published, matched, k) = (published + all, matched + hits, k + 1);
     }
     let wrote = start.elapsed().as_secs_f64();
     let last = first + pool.len() as i64 + 1;
@@ -142,12 +147,17 @@ fn steady(r: &mut dyn Runner, p: &Plan, size: usize, first: i64, f: &mut Figures
     let t = elapsed_until(start, "the steady phase", || Ok(reader.version(0)? == Some(last)))?;
     let after = r.cpu()?;
     f.insert(format!("steady {size}: matched rows/s"), matched as f64 / t);
-    f.insert(format!("steady {size}: published changes/s"), changes as f64 / wrote);
+    f.insert(format!("steady {size}: published changes/s"), published as f64 / wrote);
     f.insert(
         format!("steady {size}: CPU s per 1M"),
         per_million((after.0 - before.0, after.1 - before.1), matched as f64),
     );
     Ok(last + 1)
+}
+
+/// Of what an update of these rows changes, what the sink gets.
+fn matched_changes(ids: &[u64]) -> u64 {
+    changes(ids.iter().copied().filter(|i| is_shared(*i)))
 }
 
 pub fn distinct(rng: &mut Rng, n: usize, of: u64) -> Vec<u64> {
@@ -158,7 +168,8 @@ pub fn distinct(rng: &mut Rng, n: usize, of: u64) -> Vec<u64> {
     all.into_iter().collect()
 }
 
-/// Commits at a rate; the last row of some of them is looked for at the sink until it is there.
+/// Commits at a rate, which is of rows: edges that move come on top. The last row of some of them is looked for at the sink
+/// until it is there.
 fn lag(r: &mut dyn Runner, p: &Plan, rate: u64, per_commit: u64, first: i64, f: &mut Figures) -> Result<i64> {
     /// Looking for more than this many a second would be what is measured.
     const LOOKS: u64 = 100;
@@ -205,7 +216,7 @@ fn catch_up(r: &mut dyn Runner, p: &Plan, first: i64, f: &mut Figures) -> Result
     let commits = p.catch_up / 100;
     for k in 0..commits {
         let ids = distinct(&mut rng, 100, p.entities);
-        matched += ids.iter().filter(|i| is_shared(**i)).count() as u64;
+        matched += matched_changes(&ids);
         let u = w.prepare(&ids, first + k as i64);
         w.write(&*u)?;
     }

@@ -1,5 +1,5 @@
 //! Durable transactions by many clients at once: a kernel in this process, and the peer over its socket. Each transaction
-//! updates some rows of the client's own, found by a unique value.
+//! updates some rows of the client's own, found by a unique value; edges stay what they are.
 
 use crate::embedded::{self, Indexes, now_ms, updates};
 use crate::ours::UPDATE;
@@ -74,7 +74,7 @@ fn rate(writer: NewWriter<'_>, entities: u64, clients: u64, size: u64, seconds: 
 }
 
 pub fn ours(dir: &Path, entities: u64, seconds: u64, say: &dyn Fn(&str)) -> Result<Figures> {
-    let (store, _) = embedded::open(&dir.join("data"), Indexes::UNIQUE)?;
+    let (store, _) = embedded::open(&dir.join("data"), Indexes::BOTH)?;
     let k = Kernel::new(store);
     say("loading");
     embedded::load(&k, 0..entities)?;
@@ -85,7 +85,7 @@ pub fn theirs(bin: &Path, dir: &Path, entities: u64, seconds: u64, say: &dyn Fn(
     let mut p = Postgres::start(bin, dir)?;
     say("loading");
     p.load(entities)?;
-    measure(&|| p.writer(), entities, seconds, say)
+    measure(&|| p.updater(), entities, seconds, say)
 }
 
 struct InProcess<'k>(&'k Kernel);

@@ -209,15 +209,11 @@ impl Cluster {
 
     /// Ready about the spec as it is.
     pub fn becomes_ready(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
-        self.becomes_ready_within(kind, namespace, name, PATIENCE)
-    }
-
-    pub fn becomes_ready_within(&self, kind: &str, namespace: &str, name: &str, patience: Duration) -> Result<Value> {
         let good = |o: &Value| {
             let current = |c: &Value| c["observedGeneration"] == o["metadata"]["generation"];
             condition(o, "Ready").is_some_and(|c| c["status"] == "True" && current(c))
         };
-        self.wait(kind, namespace, name, "is ready", good, patience)
+        self.wait(kind, namespace, name, "is ready", good, PATIENCE)
     }
 
     /// A change of some fields.

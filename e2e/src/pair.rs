@@ -14,7 +14,6 @@ use mew_tests::watcher::Probe;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 pub const EAST: &str = "us-east";
 pub const WEST: &str = "us-west";
@@ -220,7 +219,7 @@ impl Pair {
     }
 
     /// A Sync that is declared now: an operator leads that knows what this side's agent says.
-    pub fn takes_effect(&self, s: &Side, patience: Duration) -> Result<()> {
+    pub fn takes_effect(&self, s: &Side) -> Result<()> {
         let name = "takes-effect";
         // Not that of another Sync, which would be the same flow.
         let pattern = if s.kernel == EAST {
@@ -229,7 +228,7 @@ impl Pair {
             r#"i: Inspection WHERE i.airport = "SEA""#
         };
         s.cluster.apply(&sync(s, name, &json!({"match": pattern})).to_string())?;
-        let ready = s.cluster.becomes_ready_within("sync", &s.namespace, name, patience).map(drop);
+        let ready = s.becomes_ready("sync", name).map(drop);
         s.cluster.kubectl(&["delete", "sync", name, "-n", &s.namespace, "--ignore-not-found"])?;
         ready
     }

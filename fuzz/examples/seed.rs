@@ -2,7 +2,7 @@
 //! certificates are others each time; with `--again` all of it is written anew. Texts are kept by hand.
 
 use bytes::Bytes;
-use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo, Roots};
+use mew_contract::report::{Denial, FlowState, Inbound, LinkState, Names, PeerInfo, Roots};
 use mew_contract::snapshot::{Direction, Endpoint};
 use mew_contract::{FlowReport, Problem, Reason, Rejection, RemoteItem, RemoteReport, Report, Snapshot, SyncItem};
 use mew_fuzz::{pack, samples};
@@ -350,6 +350,7 @@ fn report() -> Report {
             reset: Some("again".into()),
             last_error: Some(problem),
         }],
+        silent: Some(Names { remotes: vec![], syncs: vec!["shop/new".into()] }),
         certificate_not_after_ms: Some(1_800_000_000_000),
         certificate_root: Some("AB:01".into()),
         problem: None,

@@ -3,7 +3,7 @@
 use crate::wire::fixpoint;
 use mew_contract::{Problem, Reason, RemoteItem, Report, Snapshot, SyncItem};
 use mew_crds::manifest::{self, Object};
-use mew_plan::{AgentState, Inputs, Items, KernelName, Objects, Plan, plan};
+use mew_plan::{AgentState, Doubts, Incomplete, Inputs, Items, KernelName, Objects, Plan, empty_snapshot, plan};
 use mew_wire as wire;
 use mew_wire::agent_message::Body as AgentBody;
 use mew_wire::operator_message::Body as OperatorBody;
@@ -116,7 +116,7 @@ fn objects() -> Objects {
     out
 }
 
-fn planned(objects: &Objects, agents: &BTreeMap<KernelName, AgentState>) -> Plan {
+fn planned(objects: &Objects, agents: &BTreeMap<KernelName, AgentState>, doubts: Doubts) -> Plan {
     const NOW_MS: u64 = 1_795_251_600_000;
     plan(&Inputs {
         trust_domain: "us.example.com",
@@ -125,6 +125,7 @@ fn planned(objects: &Objects, agents: &BTreeMap<KernelName, AgentState>) -> Plan
         agents,
         now_ms: NOW_MS,
         since_ms: NOW_MS - 3_600_000,
+        doubts,
     })
 }
 
@@ -143,7 +144,7 @@ fn makes_statuses(r: Report) {
     let kernel = KernelName::new("shop", "shop");
     let (objects, snapshot) = WORLD.get_or_init(|| {
         let objects = objects();
-        let p = planned(&objects, &BTreeMap::new());
+        let p = planned(&objects, &BTreeMap::new(), Doubts::default());
         let snapshot = p.snapshots.get(&kernel).cloned().expect("a snapshot for the Remote's kernel");
         (objects, snapshot)
     });
@@ -155,8 +156,10 @@ fn makes_statuses(r: Report) {
         reported_ms,
         ..AgentState::default()
     };
+    is_given_or_keeps(objects, &kernel, AgentState { confirmed: None, ..state.clone() });
     let agents = BTreeMap::from([(kernel, state)]);
-    let (p, again) = (planned(objects, &agents), planned(objects, &agents));
+    let of_agents = || planned(objects, &agents, Doubts::default());
+    let (p, again) = (of_agents(), of_agents());
     assert!(p.remotes == again.remotes && p.syncs == again.syncs && p.policies == again.policies, "the same twice");
     assert_eq!((p.remotes.len(), p.syncs.len(), p.policies.len()), (1, 1, 1));
     for s in p.remotes.values() {
@@ -166,6 +169,27 @@ fn makes_statuses(r: Report) {
         assert!(s.conditions.iter().any(|c| c.type_ == "Ready") && written(s).is_object(), "{s:?}");
         let counts = [s.failed, s.held, s.pending, s.conflicts.as_ref().map(|c| c.total)];
         assert!(counts.iter().flatten().all(|n| *n >= 0), "{s:?}");
+    }
+}
+
+/// While lists may lack something, an agent is given what lacks nothing that it holds, or it is said why not.
+fn is_given_or_keeps(objects: &Objects, kernel: &KernelName, agent: AgentState) {
+    let back = Some(Incomplete::Back { since_ms: 1_795_251_540_000, until_ms: 1_795_252_140_000 });
+    let doubts = Doubts { remotes: back, syncs: back, policies: None };
+    let agents = BTreeMap::from([(kernel.clone(), agent)]);
+    let p = planned(objects, &agents, doubts);
+    match (p.snapshots.get(kernel), p.kept.get(kernel)) {
+        (None, Some(why)) => assert!(why.contains("was deleted and came back"), "{why}"),
+        (Some(_), None) => {
+            let report = agents.get(kernel).and_then(|a| a.report.as_deref()).expect("it has reported");
+            let mut held = report.held_remotes().into_iter().flatten().chain(report.held_syncs().into_iter().flatten());
+            let is_declared = |n: &str| objects.remotes.contains_key(n) || objects.syncs.contains_key(n);
+            let has = |s: &Snapshot| report.snapshot == Snapshot::digest(&s.encode());
+            let loses = report.silent.is_none() || held.any(|n| !is_declared(n));
+            let is_empty = report.snapshot.is_empty() || has(&empty_snapshot("us.example.com", kernel));
+            assert!(!loses || is_empty || p.snapshots.get(kernel).is_some_and(has), "{report:?}");
+        }
+        both => panic!("{both:?}"),
     }
 }
 

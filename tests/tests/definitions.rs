@@ -68,6 +68,26 @@ spec:
   peer: {trustDomain: definitions.example}
 ";
 
+/// A Sync that was never there before, with the flow of the one that was.
+const LATE: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: Sync
+metadata: {name: late, namespace: shop}
+spec:
+  remoteRef: {name: b}
+  direction: Push
+  match: 't: Task'
+";
+
+/// The one that was there, with less than before.
+const TASKS_OTHERWISE: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: Sync
+metadata: {name: tasks, namespace: shop}
+spec:
+  remoteRef: {name: b}
+  direction: Push
+  match: 't: Task WHERE t.title = \"kept\"'
+";
+
 struct Shop {
     cluster: Cluster,
     a: Agent,
@@ -202,6 +222,33 @@ fn data_flows_on_under_a_leader_that_finds_nothing() -> Result<()> {
     s.flows("declared again")?;
     ensure!(s.applied()? <= before + 1, "everything was copied again");
     s.withdraw()
+}
+
+/// Only Syncs were away, so that nothing else can be missing: a leader that finds none of them waits for those that the agent
+/// has, and says so; from then on everything is given at once.
+#[test]
+fn what_is_new_waits_only_for_what_the_agent_has() -> Result<()> {
+    let mut s = start("definitions-syncs")?;
+    s.declare()?;
+    s.flows("before")?;
+    s.cluster.api.kubectl(&["delete", "crd", "syncs.federation.mew.dev", "--wait=true", "--timeout=60s"])?;
+    install_crds(&s.cluster.api)?;
+    s.restart()?;
+
+    s.cluster.api.apply(LATE)?;
+    let waits = |o: &serde_json::Value| {
+        let said = condition(o, "Programmed").and_then(|c| c["message"].as_str()).unwrap_or_default();
+        said.contains("syncs.federation.mew.dev was deleted and came back at")
+            && said.contains("Sync shop/tasks, which the agent has, is not applied again")
+    };
+    s.cluster.api.wait_json("sync", NAMESPACE, "late", "it says what it waits for", waits, PATIENCE)?;
+    s.flows("by the Sync that the agent has")?;
+
+    s.cluster.api.apply(TASKS_OTHERWISE)?;
+    for sync in ["sync/tasks", "sync/late"] {
+        s.cluster.api.wait_ready(sync, NAMESPACE, PATIENCE)?;
+    }
+    s.flows("by the new one")
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod damage;
 
 use bytes::Bytes;
 use damage::Damage;
-use mew_contract::report::{Denial, FlowState, Inbound, LinkState, PeerInfo, Roots};
+use mew_contract::report::{Denial, FlowState, Inbound, LinkState, Names, PeerInfo, Roots};
 use mew_contract::snapshot::{Direction, Edges, Endpoint, Grant, Initial, Keepalive, Overwrite, Retry};
 use mew_contract::{FlowReport, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem, TypeRules};
 use mew_crds::manifest::{self, Object};
@@ -338,6 +338,7 @@ fn report() -> Report {
             reset: None,
             last_error: Some(problem),
         }],
+        silent: Some(Names { remotes: vec![], syncs: vec!["shop/new".into()] }),
         certificate_not_after_ms: Some(1_800_000_000_000),
         certificate_root: Some("AB:01".into()),
         problem: None,

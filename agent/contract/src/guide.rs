@@ -24,8 +24,8 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "Set `suspend` to false or remove it; the flow goes on where it was.",
         ),
         Pending => (
-            "The agent has been told and has not confirmed yet.",
-            "Wait a second. If it stays, look at the agent's log and its `/ready`.",
+            "The agent has been told and has not confirmed yet. Or it keeps the configuration that it has, as not all of that is declared again after a CustomResourceDefinition was deleted: then the message names what is missing, and the time when it counts as withdrawn.",
+            "Wait a second. If it stays, look at the agent's log and its `/ready`. If the message says that the agent keeps what it has, apply what it names, or wait until the time that it names.",
         ),
         Connecting => (
             "A connection is being made, or the peer has not answered for this flow yet.",

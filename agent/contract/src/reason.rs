@@ -36,7 +36,7 @@ reasons! {
     /// Stopped by `suspend: true`; the position is kept.
     Suspended,
 
-    /// The agent was told and has not confirmed yet.
+    /// The agent was told and has not confirmed yet, or keeps what it has.
     Pending,
     /// A connection is being made for the first time.
     Connecting,

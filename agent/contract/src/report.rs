@@ -1,7 +1,10 @@
 //! An agent's absolute state: a report replaces the one before it.
 
 use crate::problem::{Problem, Rejection};
+use crate::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashSet;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -14,12 +17,71 @@ pub struct Report {
     pub rejected: Vec<Rejection>,
     pub remotes: Vec<RemoteReport>,
     pub syncs: Vec<FlowReport>,
+    /// What the snapshot in force holds and none of these lists names: a link that has just begun, or is busy, says nothing yet.
+    /// `None`: an agent that does not say, so nobody knows what it holds.
+    pub silent: Option<Names>,
     /// End of this agent's own certificate, milliseconds since 1970.
     pub certificate_not_after_ms: Option<u64>,
     /// Which root of the own trust domain that certificate comes from, if it is known.
     pub certificate_root: Option<String>,
     /// What concerns the agent as a whole (a full disk, no certificate).
     pub problem: Option<Problem>,
+}
+
+impl Report {
+    /// Completed by what the snapshot in force holds and nothing else here names.
+    pub fn holding(mut self, all: &Names) -> Self {
+        let remotes: HashSet<&str> = self.said_of_remotes().collect();
+        let syncs: HashSet<&str> = self.said_of_syncs().collect();
+        let others = |all: &[String], said: &HashSet<&str>| -> Vec<String> {
+            all.iter().filter(|n| !said.contains(n.as_str())).cloned().collect()
+        };
+        let silent = Names { remotes: others(&all.remotes, &remotes), syncs: others(&all.syncs, &syncs) };
+        self.silent = Some(silent);
+        self
+    }
+
+    /// Names of all Remotes that the snapshot in force holds; `None` if the agent does not say.
+    pub fn held_remotes(&self) -> Option<impl Iterator<Item = &str>> {
+        let silent = self.silent.as_ref()?;
+        Some(self.said_of_remotes().chain(silent.remotes.iter().map(String::as_str)))
+    }
+
+    /// Names of all Syncs that the snapshot in force holds; `None` if the agent does not say.
+    pub fn held_syncs(&self) -> Option<impl Iterator<Item = &str>> {
+        let silent = self.silent.as_ref()?;
+        Some(self.said_of_syncs().chain(silent.syncs.iter().map(String::as_str)))
+    }
+
+    fn said_of_remotes(&self) -> impl Iterator<Item = &str> {
+        self.remotes.iter().map(|r| r.name.as_str()).chain(self.refused("Remote"))
+    }
+
+    fn said_of_syncs(&self) -> impl Iterator<Item = &str> {
+        self.syncs.iter().map(|s| s.name.as_str()).chain(self.refused("Sync"))
+    }
+
+    fn refused(&self, kind: &'static str) -> impl Iterator<Item = &str> {
+        self.rejected.iter().filter(move |r| r.kind == kind).map(|r| r.name.as_str())
+    }
+}
+
+/// Names of Remotes and of Syncs, `namespace/name`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    pub remotes: Vec<String>,
+    pub syncs: Vec<String>,
+}
+
+impl Names {
+    /// Of all items of a snapshot, also of those that an agent does not understand.
+    pub fn of(s: &Snapshot) -> Self {
+        let names = |items: &[Value]| -> Vec<String> {
+            items.iter().filter_map(|i| Some(i.get("name")?.as_str()?.to_owned())).collect()
+        };
+        Names { remotes: names(&s.remotes), syncs: names(&s.syncs) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,4 +197,69 @@ pub enum FlowState {
     Suspended,
     /// Refused here or there, or stopped by an error; see the problem.
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reason;
+    use serde_json::json;
+
+    fn remote(name: &str) -> RemoteReport {
+        RemoteReport {
+            name: name.into(),
+            state: LinkState::Connecting,
+            problem: None,
+            endpoint: None,
+            peer: None,
+            latency_ms: None,
+            inbound: Inbound::default(),
+            certificate_not_after_ms: None,
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            kernel_id: "shop.till".into(),
+            incarnation: "one".into(),
+            agent_version: "0.1.0".into(),
+            snapshot: "e3b0c442".into(),
+            rejected: vec![Rejection {
+                kind: "Sync".into(),
+                name: "shop/newer".into(),
+                problem: Problem::new(Reason::UnsupportedField, "unknown field `quota`"),
+            }],
+            remotes: vec![remote("shop/eu")],
+            syncs: vec![],
+            silent: None,
+            certificate_not_after_ms: None,
+            certificate_root: None,
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_named_once_whoever_speaks_of_it() {
+        let named = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+        let all = Names::of(&Snapshot {
+            kernel_id: "shop.till".into(),
+            trust_domain: "us.example.com".into(),
+            remotes: named(&["shop/eu", "shop/uk"]),
+            syncs: named(&["shop/newer", "shop/tasks"]),
+        });
+        let r = report().holding(&all);
+        let silent = Names { remotes: vec!["shop/uk".into()], syncs: vec!["shop/tasks".into()] };
+        assert_eq!(r.silent, Some(silent));
+        let held = |names: Option<Vec<&str>>| names.map(|n| n.join(" "));
+        assert_eq!(held(r.held_remotes().map(Iterator::collect)).as_deref(), Some("shop/eu shop/uk"));
+        assert_eq!(held(r.held_syncs().map(Iterator::collect)).as_deref(), Some("shop/newer shop/tasks"));
+    }
+
+    #[test]
+    fn of_an_agent_that_does_not_say_nothing_is_known() {
+        let mut v = serde_json::to_value(report()).expect("a report is JSON");
+        v.as_object_mut().expect("an object").remove("silent");
+        let r: Report = serde_json::from_value(v).expect("an older agent's report");
+        assert!(r.held_remotes().is_none() && r.held_syncs().is_none());
+    }
 }

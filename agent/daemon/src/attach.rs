@@ -7,6 +7,7 @@ use crate::operator::OperatorChannel;
 use crate::state::{Identity, StateDir};
 use crate::{AgentOptions, VERSION};
 use anyhow::{Context, Result, bail};
+use mew_contract::report::Names;
 use mew_contract::{MAX_MESSAGE, Problem, Reason, Rejection, Report, Snapshot};
 use mew_kernel::Kernel;
 use mew_net::Hub;
@@ -130,6 +131,8 @@ pub struct Attachment {
 #[derive(Default)]
 struct InForce {
     digest: String,
+    /// What it holds, by name.
+    names: Names,
     rejected: Vec<Rejection>,
     certificate: Option<Validity>,
     renewal: Renewal,
@@ -202,6 +205,7 @@ impl Attachment {
                         // Somebody else is this kernel now: two of them must not speak for it.
                         tokio::task::block_in_place(|| self.hub.stand_by());
                         force.digest.clear();
+                        force.names = Names::default();
                         self.health.set_standby(Some(b.message));
                     }
                     Some(OperatorBody::Welcome(w)) => {
@@ -292,6 +296,7 @@ impl Attachment {
         }
         tokio::task::block_in_place(|| self.hub.configure(remotes, syncs));
         force.digest = Snapshot::digest(bytes);
+        force.names = Names::of(&s);
         force.rejected = rejected;
         Ok(())
     }
@@ -300,7 +305,7 @@ impl Attachment {
         let (remotes, syncs) = self.hub.report();
         let broken = self.kernel.broken().map(|w| Problem::new(Reason::SinkError, w));
         let ontology = self.health.ontology_problem().map(|w| Problem::new(Reason::OntologyMismatch, w));
-        Report {
+        let report = Report {
             kernel_id: self.identity.kernel_id.clone(),
             incarnation: self.kernel.incarnation().to_owned(),
             agent_version: VERSION.to_owned(),
@@ -308,9 +313,11 @@ impl Attachment {
             rejected: force.rejected.clone(),
             remotes,
             syncs,
+            silent: None,
             certificate_not_after_ms: force.certificate.as_ref().map(|v| v.until_ms),
             certificate_root: force.certificate.as_ref().and_then(|v| v.root.clone()),
             problem: broken.or(ontology),
-        }
+        };
+        report.holding(&force.names)
     }
 }

@@ -64,7 +64,7 @@ impl Counts {
         Counts {
             entities: i.ids.iter().map(|shard| shard.len()).sum(),
             living: i.types().map(|(_, b)| b.len() as usize).sum(),
-            uniques: i.unique.len(),
+            uniques: i.uniques(),
             ordered: i.ordered.values().map(|set| set.len()).sum(),
             edges: i.ends.len(),
         }

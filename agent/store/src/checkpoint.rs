@@ -1,17 +1,21 @@
-//! The derived state of all closed segments, in one file, so that opening replays only what came after.
+//! The derived state after one commit, in one file, so that opening replays only what came after.
 //!
 //! ```text
 //! checkpoint   "MEWCKP01" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
 //!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts
 //!              | ordered values | crc32c u32
 //! ```
-//! Every list is its length and its items, little-endian. It is made from the log alone, so it can be thrown away; a
-//! damaged one, or one that was made under other unique or indexed attributes, is.
+//! Every list is its length and its items, little-endian. The active segment is listed as far as it went; opening replays the
+//! rest of it. All of it follows from the log, so it can be thrown away; a damaged one, or one that was made under other unique
+//! or indexed attributes, is.
+
+mod writing;
+
+pub use writing::{Image, write};
 
 use crate::disk::Disk;
 use crate::index::{Index, Keys, SHARDS};
 use crate::log::{Loc, RECORD, u32_at};
-use crate::segment::Segment;
 use mew_model::Ontology;
 use roaring::RoaringBitmap;
 use siphasher::sip::SipHasher13;
@@ -23,7 +27,6 @@ pub const CHECKPOINT: &str = "checkpoint";
 /// Its name until it is whole.
 pub const UNFINISHED: &str = "checkpoint.new";
 pub const MAGIC: &[u8; 8] = b"MEWCKP01";
-const CHUNK: usize = 4 << 20;
 
 #[derive(Debug, Error)]
 pub enum CheckpointError {
@@ -52,7 +55,7 @@ pub struct Checkpoint {
     pub segments: Vec<Listed>,
     /// Number of the first frame that it does not know.
     pub next_frame: u64,
-    /// The segment that was written to when it was made: it must be there.
+    /// The segment that was written to when it was made: it must be there. Checkpoints of before leave it out of the list.
     pub active: u32,
 }
 
@@ -66,114 +69,6 @@ pub fn fingerprint(o: &Ontology) -> u64 {
         }
     }
     h.finish()
-}
-
-#[derive(Default)]
-struct Out(Vec<u8>);
-
-impl Out {
-    fn u32(&mut self, v: u32) {
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    fn u64(&mut self, v: u64) {
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    fn bytes(&mut self, b: &[u8]) {
-        self.u32(b.len() as u32);
-        self.0.extend_from_slice(b);
-    }
-}
-
-/// Writes it under its temporary name, durably, and gives it its name. That is durable as well when it returns: the one that it
-/// replaces wants segments that may be removed then.
-pub fn write<'a>(
-    disk: &dyn Disk,
-    o: &Ontology,
-    index: &Index,
-    segments: impl Iterator<Item = &'a Segment>,
-    next_frame: u64,
-    active: u32,
-) -> io::Result<u64> {
-    let mut out = Out::default();
-    out.0.extend_from_slice(MAGIC);
-    out.u64(fingerprint(o));
-    out.u64(index.keys.0);
-    out.u64(index.keys.1);
-    out.u64(next_frame);
-    out.u32(active);
-    out.u64(index.last_seq);
-    let segments: Vec<_> = segments.collect();
-    out.u32(segments.len() as u32);
-    for s in &segments {
-        out.u32(s.id);
-        out.u32(s.end);
-        out.u64(s.end_frame);
-        out.u64(s.last_seq);
-        out.u32(s.records);
-        out.u32(s.dead);
-        out.u32(s.stuck);
-        out.u32(s.marks.len() as u32);
-        for (seq, at) in &s.marks {
-            out.u64(*seq);
-            out.u32(*at);
-        }
-    }
-    for s in segments {
-        out.u32(s.buried);
-        out.u64(s.buried_ms);
-    }
-    for shard in &index.ids {
-        out.u32(shard.len() as u32);
-        for (tag, ent) in shard {
-            out.u32(*tag);
-            out.u32(*ent);
-        }
-    }
-    out.u32(index.locs.len() as u32);
-    index.locs.iter().for_each(|l| out.u64(l.raw()));
-    out.u32(index.types.len() as u32);
-    for (ty, b) in &index.types {
-        let mut bytes = Vec::with_capacity(b.serialized_size());
-        b.serialize_into(&mut bytes)?;
-        out.u32(*ty);
-        out.bytes(&bytes);
-    }
-    out.u32(index.unique.len() as u32);
-    for (hash, ent) in &index.unique {
-        out.u64(*hash);
-        out.u32(*ent);
-    }
-    out.u32(index.ends.len() as u32);
-    for (edge, ends) in &index.ends {
-        out.u32(*edge);
-        out.u32(ends[0]);
-        out.u32(ends[1]);
-    }
-    out.u32(index.facts.len() as u32);
-    for (k, l) in &index.facts {
-        out.bytes(k);
-        out.u64(l.raw());
-    }
-    out.u32(index.ordered.len() as u32);
-    for ((ty, attr), set) in &index.ordered {
-        out.u32(*ty);
-        out.u32(*attr);
-        out.u32(set.len() as u32);
-        for (key, ent) in set {
-            out.u64(*key);
-            out.u32(*ent);
-        }
-    }
-    let crc = crc32c::crc32c(&out.0);
-    out.u32(crc);
-    let file = disk.create(UNFINISHED)?;
-    for (i, chunk) in out.0.chunks(CHUNK).enumerate() {
-        file.write_at(chunk, (i * CHUNK) as u64)?;
-    }
-    file.sync()?;
-    disk.rename(UNFINISHED, CHECKPOINT)?;
-    disk.sync_names()?;
-    Ok(out.0.len() as u64)
 }
 
 struct In<'a>(&'a [u8]);

@@ -1,13 +1,15 @@
 //! Compaction: closed segments are rewritten without what later records replaced.
 //!
-//! It works on a state of its own, rebuilt from the checkpoint and the closed segments, and writes new files beside the
-//! old ones. The store goes on meanwhile; in the end it only learns where each record lies now.
+//! A record that something later has replaced is left out: what replaced it is durable, as nothing is seen before. New files are
+//! written beside the old ones while the store goes on; it is asked, for a moment, what still counts of a commit. Once a
+//! checkpoint knows the new files, the store learns where each record lies now. What was replaced meanwhile stays replaced.
 
 use crate::disk::{Disk, DiskFile};
 use crate::log::{Frame, Kind, Loc, LogError, RECORD, Record, for_each_record, frame_number};
 use crate::recover::NEW;
 use crate::segment::{SEGMENT_HEADER, Segment, Span, segment_name};
 use crate::state::State;
+use crate::store::Store;
 use crate::types::{Result, StoreError, Upkeep};
 use mew_model::EntityRef;
 
@@ -48,8 +50,6 @@ const MOST_READ: u64 = 1 << 31;
 /// Groups of neighbours that become one segment each; and of each group whether everything older is free of replaced
 /// records, so that what only takes something away may go as well.
 pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment_bytes: u32) -> Vec<(Vec<u64>, bool)> {
-    let live =
-        |s: &Segment| u64::from(s.end) * u64::from(s.records - s.dead.min(s.records)) / u64::from(s.records.max(1));
     let small = |s: &Segment| s.compacted && s.end < segment_bytes / 4;
     let mut out: Vec<(Vec<u64>, bool)> = Vec::new();
     let (mut open, mut clean) = (false, true);
@@ -70,7 +70,7 @@ pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment
             open = false;
             continue;
         }
-        let fits = open && size + live(s) <= u64::from(segment_bytes) && read + u64::from(s.end) <= MOST_READ;
+        let fits = open && size + s.live_bytes() <= u64::from(segment_bytes) && read + u64::from(s.end) <= MOST_READ;
         match out.last_mut().filter(|_| fits) {
             Some((group, _)) => group.push(s.first_frame),
             None => {
@@ -78,7 +78,7 @@ pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment
                 (size, read) = (0, 0);
             }
         }
-        (open, size, read) = (true, size + live(s), read + u64::from(s.end));
+        (open, size, read) = (true, size + s.live_bytes(), read + u64::from(s.end));
     }
     out
 }
@@ -103,16 +103,13 @@ impl Output<'_> {
     }
 }
 
-/// Rewrites a group; `state` is changed to what it is then.
-pub fn rewrite(
-    disk: &dyn Disk,
-    state: &mut State,
-    group: &[u64],
-    clean: bool,
-    id: u32,
-    u: &Upkeep,
-) -> Result<Rewritten> {
-    let inputs: Vec<Segment> = group.iter().filter_map(|f| state.segments.get(f)).cloned().collect();
+/// Rewrites a group; the store does not know of it yet.
+pub fn rewrite(store: &Store, disk: &dyn Disk, group: &[u64], clean: bool, id: u32, u: &Upkeep) -> Result<Rewritten> {
+    let (inputs, entities) = {
+        let st = store.read();
+        let inputs: Vec<Segment> = group.iter().filter_map(|f| st.segments.get(f)).cloned().collect();
+        (inputs, st.index.next())
+    };
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
         return Err(StoreError::Inconsistent("nothing to compact".into()));
     };
@@ -122,7 +119,6 @@ pub fn rewrite(
     let file = disk.create(&part)?;
     // The last input may hold facts alone, which have no seq.
     let last_seq = inputs.iter().map(|s| s.last_seq).max().unwrap_or(0);
-    let entities = state.index.next();
     Segment::begin_compacted(&*file, id, Span { first_frame, end_frame, last_seq, entities })?;
     let mut out = Output { file: &*file, buf: Vec::new(), written: SEGMENT_HEADER.into() };
     let mut moves = Vec::new();
@@ -134,7 +130,7 @@ pub fn rewrite(
         let r = again.replay(false, |off, b| {
             frame.clear();
             let at_out = out.written + out.buf.len() as u64;
-            let kept = keep(state, input.id, off, b, &mut frame, clean, u, &mut moves);
+            let kept = keep(&store.read(), input.id, off, b, &mut frame, clean, u, &mut moves);
             let wrote = kept.and_then(|()| {
                 if frame.is_empty() {
                     return Ok(());
@@ -165,7 +161,7 @@ pub fn rewrite(
     // Before the next one has its name: a tombstone that is left out there may be of what only this one leaves out.
     disk.sync_names()?;
     let new = Segment::open(disk, id)?.ok_or_else(|| StoreError::Inconsistent(format!("{name} has no header")))?;
-    let new = adopt(state, new, &inputs, &moves)?;
+    let new = counted(store, new, &moves)?;
     let before: u64 = inputs.iter().map(|s| u64::from(s.end)).sum();
     let freed_bytes = before.saturating_sub(new.end.into());
     Ok(Rewritten { old: inputs.iter().map(|s| s.id).collect(), new, moves, freed_bytes })
@@ -231,10 +227,11 @@ fn settle(moves: &mut [Move], id: u32, frame_at: u64) -> Result<()> {
     Ok(())
 }
 
-/// Reads the new file's frames for its end and marks, and puts it in place of the inputs.
-fn adopt(state: &mut State, mut new: Segment, inputs: &[Segment], moves: &[Move]) -> Result<Segment> {
+/// Reads the new file's frames for its end, its marks and what is in it.
+fn counted(store: &Store, mut new: Segment, moves: &[Move]) -> Result<Segment> {
     let (mut buried, mut buried_ms) = (0, 0);
     new.replay(false, |_, frame| {
+        let state = store.read();
         for_each_record(frame, |at, r| {
             if r.kind == Kind::Entity
                 && let Ok(e) = EntityRef::read(&frame[at + RECORD..at + RECORD + r.len as usize])
@@ -251,15 +248,10 @@ fn adopt(state: &mut State, mut new: Segment, inputs: &[Segment], moves: &[Move]
     let positions = moves.iter().filter(|m| !matches!(m, Move::Forgotten { .. })).count() as u32;
     new.dead = new.records.saturating_sub(positions);
     new.stuck = new.dead;
-    for s in inputs {
-        state.remove_segment(s.id);
-    }
-    state.add_segment(new.clone());
-    apply(state, moves, new.id);
     Ok(new)
 }
 
-/// Tells a state where records lie now. What was replaced meanwhile stays replaced.
+/// Tells the store where records lie now.
 pub fn apply(state: &mut State, moves: &[Move], id: u32) {
     let mut dead = 0;
     for m in moves {

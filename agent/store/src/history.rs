@@ -10,7 +10,7 @@ use crate::log::Loc;
 use hashbrown::HashMap;
 use mew_model::Number;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 /// Replaced versions that are kept for looks; about 100 bytes each.
@@ -285,6 +285,12 @@ impl History {
     /// Entities that were replaced and may have had the unique value; to be verified.
     pub fn unique(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
         self.by_unique.range((hash, 0)..=(hash, u32::MAX)).map(|e| e.0.1)
+    }
+
+    /// (hash, entity) of unique values that replaced entities had; to be verified.
+    pub fn uniques(&self, hashes: RangeInclusive<u64>) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let (low, high) = hashes.into_inner();
+        self.by_unique.range((low, 0)..=(high, u32::MAX)).map(|e| *e.0)
     }
 
     /// Entities that were replaced and had a value that lies between, in this direction; to be verified.

@@ -52,7 +52,7 @@ pub struct Index {
     /// Living entities by exact type.
     pub types: BTreeMap<Number, RoaringBitmap>,
     /// (hash of type, attribute and value, entity): living entities' unique values; verified in the log.
-    pub unique: HashTable<(u64, u32)>,
+    unique: Vec<HashTable<(u64, u32)>>,
     /// Living entities by the values of indexed attributes; those whose values share a key are in no order.
     pub ordered: BTreeMap<OrderScope, BTreeSet<(OrderKey, u32)>>,
     /// (end, edge): living edges by either end.
@@ -62,8 +62,23 @@ pub struct Index {
     pub last_seq: u64,
 }
 
+fn shard_of(hash: u64) -> usize {
+    (hash >> 58) as usize % SHARDS
+}
+
+/// Hashes of a shard.
+pub fn hashes_of(shard: usize) -> RangeInclusive<u64> {
+    let first = (shard as u64) << 58;
+    first..=first | u64::MAX >> 6
+}
+
 fn spread(tag: u32) -> u64 {
-    u64::from(tag).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    mixed(tag.into())
+}
+
+/// A table looks at the first and the last bits, and in a shard the first are the same.
+fn mixed(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 impl Index {
@@ -77,7 +92,7 @@ impl Index {
             ids: (0..SHARDS).map(|_| HashTable::new()).collect(),
             locs: Vec::new(),
             types: BTreeMap::new(),
-            unique: HashTable::new(),
+            unique: (0..SHARDS).map(|_| HashTable::new()).collect(),
             ordered: BTreeMap::new(),
             by_end: BTreeSet::new(),
             ends: HashMap::default(),
@@ -90,14 +105,14 @@ impl Index {
     pub fn candidates(&self, sync_id: &str) -> impl Iterator<Item = u32> + use<'_> {
         let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
-        let shard = &self.ids[(hash >> 58) as usize % SHARDS];
+        let shard = &self.ids[shard_of(hash)];
         shard.iter_hash(spread(tag)).filter(move |e| e.0 == tag).map(|e| e.1)
     }
 
     pub fn insert_id(&mut self, sync_id: &str, ent: u32) {
         let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
-        self.ids[(hash >> 58) as usize % SHARDS].insert_unique(spread(tag), (tag, ent), |e| spread(e.0));
+        self.ids[shard_of(hash)].insert_unique(spread(tag), (tag, ent), |e| spread(e.0));
     }
 
     /// Puts back what a checkpoint kept of a shard.
@@ -109,12 +124,22 @@ impl Index {
         self.ids[shard % SHARDS].reserve(n, |e| spread(e.0));
     }
 
+    /// For so many in all, spread evenly.
     pub fn reserve_unique(&mut self, n: usize) {
-        self.unique.reserve(n, |x| x.0);
+        self.unique.iter_mut().for_each(|shard| shard.reserve(n.div_ceil(SHARDS), |x| mixed(x.0)));
     }
 
     pub fn restore_unique(&mut self, hash: u64, ent: u32) {
-        self.unique.insert_unique(hash, (hash, ent), |x| x.0);
+        self.unique[shard_of(hash)].insert_unique(mixed(hash), (hash, ent), |x| mixed(x.0));
+    }
+
+    pub fn uniques(&self) -> usize {
+        self.unique.iter().map(HashTable::len).sum()
+    }
+
+    /// Those of one shard, in no order.
+    pub fn uniques_of(&self, shard: usize) -> impl Iterator<Item = (u64, u32)> {
+        self.unique[shard % SHARDS].iter().copied()
     }
 
     pub fn restore_ends(&mut self, edge: u32, ends: [u32; 2]) {
@@ -128,7 +153,7 @@ impl Index {
     pub fn forget(&mut self, ent: u32, sync_id: &str) {
         let hash = self.keys.hash(sync_id);
         let tag = hash as u32;
-        if let Ok(hit) = self.ids[(hash >> 58) as usize % SHARDS].find_entry(spread(tag), |e| *e == (tag, ent)) {
+        if let Ok(hit) = self.ids[shard_of(hash)].find_entry(spread(tag), |e| *e == (tag, ent)) {
             hit.remove();
         }
         self.set_loc(ent, Loc::NONE);
@@ -175,7 +200,7 @@ impl Index {
 
     /// Entities that may hold the unique value; to be verified.
     pub fn unique_with(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
-        self.unique.iter_hash(hash).filter(move |e| e.0 == hash).map(|e| e.1)
+        self.unique[shard_of(hash)].iter_hash(mixed(hash)).filter(move |e| e.0 == hash).map(|e| e.1)
     }
 
     pub fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
@@ -200,7 +225,7 @@ impl Index {
         }
         for (scope, attr, v) in uniques(e, o) {
             let h = self.unique_hash(scope, attr, v);
-            if let Ok(hit) = self.unique.find_entry(h, |x| *x == (h, ent)) {
+            if let Ok(hit) = self.unique[shard_of(h)].find_entry(mixed(h), |x| *x == (h, ent)) {
                 hit.remove();
             }
             if let Some(old) = &mut old {

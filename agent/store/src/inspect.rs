@@ -107,12 +107,16 @@ pub fn salvage(disk: &dyn Disk, mut each: impl FnMut(Whole<'_>)) -> Result<Repor
     {
         i.damage(&segment_name(l.active), 0, "the file is missing".to_owned());
     }
+    for s in &mut found {
+        s.known = listed.as_ref().and_then(|l| l.end_of(s.id)).unwrap_or(0);
+    }
     let covered = listed.filter(|l| l.is_there(&found));
     let last = found.iter().filter(|s| !s.is_compacted()).max_by_key(|s| (s.first_frame, s.id)).map(|s| s.id);
     let mut numbers = Numbers { least: 0, sure: true };
     let mut before = None;
     for s in &mut found {
-        let is_unlisted = covered.as_ref().is_some_and(|l| !l.lists(s.id) && (s.is_compacted() || l.covers(s)));
+        let is_unlisted =
+            covered.as_ref().is_some_and(|l| l.end_of(s.id).is_none() && (s.is_compacted() || l.covers(s)));
         if is_unlisted || s.first_frame < numbers.least || before == Some(s.first_frame) {
             s.role = Role::Leftover;
             i.report.leftovers.push(s.name.clone());
@@ -144,6 +148,8 @@ struct Found {
     /// As the header says, or else the number of the first whole commit.
     first_frame: u64,
     role: Role,
+    /// As far as a checkpoint knows it: up to there nothing was torn.
+    known: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,8 +194,9 @@ impl Listed {
         })
     }
 
-    fn lists(&self, id: u32) -> bool {
-        self.segments.iter().any(|s| s.0 == id)
+    /// How far it knows the segment.
+    fn end_of(&self, id: u32) -> Option<u32> {
+        self.segments.iter().find(|s| s.0 == id).map(|s| s.1)
     }
 
     fn covers(&self, s: &Found) -> bool {
@@ -236,7 +243,7 @@ impl Inspection<'_> {
         let refused = match Segment::open(disk, id) {
             Ok(Some(s)) => {
                 let (first_frame, file) = (s.first_frame, s.file.clone());
-                return Ok(Some(Found { id, name, file, head: Some(s), first_frame, role: Role::Closed }));
+                return Ok(Some(Found { id, name, file, head: Some(s), first_frame, role: Role::Closed, known: 0 }));
             }
             Ok(None) => {
                 self.report.leftovers.push(name);
@@ -268,7 +275,7 @@ impl Inspection<'_> {
             self.damage(&name, offset, "no whole commit is in it".to_owned());
             return Ok(None);
         };
-        Ok(Some(Found { id, name, file, head: None, first_frame, role: Role::Closed }))
+        Ok(Some(Found { id, name, file, head: None, first_frame, role: Role::Closed, known: 0 }))
     }
 
     /// All bytes of a file. What cannot be read is listed, and zero.
@@ -323,6 +330,9 @@ impl Inspection<'_> {
             };
             // A spare file's zeroes are no damage.
             if rest.iter().all(|b| *b == 0) {
+                if s.role == Role::Last && at < s.known as usize {
+                    self.wrong(s, at, format!("its end is missing: {} bytes were written", s.known));
+                }
                 break;
             }
             n.sure = false;
@@ -331,7 +341,7 @@ impl Inspection<'_> {
                     self.wrong(s, at, format!("{why}; whole commits follow at offset {to}"));
                     at = to;
                 }
-                None if s.role == Role::Last => {
+                None if s.role == Role::Last && at >= s.known as usize => {
                     let why = format!("{why}; nothing whole follows");
                     self.report.torn = Some(Damage { file: s.name.clone(), offset: at as u64, why });
                     break;

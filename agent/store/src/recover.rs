@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::types::{Opened, Result, StoreError};
 use mew_model::{EntityRef, Ontology};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A spare segment, full of zeroes.
@@ -29,43 +29,50 @@ pub struct Recovered {
     pub leftovers: Vec<String>,
 }
 
-/// Which segments to read.
-pub enum Extent<'a> {
-    /// All; a torn last commit is cut off.
-    All,
-    /// Only these, which are closed; nothing is changed.
-    Closed(&'a BTreeSet<u32>),
+/// What a checkpoint knows.
+struct Covered {
+    state: State,
+    next_frame: u64,
+    /// The segment that commits went to, as far as it knows that.
+    active: Option<Segment>,
 }
 
-pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>, extent: &Extent<'_>) -> Result<Recovered> {
+/// Reads all that there is; a torn last commit is cut off.
+pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>) -> Result<Recovered> {
     let names = disk.list()?;
     let ids: Vec<u32> = names.iter().filter_map(|n| id_of(n)).collect();
     let has_checkpoint = names.iter().any(|n| n == CHECKPOINT);
     let mut leftovers: Vec<String> = names.into_iter().filter(|n| n.ends_with(NEW) || n == UNFINISHED).collect();
     let mut found: BTreeMap<u32, Segment> = BTreeMap::new();
     for id in &ids {
-        if matches!(extent, Extent::Closed(only) if !only.contains(id)) {
-            continue;
-        }
         match Segment::open(disk, *id)? {
             Some(s) => drop(found.insert(*id, s)),
             None => leftovers.push(segment_name(*id)), // made, but nothing in it was ever acknowledged
         }
     }
     let next_id = ids.iter().max().map_or(0, |m| m + 1);
-    let covered = from_checkpoint(disk, &ontology, &mut found, extent)?;
+    let covered = from_checkpoint(disk, &ontology, &mut found)?;
     let is_covered = covered.is_some();
-    let (mut state, mut next_frame) = covered.unwrap_or_else(|| (State::new(Index::new(), ontology), 0));
+    let Covered { mut state, mut next_frame, active } = covered.unwrap_or_else(|| {
+        let state = State::new(Index::new(), ontology);
+        Covered { state, next_frame: 0, active: None }
+    });
     let mut r = Replay { state: &mut state, unresolved: Vec::new(), how: Opened::default() };
     let mut replayed_bytes = 0;
     let mut rest: Vec<Segment> = found.into_values().collect();
     // Of two with the same frames, the one that compaction made counts.
     rest.sort_by_key(|s| (s.first_frame, Reverse(s.id)));
-    let last = rest.iter().filter(|s| !s.compacted).max_by_key(|s| (s.first_frame, s.id)).map(|s| s.id);
+    let last = rest.iter().chain(&active).filter(|s| !s.compacted).max_by_key(|s| (s.first_frame, s.id)).map(|s| s.id);
+    if let Some(s) = active {
+        let (is_last, from) = (last == Some(s.id), s.end);
+        let s = r.segment(s, is_last)?;
+        next_frame = s.end_frame;
+        replayed_bytes += u64::from(s.end - from);
+    }
     for s in rest {
         // What compaction made belongs together: a checkpoint lists all of it, or none. Without the rest of it, something
         // deleted could be back; what it was made from is still there then.
-        let is_unlisted = s.compacted && is_covered && matches!(extent, Extent::All);
+        let is_unlisted = s.compacted && is_covered;
         if is_unlisted || s.first_frame < next_frame || r.state.segments.contains_key(&s.first_frame) {
             leftovers.push(segment_name(s.id));
             continue;
@@ -74,7 +81,7 @@ pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>, extent: &Extent<'_>) ->
             let why = format!("commits {next_frame} to {} are missing", s.first_frame - 1);
             return Err(LogError::Damaged { segment: s.id, offset: 0, why }.into());
         }
-        let is_last = matches!(extent, Extent::All) && last == Some(s.id);
+        let is_last = last == Some(s.id);
         let s = r.segment(s, is_last)?;
         next_frame = s.end_frame;
         replayed_bytes += u64::from(s.end);
@@ -88,34 +95,35 @@ pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>, extent: &Extent<'_>) ->
     Ok(Recovered { state, next_frame, next_id, how, replayed_bytes, leftovers })
 }
 
-/// The state of the checkpoint, if there is one whose segments are all there; takes those out of `found`.
-fn from_checkpoint(
-    disk: &dyn Disk,
-    o: &Arc<Ontology>,
-    found: &mut BTreeMap<u32, Segment>,
-    extent: &Extent<'_>,
-) -> Result<Option<(State, u64)>> {
+/// If there is a checkpoint whose segments are all there; takes those out of `found`.
+fn from_checkpoint(disk: &dyn Disk, o: &Arc<Ontology>, found: &mut BTreeMap<u32, Segment>) -> Result<Option<Covered>> {
     let Some(c) = checkpoint::read(disk, o)? else { return Ok(None) };
-    if matches!(extent, Extent::All) && !found.contains_key(&c.active) {
-        let why = "the file is missing".to_owned();
-        return Err(LogError::Damaged { segment: c.active, offset: 0, why }.into());
-    }
+    let lost = |offset, why: &str| LogError::Damaged { segment: c.active, offset, why: why.to_owned() };
+    let Some(active) = found.get(&c.active) else { return Err(lost(0, "the file is missing").into()) };
+    let len = active.file.len()?;
     for k in &c.segments {
         match found.get(&k.id) {
             Some(s) if s.file.len()? >= u64::from(k.end) => {}
+            // Read without the checkpoint it would look like one with a torn last commit.
+            Some(_) if k.id == c.active => return Err(lost(len, "its end is missing").into()),
             _ => return Ok(None), // a replay of everything says what is missing
         }
     }
     let mut state = State::new(c.index, o.clone());
+    let mut active = None;
     for k in c.segments {
         let Some(mut s) = found.remove(&k.id) else { continue };
         (s.end, s.end_frame, s.last_seq, s.marks) = (k.end, k.end_frame, k.last_seq, k.marks);
         (s.records, s.dead, s.stuck) = (k.records, k.dead, k.stuck);
         (s.buried, s.buried_ms) = (k.buried, k.buried_ms);
-        state.add_segment(s);
+        if s.id == c.active {
+            active = Some(s);
+        } else {
+            state.add_segment(s);
+        }
     }
     // What is not listed and older than the checkpoint was replaced by what is listed, or was to replace it.
-    Ok(Some((state, c.next_frame)))
+    Ok(Some(Covered { state, next_frame: c.next_frame, active }))
 }
 
 struct Replay<'a> {

@@ -188,6 +188,11 @@ impl Segment {
         self.end_frame = self.end_frame.max(frame + 1);
     }
 
+    /// About how much of it is taken by records that still count.
+    pub fn live_bytes(&self) -> u64 {
+        u64::from(self.end) * u64::from(self.records - self.dead.min(self.records)) / u64::from(self.records.max(1))
+    }
+
     /// Start of a frame at or before the first record after `seq`.
     pub fn seek(&self, seq: u64) -> u32 {
         let i = self.marks.partition_point(|m| m.0 <= seq + 1);

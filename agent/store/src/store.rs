@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::history::History;
 use crate::index::{OrderKey, OrderScope, order_keys};
 use crate::log::Frame;
-use crate::recover::{Extent, Recovered, recover};
+use crate::recover::{Recovered, recover};
 use crate::segment::Segment;
 use crate::state::State;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +53,7 @@ pub struct Store {
     keeps: AtomicBool,
     /// Files that upkeep is done with, to be removed from the last to the first.
     upkeep: Mutex<Vec<String>>,
-    /// Bytes of closed segments that the checkpoint does not cover.
+    /// Bytes of commits that the checkpoint does not cover.
     behind: AtomicU64,
     next_id: Mutex<u32>,
     _lock: Box<dyn Send + Sync>,
@@ -71,7 +71,7 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, ontology: Arc<Ontology>, options: Options) -> Result<(Store, Opened)> {
         let lock = disk.lock()?;
         let Recovered { mut state, next_frame, mut next_id, how, replayed_bytes, leftovers } =
-            recover(&*disk, ontology, &Extent::All)?;
+            recover(&*disk, ontology)?;
         // Who was killed may not have synced the names that were found, and what is removed now was replaced by those.
         disk.sync_names()?;
         for name in leftovers.iter().rev() {
@@ -102,7 +102,7 @@ impl Store {
             looks: Mutex::default(),
             keeps: AtomicBool::new(false),
             upkeep: Mutex::default(),
-            behind: AtomicU64::new(replayed_bytes.saturating_sub(active.into())),
+            behind: AtomicU64::new(replayed_bytes),
             next_id: Mutex::new(next_id),
             _lock: lock,
             options,
@@ -224,9 +224,8 @@ impl Store {
         }
         if checkpoint::fingerprint(&o) != checkpoint::fingerprint(&st.ontology) {
             // The checkpoint that is there is of no use any more.
-            let active = st.last()?.id;
-            let closed = st.segments.values().filter(|s| s.id != active).map(|s| u64::from(s.end)).sum();
-            self.behind.store(closed, Ordering::Relaxed);
+            let all = st.segments.values().map(|s| u64::from(s.end)).sum();
+            self.behind.store(all, Ordering::Relaxed);
         }
         st.ontology = o;
         Ok(())

@@ -114,19 +114,22 @@ pub struct Upkeep {
     pub tombstones_before_ms: u64,
     /// Segments are rewritten from this share of dead records on, in percent; tombstones that may go count as dead.
     pub dead_percent: u32,
-    /// A checkpoint is written when so many bytes of closed segments came after the last.
+    /// A checkpoint is written when more bytes of commits than these came after the last,
     pub checkpoint_bytes: u64,
+    /// and more than this share of its size, in percent: writing it must not cost much more than what it is of.
+    pub checkpoint_percent: u64,
 }
 
 impl Upkeep {
     /// What a running kernel does: half dead is rewritten, and a restart replays a few segments at most.
     pub fn routine(floor: u64, tombstones_before_ms: u64) -> Self {
-        Upkeep { floor, tombstones_before_ms, dead_percent: 50, checkpoint_bytes: 192 << 20 }
+        let (checkpoint_bytes, checkpoint_percent) = (192 << 20, 50);
+        Upkeep { floor, tombstones_before_ms, dead_percent: 50, checkpoint_bytes, checkpoint_percent }
     }
 
     /// Everything that can be done.
     pub fn thorough(floor: u64, tombstones_before_ms: u64) -> Self {
-        Upkeep { floor, tombstones_before_ms, dead_percent: 1, checkpoint_bytes: 0 }
+        Upkeep { floor, tombstones_before_ms, dead_percent: 1, checkpoint_bytes: 0, checkpoint_percent: 0 }
     }
 }
 

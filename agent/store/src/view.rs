@@ -1,5 +1,7 @@
 //! A look at what is committed.
 
+mod parts;
+
 use crate::history::Old;
 use crate::index::{OrderKey, between};
 use crate::log::Loc;
@@ -13,6 +15,8 @@ use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
+
+pub(crate) use parts::PART;
 
 /// One commit, whole, for as long as it is held. It holds up nobody: commits go on beside it, and what they replace is kept
 /// for it. When that grows beyond a bound, the look ends: everything answers [`StoreError::Outdated`].
@@ -222,10 +226,9 @@ impl<'a> View<'a> {
     }
 
     pub fn fact(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let st = self.state()?;
-        match st.history.fact(key, self.commit).or_else(|| st.index.fact(key)) {
-            None | Some(Loc::NONE) => Ok(None),
-            Some(loc) => Ok(Some(fact_at(st, loc)?)),
+        match self.place_of_fact(key)? {
+            None => Ok(None),
+            Some(loc) => Ok(Some(fact_at(self.state()?, loc)?)),
         }
     }
 
@@ -249,9 +252,7 @@ impl<'a> View<'a> {
     }
 
     pub fn has_fact(&self, key: &[u8]) -> Result<bool> {
-        let st = self.state()?;
-        let loc = st.history.fact(key, self.commit).or_else(|| st.index.fact(key));
-        Ok(loc.is_some_and(|loc| loc != Loc::NONE))
+        Ok(self.place_of_fact(key)?.is_some())
     }
 
     /// Keys that begin with `prefix`, ascending.

@@ -3,27 +3,8 @@
 mod common;
 
 use common::*;
-use mew_store::{Disk, MemDisk, Store, Upkeep};
+use mew_store::{Disk, MemDisk, Upkeep};
 use proptest::prelude::*;
-
-fn canonical(store: &Store, when: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    store.canonical(&mut out).unwrap_or_else(|e| panic!("{when}: {e}"));
-    out
-}
-
-/// As it is, opened again, and opened without what a checkpoint saves. Each opening draws other keys for its hashes, unless
-/// it has them from a checkpoint.
-fn rebuilds_the_same(store: &Store, disk: &MemDisk, segment_bytes: u32, when: &str) {
-    let here = canonical(store, when);
-    for (copy, how) in [(disk.copy(), "opened again"), (without_checkpoint(disk), "without a checkpoint")] {
-        let there = canonical(&open(&copy, segment_bytes), &format!("{how}, {when}"));
-        if here != there {
-            let at = here.iter().zip(&there).position(|(a, b)| a != b);
-            panic!("{how}, {when}: {} bytes and {}, and byte {at:?} differs first", here.len(), there.len());
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {

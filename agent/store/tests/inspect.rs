@@ -186,6 +186,34 @@ fn what_a_crash_leaves_is_no_damage() {
     assert!(found == all);
 }
 
+/// What a checkpoint knows of the last segment was on disk: that its end is gone is no torn commit.
+#[test]
+fn an_end_that_a_checkpoint_knows_is_missed() {
+    let disk = MemDisk::new();
+    let store = open(&disk, ONE);
+    let mut m = Model::new();
+    for ops in &some_commits() {
+        commit(&store, &m.batch(ops));
+    }
+    assert!(store.maintain(&EVERYTHING.of(&m)).expect("upkeep succeeds").checkpoint_bytes > 0);
+    drop(store);
+    let commits = commits(&bytes_of(&disk, FIRST));
+    let end = end_of(&commits);
+    for cut in commits[0].end..end {
+        let copy = disk.copy();
+        copy.edit(FIRST, |b| b.truncate(cut));
+        let at = commits.iter().map(|c| c.end).take_while(|end| *end <= cut).last().expect("the first is whole");
+        let (r, _) = read(&copy);
+        let is_said = |d: &&Damage| d.file == FIRST && d.offset == at as u64;
+        assert!(r.torn.is_none() && r.damages.iter().any(|d| is_said(&d)), "cut at {cut} of {end}: {r:?}");
+        let e = refusal(&copy, ONE).to_string();
+        assert!(e.ends_with(&format!("is damaged at offset {cut}: its end is missing")), "{e}");
+        assert_eq!(bytes_of(&copy, FIRST).len(), cut, "it stays as it is");
+        // Without the checkpoint nobody can tell.
+        open(&without_checkpoint(&copy), ONE);
+    }
+}
+
 #[test]
 fn a_newer_format_is_no_damage() {
     let (disk, _) = plain();

@@ -3,7 +3,7 @@
 use super::objects::{DOMAIN, Layout};
 use anyhow::{Context, Result, bail};
 use mew_agent::{OperatorAddress, VERSION};
-use mew_contract::report::Inbound;
+use mew_contract::report::{Inbound, Names};
 use mew_contract::snapshot::Direction;
 use mew_contract::{
     FlowReport, FlowState, LinkState, MAX_MESSAGE, PeerInfo, Problem, Reason, RemoteReport, Report, Roots, Snapshot,
@@ -231,6 +231,7 @@ impl InForce {
             rejected: Vec::new(),
             remotes: self.remotes.iter().map(|name| remote(name, well)).collect(),
             syncs: self.syncs.iter().map(|item| flow(item, well)).collect(),
+            silent: Some(Names::default()),
             certificate_not_after_ms: Some(NOT_AFTER_MS),
             certificate_root: None,
             problem: None,

@@ -20,7 +20,7 @@ const ROUNDS: u64 = 5;
 const BULK: usize = 1000;
 /// A spare segment and nothing else: made before what is timed, so that it is not timed with it.
 const ONLY_A_SPARE: Upkeep =
-    Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: u64::MAX };
+    Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: u64::MAX, checkpoint_percent: 0 };
 
 /// As an agent without flows, and without tombstones.
 fn routine() -> Upkeep {

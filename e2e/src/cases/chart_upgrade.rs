@@ -68,7 +68,7 @@ fn goes_through(p: &Pair, w: &World) -> Result<()> {
     east.verdict(&[airport.has_arrived(east)])?;
     p.flows_east()?;
     install::leader(&w.east)?;
-    p.takes_effect(&p.east, PATIENCE)
+    p.takes_effect(&p.east)
 }
 
 /// Helm, until everything is as it was told.

@@ -56,6 +56,6 @@ fn fails_over(c: &Cluster, p: &Pair, old: &Value, began: Instant) -> Result<Stri
     })?;
     say(&format!("{new} leads {:.1} s after {old} froze", began.elapsed().as_secs_f32()));
     // The old leader is still frozen: the agent must have found the new one.
-    p.takes_effect(&p.east, PATIENCE)?;
+    p.takes_effect(&p.east)?;
     Ok(new)
 }

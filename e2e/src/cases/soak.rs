@@ -31,9 +31,6 @@ pub const CASE: Case = Case {
 const EVERY_MS: u32 = 250;
 /// Between two looks at a change that is on its way, and between two such changes: each starts a kubectl.
 const PACE: Duration = Duration::from_secs(1);
-/// For so long after its kind was away, a leader that is new since then gives an agent nothing else than what it has: it
-/// cannot know whether all is applied again (ADR 9).
-const KIND_DOUBTED: Duration = Duration::from_secs(600);
 /// Between two looks at whether a time is over.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -147,21 +144,21 @@ impl Prober<'_> {
 
 fn survives(w: &World, p: &Pair, grace: &Grace) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(w.soak.seconds);
-    let (mut n, mut kind_back) = (0, None);
+    let mut n = 0;
     for planned in Faults::of(w.soak.seed) {
         rest(planned.calm)?;
         if Instant::now() >= end {
             break;
         }
         n += 1;
-        befalls(w, p, grace, &planned, &mut kind_back).with_context(|| format!("fault {n}, {}", planned.fault))?;
+        befalls(w, p, grace, &planned).with_context(|| format!("fault {n}, {}", planned.fault))?;
     }
     ensure!(n > 0, "{} s are too few for a single fault", w.soak.seconds);
     say(&format!("{n} faults"));
     Ok(())
 }
 
-fn befalls(w: &World, p: &Pair, grace: &Grace, planned: &Planned, kind_back: &mut Option<Instant>) -> Result<()> {
+fn befalls(w: &World, p: &Pair, grace: &Grace, planned: &Planned) -> Result<()> {
     let Planned { fault, lasts, .. } = *planned;
     say(&format!("{fault}, for {} s", lasts.as_secs()));
     if let Some(at) = fault.silences() {
@@ -176,10 +173,7 @@ fn befalls(w: &World, p: &Pair, grace: &Grace, planned: &Planned, kind_back: &mu
         || ends(w, p, fault),
     )?;
     let mended = Instant::now();
-    if fault == Fault::KindDeleted {
-        *kind_back = Some(mended);
-    }
-    all_is_well(w, p, *kind_back)?;
+    all_is_well(w, p)?;
     say(&format!("all is well again after {:.1} s", mended.elapsed().as_secs_f32()));
     for at in [At::East, At::West] {
         grace.of(at).store(GRACE_MS, Ordering::SeqCst);
@@ -228,15 +222,14 @@ fn ends(w: &World, p: &Pair, fault: Fault) -> Result<()> {
 }
 
 /// Workloads, operators and agents are back, and what is declared takes effect at both sides: statuses are of now.
-fn all_is_well(w: &World, p: &Pair, kind_back: Option<Instant>) -> Result<()> {
-    let doubted = kind_back.map_or(Duration::ZERO, |t| KIND_DOUBTED.saturating_sub(t.elapsed()));
+fn all_is_well(w: &World, p: &Pair) -> Result<()> {
     for s in p.sides() {
         s.rolled_out()?;
         until(&format!("{}: all operators are back", s.cluster.name), PATIENCE, || {
             Ok(install::is_whole(&s.cluster, &w.prepared.mew)?.then_some(()))
         })?;
         install::leader(&s.cluster)?;
-        p.takes_effect(s, PATIENCE + doubted)?;
+        p.takes_effect(s)?;
     }
     p.all_ready()
 }

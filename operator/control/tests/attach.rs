@@ -1,6 +1,7 @@
 //! Callers that are not what they should be, at the service that agents attach to: each is refused with its reason, and the
 //! kernels of others are as they were.
 
+use mew_contract::report::Names;
 use mew_contract::{MAX_MESSAGE, Problem, Reason, Report, Snapshot};
 use mew_control::{Authorities, Backend, Ca, ControlService, Registry};
 use mew_plan::{AgentState, KernelName, empty_snapshot};
@@ -203,6 +204,7 @@ fn report(problem: &str) -> Report {
         rejected: Vec::new(),
         remotes: Vec::new(),
         syncs: Vec::new(),
+        silent: Some(Names::default()),
         certificate_not_after_ms: None,
         certificate_root: None,
         problem: Some(Problem::new(Reason::SinkError, problem)),

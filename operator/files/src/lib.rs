@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use backend::FilesBackend;
 use ca::Followed;
 use mew_control::{ControlService, Registry};
-use mew_plan::{Inputs, plan};
+use mew_plan::{Doubts, Inputs, plan};
 use objects::State;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -107,6 +107,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<()> {
             agents: &agents,
             now_ms: now_ms(),
             since_ms,
+            doubts: Doubts::default(),
         });
         registry.deliver(&p.snapshots, now_ms());
         registry.forget(&p.unused, now_ms());

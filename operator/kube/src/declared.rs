@@ -5,8 +5,9 @@
 //! Owned by the task that plans; the watches send it what they see.
 
 use crate::doubt::Doubt;
+use jiff::Timestamp;
 use mew_crds::{FederationPolicy, Remote, Sync};
-use mew_plan::Objects;
+use mew_plan::{Doubts, Objects};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub struct Listed {
     pub is_orphaned: bool,
     /// Since when that is back, if it is there.
     pub back: Option<Instant>,
+    /// When the list was complete, for people.
+    pub wall: Timestamp,
     /// What the list may lack, judged by that definition.
     pub doubt: Doubt,
 }
@@ -129,7 +132,7 @@ impl<K> Set<K> {
         }
         self.doubt = match (l.is_first, self.doubt, l.back) {
             (true, was, _) => was.max(l.doubt),
-            (false, Doubt::Away, Some(back)) => Doubt::Until(back + GRACE),
+            (false, Doubt::Away, Some(back)) => Doubt::Until { end: back + GRACE, back: l.wall },
             (false, was, _) => was,
         };
         if l.is_first {
@@ -145,7 +148,7 @@ impl<K> Set<K> {
             tracing::warn!(%name, "it went with its CustomResourceDefinition and was not applied again");
             self.remove(&name);
         }
-        if let Doubt::Until(end) = self.doubt
+        if let Doubt::Until { end, .. } = self.doubt
             && now >= end
         {
             self.doubt = Doubt::None;
@@ -179,9 +182,13 @@ impl Declared {
         self.policies.expire(now);
     }
 
-    /// Whether something may be missing that nobody withdrew, and that this leader has never seen.
-    pub fn is_doubtful(&self) -> bool {
-        [self.remotes.doubt, self.syncs.doubt, self.policies.doubt].iter().any(|d| *d != Doubt::None)
+    /// Of which kinds something may be missing that nobody withdrew, and that this leader has never seen.
+    pub fn doubts(&self) -> Doubts {
+        Doubts {
+            remotes: self.remotes.doubt.incomplete(),
+            syncs: self.syncs.doubt.incomplete(),
+            policies: self.policies.doubt.incomplete(),
+        }
     }
 
     /// Everything to plan by; [`Declared::give_back`] must follow. With 10,000 objects there is no time to copy them.
@@ -218,6 +225,7 @@ mod tests {
             is_first: false,
             is_orphaned: false,
             back,
+            wall: Timestamp::UNIX_EPOCH,
             doubt: Doubt::None,
         }
     }
@@ -297,7 +305,7 @@ mod tests {
         let back = Instant::now();
         s.apply(Of::Listed(listed(&[], Some(back))));
         s.apply(Of::Listed(listed(&[], Some(back + GRACE / 2))));
-        assert_eq!(s.doubt, Doubt::Until(back + GRACE));
+        assert_eq!(s.doubt, Doubt::Until { end: back + GRACE, back: Timestamp::UNIX_EPOCH });
         s.expire(back + GRACE);
         assert_eq!(s.doubt, Doubt::None);
     }

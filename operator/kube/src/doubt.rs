@@ -1,13 +1,11 @@
-//! What a new leader may not withdraw. When a CustomResourceDefinition goes, what its objects declare stays in force, and the
-//! leader that saw it go remembers them. A leader that begins later finds an empty list. It cannot know what was there;
-//! the agents do: each has its last snapshot. So while a list may lack what nobody withdrew, an agent gets a new snapshot
-//! only if it has nothing to lose by it. See docs/adr/0009.
+//! Whether a list may lack what nobody withdrew. When a CustomResourceDefinition goes, what its objects declare stays in force,
+//! and the leader that saw it go remembers them. A leader that begins later finds an empty list, and cannot know what was
+//! there: it must not take from agents what they have (`mew_plan::Doubts`). See docs/adr/0009.
 
 use crate::declared::GRACE;
 use crate::definitions::Definition;
 use jiff::Timestamp;
-use mew_contract::Snapshot;
-use mew_plan::{AgentState, KernelName, empty_snapshot};
+use mew_plan::Incomplete;
 use std::time::{Duration, Instant};
 
 /// Whether a list may lack objects that nobody withdrew.
@@ -15,9 +13,27 @@ use std::time::{Duration, Instant};
 pub enum Doubt {
     None,
     /// Its definition came back a short time ago.
-    Until(Instant),
+    Until {
+        end: Instant,
+        /// When it came back, for people.
+        back: Timestamp,
+    },
     /// Its definition is gone.
     Away,
+}
+
+impl Doubt {
+    /// As it is planned by, and said in statuses: by times that stay the same, whenever they are asked for.
+    pub fn incomplete(self) -> Option<Incomplete> {
+        match self {
+            Doubt::None => None,
+            Doubt::Away => Some(Incomplete::Away),
+            Doubt::Until { back, .. } => {
+                let since_ms = u64::try_from(back.as_millisecond()).unwrap_or(0);
+                Some(Incomplete::Back { since_ms, until_ms: since_ms + GRACE.as_millis() as u64 })
+            }
+        }
+    }
 }
 
 /// Of the first list that this leader has of a kind. `in_use` is when the first leader ever began: a definition that is older
@@ -27,27 +43,12 @@ pub fn of_list(definition: &Definition, in_use: Option<Timestamp>, wall: Timesta
     let Some(created) = created.filter(|c| in_use.is_none_or(|began| began < *c)) else { return Doubt::None };
     // A clock behind the API server's is no reason to wait longer than that.
     let age = Duration::try_from(wall.duration_since(created)).unwrap_or_default();
-    if age >= GRACE { Doubt::None } else { Doubt::Until(now + (GRACE - age)) }
-}
-
-/// Whether an agent can be given this snapshot though it may lack something: it has nothing in force, or exactly this, or
-/// what this leader has given it before.
-pub fn is_safe(trust_domain: &str, kernel: &KernelName, planned: &Snapshot, agent: Option<&AgentState>) -> bool {
-    let Some(a) = agent else { return false };
-    let Some(report) = &a.report else { return false };
-    let is = |s: &Snapshot| report.snapshot == Snapshot::digest(&s.encode());
-    report.snapshot.is_empty() || a.confirmed.is_some() || is(&empty_snapshot(trust_domain, kernel)) || is(planned)
+    if age >= GRACE { Doubt::None } else { Doubt::Until { end: now + (GRACE - age), back: created } }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mew_contract::Report;
-    use mew_plan::Items;
-    use serde_json::json;
-    use std::sync::Arc;
-
-    const DOMAIN: &str = "us.example.com";
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
@@ -64,51 +65,23 @@ mod tests {
         let began = "2026-11-21T08:00:00Z";
         assert_eq!(of(&here("2026-11-21T07:59:58Z"), began, "2026-11-21T08:00:09Z"), Doubt::None, "a new installation");
         assert_eq!(of(&here(began), began, "2026-11-21T08:00:09Z"), Doubt::None, "in the same second");
-        let again = here("2026-11-21T09:00:00Z");
-        let left = Duration::from_secs(480);
-        assert_eq!(of(&again, began, "2026-11-21T09:02:00Z"), Doubt::Until(now + left));
-        assert_eq!(of(&again, began, "2026-11-21T09:10:00Z"), Doubt::None, "the grace is over");
-        assert_eq!(of(&again, began, "2026-11-21T08:59:00Z"), Doubt::Until(now + GRACE), "this clock is behind");
+        let back = "2026-11-21T09:00:00Z";
+        let until = |left: u64| Doubt::Until { end: now + Duration::from_secs(left), back: at(back) };
+        assert_eq!(of(&here(back), began, "2026-11-21T09:02:00Z"), until(480));
+        assert_eq!(of(&here(back), began, "2026-11-21T09:10:00Z"), Doubt::None, "the grace is over");
+        assert_eq!(of(&here(back), began, "2026-11-21T08:59:00Z"), until(600), "this clock is behind");
         assert_eq!(of(&Definition::Gone, began, began), Doubt::Away);
-        assert!(Doubt::None < Doubt::Until(now) && Doubt::Until(now) < Doubt::Away);
+        assert!(Doubt::None < until(480) && until(480) < until(481) && until(481) < Doubt::Away);
     }
 
-    fn agent(in_force: &str) -> AgentState {
-        let report = Report {
-            kernel_id: "shop.till".into(),
-            incarnation: "one".into(),
-            agent_version: "0.1.0".into(),
-            snapshot: in_force.into(),
-            rejected: vec![],
-            remotes: vec![],
-            syncs: vec![],
-            certificate_not_after_ms: None,
-            certificate_root: None,
-            problem: None,
-        };
-        AgentState { attached: true, report: Some(Arc::new(report)), ..AgentState::default() }
-    }
-
-    /// What it reports of flows does not count: links that have just begun are not in a report yet.
     #[test]
-    fn an_agent_loses_nothing_by_what_it_has_already() {
-        let kernel = KernelName::new("shop", "till");
-        let empty = empty_snapshot(DOMAIN, &kernel);
-        let full = Snapshot { syncs: vec![json!({"name": "shop/tasks"})], ..empty.clone() };
-        let digest = |s: &Snapshot| Snapshot::digest(&s.encode());
-        let safe = |planned: &Snapshot, a: Option<&AgentState>| is_safe(DOMAIN, &kernel, planned, a);
-
-        assert!(!safe(&empty, None), "an agent that has not come yet may have anything");
-        let silent = AgentState { attached: true, ..AgentState::default() };
-        assert!(!safe(&empty, Some(&silent)));
-
-        let runs = agent(&digest(&full));
-        assert!(!safe(&empty, Some(&runs)));
-        assert!(safe(&full, Some(&runs)), "everything was applied again");
-        let told = AgentState { confirmed: Some(Arc::new(Items::of(&full))), ..runs.clone() };
-        assert!(safe(&empty, Some(&told)), "it is known what was withdrawn since");
-
-        assert!(safe(&full, Some(&agent(""))), "a new agent has nothing");
-        assert!(safe(&full, Some(&agent(&digest(&empty)))));
+    fn what_people_are_told_does_not_move_with_the_clock() {
+        let back = at("2026-11-21T09:00:00Z");
+        let since_ms = 1_795_251_600_000;
+        let told = Some(Incomplete::Back { since_ms, until_ms: since_ms + 600_000 });
+        for left in [1, 480] {
+            assert_eq!(Doubt::Until { end: Instant::now() + Duration::from_secs(left), back }.incomplete(), told);
+        }
+        assert_eq!((Doubt::Away.incomplete(), Doubt::None.incomplete()), (Some(Incomplete::Away), None));
     }
 }

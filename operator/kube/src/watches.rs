@@ -154,7 +154,7 @@ impl Lists {
             self.before = begun.or(self.before.take());
             return None;
         }
-        let instant = Instant::now();
+        let (instant, wall) = (Instant::now(), Timestamp::now());
         // While it goes, lists are complete and shrink.
         let is_orphaned = *now == Definition::Gone || self.before.is_some() && !has_stayed(self.before.as_ref(), now);
         let l = Listed {
@@ -163,7 +163,8 @@ impl Lists {
             is_first: take(&mut self.is_first),
             is_orphaned,
             back: (*now != Definition::Gone).then_some(instant),
-            doubt: doubt::of_list(now, self.in_use, Timestamp::now(), instant),
+            wall,
+            doubt: doubt::of_list(now, self.in_use, wall, instant),
         };
         self.before = Some(now.clone());
         Some(l)

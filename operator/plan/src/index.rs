@@ -34,6 +34,8 @@ pub struct Index<'a> {
 /// An agent, with what it says of each object.
 pub struct Agent<'a> {
     pub state: &'a AgentState,
+    /// Why it keeps what it has, if it has something and is given nothing else.
+    pub keeps: Option<String>,
     remotes: HashMap<&'a str, &'a RemoteReport>,
     syncs: HashMap<&'a str, &'a FlowReport>,
     rejected: HashMap<(&'a str, &'a str), &'a Problem>,
@@ -74,6 +76,15 @@ impl<'a> Index<'a> {
             }
         }
         x
+    }
+
+    /// These agents keep what they have. Of one that has not reported yet, that is all that is to be said.
+    pub fn keep(&mut self, kept: &BTreeMap<KernelName, String>) {
+        for (k, why) in kept {
+            if let Some(a) = self.agents.get_mut(k).filter(|a| a.state.report.is_some()) {
+                a.keeps = Some(why.clone());
+            }
+        }
     }
 
     pub fn agent(&self, k: &KernelName) -> Option<&Agent<'a>> {
@@ -145,7 +156,8 @@ fn peer(r: &Remote) -> Option<String> {
 
 impl<'a> Agent<'a> {
     fn new(state: &'a AgentState) -> Self {
-        let mut a = Agent { state, remotes: HashMap::new(), syncs: HashMap::new(), rejected: HashMap::new() };
+        let (remotes, syncs, rejected) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut a = Agent { state, keeps: None, remotes, syncs, rejected };
         if let Some(r) = &state.report {
             a.remotes = r.remotes.iter().map(|x| (x.name.as_str(), x)).collect();
             a.syncs = r.syncs.iter().map(|x| (x.name.as_str(), x)).collect();

@@ -6,6 +6,7 @@ mod buckets;
 mod gates;
 mod index;
 mod items;
+mod keeping;
 mod policy;
 mod remote;
 pub mod rotation;
@@ -13,6 +14,7 @@ mod sync;
 
 pub use gates::{Gate, GateStatus};
 pub use items::Items;
+pub use keeping::{Doubts, Incomplete};
 
 use index::{Agent, Index};
 use items::Item;
@@ -96,11 +98,16 @@ pub struct Inputs<'a> {
     pub now_ms: u64,
     /// When this planner took over: until agents had the time to report, old statuses stay.
     pub since_ms: u64,
+    /// Which of the objects' kinds may lack some that nobody withdrew.
+    pub doubts: Doubts,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub snapshots: BTreeMap<KernelName, Snapshot>,
+    /// Kernels whose agents keep what they have, and why: they might lose what nobody withdrew. There is no
+    /// snapshot for them here, and they are not unused.
+    pub kept: BTreeMap<KernelName, String>,
     /// Kernels that no agent holds and no Remote names.
     pub unused: BTreeSet<KernelName>,
     pub remotes: BTreeMap<Name, RemoteStatus>,
@@ -116,7 +123,7 @@ pub fn plan(i: &Inputs<'_>) -> Plan {
 
 /// As [`plan`], and hands over each Sync's status as it is made: they are by far the most, and most are what they were.
 pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -> Plan {
-    let x = Index::new(i);
+    let mut x = Index::new(i);
     let mut remotes: BTreeMap<&Name, remote::Planned> =
         i.objects.remotes.iter().map(|(n, r)| (n, remote::plan(i, &x, n, r))).collect();
     let mut syncs: BTreeMap<&Name, sync::Planned> =
@@ -136,6 +143,11 @@ pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -
             s.syncs.extend(p.item.as_mut().map(Item::take));
         }
     }
+    out.kept = keeping::kept(i, &out.snapshots);
+    out.snapshots.retain(|k, _| !out.kept.contains_key(k));
+    // A Remote that names it may be missing.
+    out.unused.retain(|k| !out.kept.contains_key(k));
+    x.keep(&out.kept);
     for (n, r) in &i.objects.remotes {
         let p = &remotes[n];
         out.remotes.insert(n.clone(), remote::status(i, &x, n, r, p));
@@ -150,7 +162,7 @@ pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -
         each_sync(n, status);
     }
     for (n, p) in &i.objects.policies {
-        out.policies.insert(n.clone(), policy::status(i, n, p, &syncs, &denied));
+        out.policies.insert(n.clone(), policy::status(i, &x, n, p, &syncs, &denied));
     }
     out
 }
@@ -187,9 +199,10 @@ fn programmed<'a, T>(
     found: Option<&'a T>,
 ) -> Said<'a, T> {
     let unknown = |r: Reason, m: String| Said::Not(GateStatus::unknown(r, m));
-    let Some(a) = agent.map(|a| a.state) else {
+    let Some(agent) = agent else {
         return unknown(Reason::NoAgent, format!("no agent of kernel {} is attached", kernel.name));
     };
+    let a = agent.state;
     let silent = i.now_ms.saturating_sub(a.reported_ms.max(i.since_ms));
     let Some(report) = &a.report else {
         let m = format!("no agent of kernel {} has reported yet", kernel.name);
@@ -202,10 +215,8 @@ fn programmed<'a, T>(
         );
     }
     if !confirmed {
-        return unknown(
-            Reason::Pending,
-            format!("the agent of kernel {} has not confirmed the configuration yet", kernel.name),
-        );
+        let m = || format!("the agent of kernel {} has not confirmed the configuration yet", kernel.name);
+        return unknown(Reason::Pending, agent.keeps.clone().unwrap_or_else(m));
     }
     // An ontology that was refused leaves the old one working: that is no reason to call nothing programmed.
     if let Some(p) = report.problem.as_ref().filter(|p| p.reason != Reason::OntologyMismatch) {

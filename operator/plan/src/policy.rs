@@ -1,14 +1,14 @@
 //! What policies say about a Remote: the gate for the connection, and rules for types.
 
 use crate::gates::{Gate, GateStatus, Gates};
-use crate::index::in_namespace;
+use crate::index::{Index, in_namespace};
 use crate::sync;
-use crate::{Inputs, Name, namespace_of};
+use crate::{Inputs, Name, kernel_of, namespace_of};
 use mew_contract::{Problem, Reason, TypeRules};
 use mew_crds::common::KernelUri;
 use mew_crds::policy::{Mode, Operation, RuleAction};
 use mew_crds::remote::RemoteSpec;
-use mew_crds::{FederationPolicy, FederationPolicyStatus, SyncStatus, validate};
+use mew_crds::{Condition, FederationPolicy, FederationPolicyStatus, SyncStatus, validate};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Policies that hold for a Remote, by name.
@@ -158,6 +158,7 @@ pub(crate) fn is_denied(s: &SyncStatus) -> bool {
 
 pub(crate) fn status(
     i: &Inputs<'_>,
+    x: &Index<'_>,
     name: &str,
     p: &FederationPolicy,
     syncs: &BTreeMap<&Name, sync::Planned>,
@@ -181,7 +182,7 @@ pub(crate) fn status(
         }
     };
     let gates = Gates {
-        list: vec![(Gate::Accepted, accepted), (Gate::Programmed, GateStatus::yes(Reason::Enforced))],
+        list: vec![(Gate::Accepted, accepted), (Gate::Programmed, programmed(i, x, p, &old, &selected))],
         ready: GateStatus { message: unlisted(i, &selected), ..GateStatus::yes(Reason::Enforced) },
         up_to: Gate::Programmed,
         suspended: false,
@@ -193,6 +194,26 @@ pub(crate) fn status(
         affected_syncs: Some(affected.len() as i64),
         denied_syncs: Some(denied as i64),
         conditions: gates.conditions(&old.conditions, p.metadata.generation, i.now_ms),
+    }
+}
+
+/// A policy is in force as soon as it is planned, but for agents that keep what they have: those have it only if it was in
+/// force before.
+fn programmed(
+    i: &Inputs<'_>,
+    x: &Index<'_>,
+    p: &FederationPolicy,
+    old: &FederationPolicyStatus,
+    selected: &BTreeSet<&Name>,
+) -> GateStatus {
+    let was = |c: &Condition| c.type_ == Gate::Programmed.name() && c.status == "True";
+    if old.observed_generation == p.metadata.generation && old.conditions.iter().any(was) {
+        return GateStatus::yes(Reason::Enforced);
+    }
+    let keeps = |n: &&Name| x.agent(&kernel_of(n, i.objects.remotes.get(*n)?))?.keeps.as_ref();
+    match selected.iter().find_map(keeps) {
+        Some(why) => GateStatus::unknown(Reason::Pending, why.clone()),
+        None => GateStatus::yes(Reason::Enforced),
     }
 }
 

@@ -60,6 +60,7 @@ impl Store {
         }
         let number = w.next_frame;
         w.next_frame += 1;
+        self.behind.fetch_add(w.frame.buf.len() as u64, Ordering::Relaxed);
 
         let _dropped;
         let mut st = self.write();
@@ -140,10 +141,8 @@ impl Store {
             file.set_len(at.into()).map_err(unwritten)?;
             file.sync().map_err(|e| self.breaks(unsynced(&e)))?;
             let s = self.begin_segment(w)?;
-            let closed = at;
             (id, at, file) = (s.id, s.end, s.file.clone());
             self.write().add_segment(s);
-            self.behind.fetch_add(closed.into(), Ordering::Relaxed);
         }
         // Bytes behind the durable end are never read, so a write that failed half-way is simply written over.
         file.write_at(&w.frame.buf, at.into()).map_err(unwritten)?;

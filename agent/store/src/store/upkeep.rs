@@ -2,14 +2,12 @@
 
 use super::refusal::{because, full_or, full_or_io};
 use super::{Store, lock};
-use crate::checkpoint::{self, UNFINISHED};
+use crate::checkpoint::{self, CHECKPOINT, Image, UNFINISHED};
 use crate::compact::{self, Rewritten};
-use crate::recover::{Extent, NEW, SPARE, recover};
+use crate::recover::{NEW, SPARE};
 use crate::segment::segment_name;
-use crate::state::State;
 use crate::sync::atomic::Ordering;
 use crate::types::{Batch, Kept, Result, StoreError, Upkeep};
-use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
@@ -22,8 +20,22 @@ const SPARE_CHUNK: usize = 1 << 20;
 /// A batch from a peer has half of it.
 const ROOM: u64 = 1 << 20;
 
+/// Bytes of segments that are rewritten before the next checkpoint: until then they take room twice, and where each of their
+/// records went is kept in memory.
+const MOST_REWRITTEN: u64 = 1 << 30;
+
 /// Never there.
 const FACT_TRIAL: &[u8] = b"trial";
+
+/// What is worth rewriting.
+#[derive(Default)]
+struct Due {
+    groups: Vec<(Vec<u64>, bool)>,
+    /// Bytes that this makes free, about.
+    gain: u64,
+    /// Some of it has to wait.
+    is_more: bool,
+}
 
 impl Store {
     /// Prepares a spare segment, compacts, writes a checkpoint: whatever is due. Commits and readers go on meanwhile; it
@@ -50,41 +62,27 @@ impl Store {
     }
 
     fn compact_and_checkpoint(&self, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Kept> {
+        let mut done = Kept::default();
+        while self.round(u, rubbish, &mut done)? {}
+        Ok(done)
+    }
+
+    /// Returns whether there is more to compact.
+    fn round(&self, u: &Upkeep, rubbish: &mut Vec<String>, done: &mut Kept) -> Result<bool> {
         // Segments of two compactions must not lie beside each other.
         self.sweep(rubbish)?;
-        // Before it is known what is closed: what closes meanwhile is counted again.
-        let covered = self.behind.load(Ordering::Relaxed);
-        let is_due = covered > u.checkpoint_bytes;
-        let (closed, active, end) = {
-            let st = self.read();
-            let active = st.last()?;
-            let closed: BTreeSet<u32> = st.segments.values().map(|s| s.id).filter(|id| *id != active.id).collect();
-            let segments = st.segments.values().filter(|s| s.id != active.id);
-            if !is_due && compact::groups(segments, u, self.options.segment_bytes).is_empty() || closed.is_empty() {
-                return Ok(Kept::default());
-            }
-            (closed, active.id, active.first_frame)
-        };
-        let o = self.read().ontology.clone();
-        let mut r = recover(&*self.disk, o, &Extent::Closed(&closed))?;
-        if r.next_frame != end {
-            return Err(StoreError::Inconsistent(format!("closed segments end at commit {}, not {end}", r.next_frame)));
+        // Writing a checkpoint, which compaction ends with, must not cost much more than what it is good for.
+        let dear = self.size_of_checkpoint()? / 100 * u.checkpoint_percent;
+        let behind = self.behind.load(Ordering::Relaxed);
+        let is_due = behind > u.checkpoint_bytes && behind > dear;
+        let Due { groups, gain, is_more } = self.groups(u)?;
+        if !is_due && (groups.is_empty() || gain < dear) {
+            return Ok(false);
         }
-        let rewritten = self.compact(&mut r.state, u, rubbish);
+        let rewritten = self.compact(&groups, u, rubbish);
         let written = rewritten.and_then(|x| {
-            if x.is_empty() && !is_due {
-                return Ok((x, 0)); // it was replaced by what is not closed yet
-            }
             rubbish.push(UNFINISHED.to_owned());
-            let (index, segments) = (&r.state.index, r.state.segments.values());
-            let bytes = checkpoint::write(&*self.disk, &r.state.ontology, index, segments, end, active)?;
-            // Under another ontology than it was made for it covers nothing.
-            let o = self.read().ontology.clone();
-            if checkpoint::fingerprint(&o) == checkpoint::fingerprint(&r.state.ontology) {
-                // Another ontology that came meanwhile, and went again, may have counted less than was covered.
-                let left = |n: u64| Some(n.saturating_sub(covered));
-                let _ = self.behind.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
-            }
+            let bytes = self.checkpoint(&x)?;
             Ok((x, bytes))
         });
         let (rewritten, checkpoint_bytes) = written.map_err(|e| {
@@ -92,9 +90,8 @@ impl Store {
             let _ = self.sweep(rubbish);
             full_or(e)
         })?;
-        drop(r);
         rubbish.clear();
-        let mut done = Kept { checkpoint_bytes, ..Kept::default() };
+        done.checkpoint_bytes = checkpoint_bytes;
         for x in rewritten {
             done.rewritten += x.old.len() as u64;
             done.freed_bytes += x.freed_bytes;
@@ -115,19 +112,68 @@ impl Store {
             rubbish.extend(x.old.into_iter().map(segment_name));
         }
         self.sweep(rubbish)?;
-        Ok(done)
+        Ok(is_more)
+    }
+
+    /// 0 if there is none.
+    fn size_of_checkpoint(&self) -> Result<u64> {
+        match self.disk.open(CHECKPOINT) {
+            Ok(file) => Ok(file.len()?),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn groups(&self, u: &Upkeep) -> Result<Due> {
+        let st = self.read();
+        let active = st.last()?.id;
+        let closed = st.segments.values().filter(|s| s.id != active);
+        let mut due = Due::default();
+        let mut bytes = 0;
+        for (group, clean) in compact::groups(closed, u, self.options.segment_bytes) {
+            let all = || group.iter().filter_map(|first| st.segments.get(first));
+            bytes += all().map(|s| u64::from(s.end)).sum::<u64>();
+            // At least one: it is bounded by itself.
+            if bytes > MOST_REWRITTEN && !due.groups.is_empty() {
+                due.is_more = true;
+                break;
+            }
+            due.gain += all().map(|s| u64::from(s.end) - s.live_bytes()).sum::<u64>();
+            due.groups.push((group, clean));
+        }
+        Ok(due)
     }
 
     /// `rubbish` becomes what to remove if not everything succeeds.
-    fn compact(&self, state: &mut State, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Vec<Rewritten>> {
+    fn compact(&self, groups: &[(Vec<u64>, bool)], u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Vec<Rewritten>> {
         let mut out = Vec::new();
-        for (group, clean) in compact::groups(state.segments.values(), u, self.options.segment_bytes) {
+        for (group, clean) in groups {
             let id = self.new_id();
             let name = segment_name(id);
             rubbish.extend([name.clone(), format!("{name}{NEW}")]);
-            out.push(compact::rewrite(&*self.disk, state, &group, clean, id, u)?);
+            out.push(compact::rewrite(self, &*self.disk, group, *clean, id, u)?);
         }
         Ok(out)
+    }
+
+    /// Of the newest commit, after what compaction left out was replaced: nothing that it points to may be gone.
+    fn checkpoint(&self, rewritten: &[Rewritten]) -> Result<u64> {
+        let (image, covered) = {
+            let writer = lock(&self.writer);
+            let covered = self.behind.load(Ordering::Relaxed);
+            let view = self.view();
+            (Image::of(view, &self.read(), writer.next_frame)?, covered)
+        };
+        let made_for = image.fingerprint();
+        let bytes = checkpoint::write(&*self.disk, image, rewritten)?;
+        // Under another ontology than it was made for it covers nothing.
+        let o = self.read().ontology.clone();
+        if checkpoint::fingerprint(&o) == made_for {
+            // Another ontology that came meanwhile, and went again, may have counted less than was covered.
+            let left = |n: u64| Some(n.saturating_sub(covered));
+            let _ = self.behind.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        }
+        Ok(bytes)
     }
 
     /// From the last to the first, each durably before the next: of what a compaction made in vain, a newer segment may leave

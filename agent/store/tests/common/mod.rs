@@ -127,6 +127,26 @@ pub fn rebuilds_alike(disk: &MemDisk, segment_bytes: u32, when: &str) {
     same(&dump(&with), &dump(&without), &format!("with a checkpoint and without, {when}"));
 }
 
+/// All derived state in one order.
+pub fn canonical(store: &Store, when: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    store.canonical(&mut out).unwrap_or_else(|e| panic!("{when}: {e}"));
+    out
+}
+
+/// As it is, opened again, and opened without what a checkpoint saves. Each opening draws other keys for its hashes, unless
+/// it has them from a checkpoint.
+pub fn rebuilds_the_same(store: &Store, disk: &MemDisk, segment_bytes: u32, when: &str) {
+    let here = canonical(store, when);
+    for (copy, how) in [(disk.copy(), "opened again"), (without_checkpoint(disk), "without a checkpoint")] {
+        let there = canonical(&open(&copy, segment_bytes), &format!("{how}, {when}"));
+        if here != there {
+            let at = here.iter().zip(&there).position(|(a, b)| a != b);
+            panic!("{how}, {when}: {} bytes and {}, and byte {at:?} differs first", here.len(), there.len());
+        }
+    }
+}
+
 pub fn code(n: u8) -> Value {
     Value::String(format!("code {n}"))
 }

@@ -3,15 +3,14 @@
 use super::Leader;
 use crate::bundles::Bundles;
 use crate::declared::{Change, Declared};
-use crate::doubt;
 use crate::lease::Tenure;
 use crate::now_ms;
 use crate::status::{Kind, Outbox, Writer};
 use crate::watches::watch;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use mew_plan::{AgentState, Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan_with};
-use std::collections::{BTreeMap, BTreeSet};
+use mew_plan::{Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan_with};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -149,12 +148,13 @@ impl Planner {
             agents: &agents,
             now_ms: now_ms(),
             since_ms: self.since_ms,
+            doubts: self.declared.doubts(),
         };
         let mut p = plan_with(&inputs, &mut |name, status| {
             self.outbox.sync(name, objects.syncs.get(name), &status, &is_left);
         });
         let waiting = self.outbox.update(&p, &objects, &is_left);
-        self.keep(&mut p, &objects, &read.waiting, &agents);
+        self.keep(&mut p, &objects, &read.waiting);
         // Another replica may have given agents newer ones by now.
         if self.tenure.holds() {
             self.l.registry.deliver(&p.snapshots, now_ms());
@@ -166,29 +166,17 @@ impl Planner {
         true
     }
 
-    /// Takes out the snapshots by which an agent might lose what nobody withdrew: it keeps what it has.
-    fn keep(
-        &mut self,
-        p: &mut Plan,
-        objects: &Objects,
-        waiting: &BTreeSet<String>,
-        agents: &BTreeMap<KernelName, AgentState>,
-    ) {
-        let mut kept = BTreeSet::new();
+    /// Takes out the snapshots that need what is not read yet, and says which agents keep what they have.
+    fn keep(&mut self, p: &mut Plan, objects: &Objects, waiting: &BTreeSet<String>) {
+        let mut kept: BTreeSet<KernelName> = p.kept.keys().cloned().collect();
         if !waiting.is_empty() {
             let needs = objects.remotes.iter().filter(|(n, _)| waiting.contains(namespace_of(n)));
             kept.extend(needs.map(|(n, r)| kernel_of(n, r)));
         }
-        if self.declared.is_doubtful() {
-            let domain = &self.l.options.trust_domain;
-            let at_risk = p.snapshots.iter().filter(|(k, s)| !doubt::is_safe(domain, k, s, agents.get(*k)));
-            kept.extend(at_risk.map(|(k, _)| k.clone()));
-        }
         p.snapshots.retain(|k, _| !kept.contains(k));
-        // A Remote that names it may be missing.
-        p.unused.retain(|k| !kept.contains(k));
         for k in kept.difference(&self.kept) {
-            tracing::warn!(kernel = %k.kernel_id(), "it keeps what it has: not everything that it may depend on is known yet");
+            let waits = "it keeps what it has: ConfigMaps that its Remotes name cannot be read yet";
+            tracing::warn!(kernel = %k.kernel_id(), "{}", p.kept.get(k).map_or(waits, String::as_str));
         }
         for k in self.kept.difference(&kept) {
             tracing::info!(kernel = %k.kernel_id(), "it gets what is declared now");

@@ -1,12 +1,12 @@
 //! What the planner's tests share: a world of objects, one agent and a clock, and kstatus as cli-utils computes it.
 #![allow(dead_code)]
 
-use mew_contract::report::{Inbound, Roots};
+use mew_contract::report::{Inbound, Names, Roots};
 use mew_contract::snapshot::Direction;
 use mew_contract::{
     FlowReport, FlowState, LinkState, PeerInfo, Problem, Reason, RemoteItem, RemoteReport, Report, Snapshot, SyncItem,
 };
-use mew_plan::{AgentState, Inputs, Items, KernelName, Objects, Plan, plan};
+use mew_plan::{AgentState, Doubts, Inputs, Items, KernelName, Objects, Plan, plan};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -66,6 +66,7 @@ pub struct World {
     pub agents: BTreeMap<KernelName, AgentState>,
     pub now_ms: u64,
     pub since_ms: u64,
+    pub doubts: Doubts,
 }
 
 impl World {
@@ -76,6 +77,7 @@ impl World {
             now_ms: START_MS,
             // The planner is no new leader.
             since_ms: START_MS - HOUR_MS,
+            doubts: Doubts::default(),
         }
     }
 
@@ -151,6 +153,7 @@ impl World {
             agents: &self.agents,
             now_ms: self.now_ms,
             since_ms: self.since_ms,
+            doubts: self.doubts,
         })
     }
 
@@ -198,13 +201,14 @@ impl World {
             rejected: vec![],
             remotes,
             syncs,
+            silent: None,
             certificate_not_after_ms: Some(START_MS + 72 * HOUR_MS),
             certificate_root: None,
             problem: None,
         };
         let now_ms = self.now_ms;
         let a = self.agent();
-        a.report = Some(Arc::new(report));
+        a.report = Some(Arc::new(report.holding(&Names::of(&snapshot))));
         a.confirmed = Some(Arc::new(Items::of(&snapshot)));
         a.reported_ms = now_ms;
     }

@@ -4,6 +4,7 @@
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;
+mod doubts;
 mod leaders;
 mod order;
 mod references;
