@@ -175,6 +175,9 @@ pub struct SyncStatus {
     pub failed: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<i64>,
+    /// True while the source does not know what the sink had before: what was deleted since may still be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_reconcile: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<Conflicts>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -293,7 +293,12 @@ pub fn session() -> Vec<Body> {
     vec![
         handshake(),
         Body::FlowOpen(open(1, TASKS, "")),
-        Body::FlowAccept(wire::FlowAccept { flow: 2, types: vec!["Task".into()], position: None }),
+        Body::FlowAccept(wire::FlowAccept {
+            flow: 2,
+            types: vec!["Task".into()],
+            position: None,
+            ..wire::FlowAccept::default()
+        }),
         Body::SyncPush(batch(1, 0, 2, &[task(1), task(2)])),
         Body::FlowOpen(pull(3, OTHERS, None)),
         Body::SyncAck(wire::SyncAck { flow: 2, upto: 1, counts: Some(wire::Counts::default()) }),

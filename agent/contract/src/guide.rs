@@ -10,7 +10,10 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
         Resolved => ("Everything that the object refers to exists and fits.", "Nothing."),
         Programmed => ("The agent has confirmed the configuration that holds this version of the object.", "Nothing."),
         Connected => ("The connection to the peer is up, and both ends have verified each other.", "Nothing."),
-        InSync => ("Every matching change of the source is durable at the sink, or younger than `maxLag`.", "Nothing."),
+        InSync => (
+            "Every matching change of the source is durable at the sink, or younger than `maxLag`.",
+            "Nothing, unless the message says that the source does not know what the sink had before: then compare both sides, delete at the sink what the source has not, and request a reset of the Sync (annotation `federation.mew.dev/reset`), which copies everything anew and ends the message.",
+        ),
         InSyncWithFailures => (
             "The flow works, and some entities could not be applied at the sink: they are held there, durable and counted, and are tried again when what blocks them changes; or they were refused for good.",
             "On the sink's side run `mew held`: it names each entity, why it waits and for what. A missing end arrives when its entity does; a clash of unique values needs one of the two to change.",

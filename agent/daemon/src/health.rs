@@ -119,3 +119,6 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
         .with_state(health);
     axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }
+
+#[cfg(test)]
+mod failing_disk;

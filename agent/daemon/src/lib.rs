@@ -101,7 +101,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
         }
     };
     health.set_opening();
-    let (text, kernel) = tokio::select! {
+    let (kernel, file) = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         opened = open(&options, &dir, &identity, &failpoints, &health) => opened?,
     };
@@ -133,7 +133,6 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
     tasks.spawn(upkeep::run(kernel.clone(), hub.clone(), end.clone()));
-    let file = ontology::File { path: options.ontology.clone(), text };
     tasks.spawn(ontology::watch(file, kernel.clone(), hub.clone(), health.clone(), end.clone()));
     let (grace, is_ephemeral) = (options.grace, options.ephemeral);
     let left = Arc::new(OnceLock::new());
@@ -167,30 +166,30 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     first.unwrap_or(Ok(Ok(())))?
 }
 
-/// Opens the kernel, with the text of its ontology, once the data directory is free.
+/// Opens the kernel, once the data directory is free, and what of the ontology's file is in force.
 async fn open(
     options: &AgentOptions,
     dir: &StateDir,
     identity: &Identity,
     failpoints: &Failpoints,
     health: &health::Health,
-) -> Result<(String, Arc<Kernel>)> {
+) -> Result<(Arc<Kernel>, ontology::File)> {
     loop {
         // It may have changed while this pod waited.
-        let (text, ontology) = ontology::read(&options.ontology)?;
+        let given = ontology::read(&options.ontology)?;
         let (data, dir, identity, failpoints) =
             (options.data.clone(), dir.clone(), identity.clone(), failpoints.clone());
-        let waits = health.clone();
+        let (path, waits) = (options.ontology.clone(), health.clone());
         // A large log is replayed for minutes.
         let opening =
-            tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, ontology, &failpoints, &waits));
+            tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, &path, given, &failpoints, &waits));
         match opening.await? {
             // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
             Err(e) if is_busy(&e) => {
                 health.set_standby(Some(format!("{e:#}")));
                 tokio::time::sleep(STANDBY_POLL).await;
             }
-            r => return r.map(|kernel| (text, kernel)),
+            r => return r,
         }
     }
 }
@@ -205,27 +204,31 @@ fn open_kernel(
     data: &Path,
     dir: &StateDir,
     identity: &Identity,
-    ontology: Ontology,
+    path: &Path,
+    given: (String, Ontology),
     failpoints: &Failpoints,
     health: &health::Health,
-) -> Result<Arc<Kernel>> {
+) -> Result<(Arc<Kernel>, ontology::File)> {
     offline::check_restored(data, dir)?;
-    let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
+    let disk = || DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()));
     // Nobody else has it: what takes time from here on is reading it, and no other holder is to be blamed for that. If one
     // comes before the store has taken it, that is said again.
-    drop(disk.lock().with_context(|| format!("the store in {}", data.display()))?);
+    drop(disk()?.lock().with_context(|| format!("the store in {}", data.display()))?);
     health.set_standby(None);
-    let store = Options {
-        kernel_id: identity.kernel_id.clone(),
-        new_incarnation: dir.incarnation().to_owned(),
-        segment_bytes: SEGMENT_BYTES,
-    };
-    let (store, opened) = Store::open(failpoints.disk(disk), Arc::new(ontology), store)
-        .with_context(|| format!("the store in {}", data.display()))?;
-    if opened.cut_bytes > 0 {
-        tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");
-    }
-    Ok(Arc::new(Kernel::new(store)))
+    let (kernel, file) = ontology::open(path, given, |ontology| {
+        let store = Options {
+            kernel_id: identity.kernel_id.clone(),
+            new_incarnation: dir.incarnation().to_owned(),
+            segment_bytes: SEGMENT_BYTES,
+        };
+        let (store, opened) = Store::open(failpoints.disk(disk()?), Arc::new(ontology), store)
+            .with_context(|| format!("the store in {}", data.display()))?;
+        if opened.cut_bytes > 0 {
+            tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");
+        }
+        Ok(Kernel::new(store))
+    })?;
+    Ok((Arc::new(kernel), file))
 }
 
 #[cfg(test)]
@@ -233,7 +236,9 @@ mod tests {
     use super::{Failpoints, Identity, StateDir, is_busy, open_kernel};
     use crate::health::Health;
     use mew_lang::parse_ontology;
+    use std::path::Path;
 
+    const ONTOLOGY: &str = "node Task { name: String? }";
     const ANOTHER: &str = "another pod has the directory";
 
     /// Why the kernel is not open, as a client is told, after a try of this kernel to open the directory.
@@ -244,9 +249,10 @@ mod tests {
         let health = Health::new();
         let open = |kernel_id: &str| {
             let identity = Identity { kernel_id: kernel_id.to_owned(), trust_domain: "here.example".to_owned() };
-            let ontology = parse_ontology("node Task { name: String? }").expect("an ontology");
+            let given = (ONTOLOGY.to_owned(), parse_ontology(ONTOLOGY).expect("an ontology"));
             health.set_standby(Some(ANOTHER.to_owned()));
-            let opened = open_kernel(tmp.path(), &dir, &identity, ontology, &Failpoints::from_env(), &health);
+            let path = Path::new("shop.ontology");
+            let opened = open_kernel(tmp.path(), &dir, &identity, path, given, &Failpoints::from_env(), &health);
             (opened, health.waits_for())
         };
         let (holder, _) = open("team-a.shop");

@@ -1,10 +1,13 @@
 //! The kernel: transactions, and commits that concurrent writers share.
 
+mod ontology;
+
+pub use ontology::Unfit;
+
 use crate::error::KernelError;
 use crate::identity::Identity;
 use crate::system::{Records, Take};
 use crate::tx::Tx;
-use mew_model::Ontology;
 use mew_model::ontology::Type;
 use mew_store::{Backup, Kept, Place, Store, StoreError, Stored, Upkeep, View};
 use std::collections::VecDeque;
@@ -74,19 +77,6 @@ impl Kernel {
         self.store.incarnation()
     }
 
-    pub fn ontology(&self) -> Arc<Ontology> {
-        self.store.view().ontology().clone()
-    }
-
-    /// Takes an ontology that only adds; otherwise names what it would take away, and keeps the old one.
-    pub fn set_ontology(&self, o: Ontology) -> std::result::Result<(), Vec<String>> {
-        let refused = self.ontology().refused_changes(&o);
-        if !refused.is_empty() {
-            return Err(refused);
-        }
-        self.store.set_ontology(Arc::new(o)).map_err(|e| vec![e.to_string()])
-    }
-
     /// The newest durable seq.
     pub fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
@@ -129,7 +119,7 @@ impl Kernel {
 
     /// Why the kernel cannot be written to until it is opened again, if so.
     pub fn broken(&self) -> Option<String> {
-        self.store.broken()
+        self.store.broken().map(|why| StoreError::Broken(why).to_string())
     }
 
     /// Why nothing can be written now, if so. See [`Store::stuck`].
@@ -234,6 +224,7 @@ mod sharing;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mew_model::Ontology;
     use mew_store::{MemDisk, Options};
     use std::sync::mpsc::channel;
     use std::thread;

@@ -19,7 +19,7 @@ mod tx;
 
 pub use error::KernelError;
 pub use identity::Identity;
-pub use kernel::Kernel;
+pub use kernel::{Kernel, Unfit};
 pub use mutate::{bury, kill_set};
 pub use names::Params;
 pub use rows::{Output, Summary};

@@ -125,7 +125,8 @@ proptest! {
         let mut ids = [0; 3];
         for (i, step) in steps.iter().enumerate() {
             if i == build_at {
-                kernels[2].set_ontology(parse_ontology(INDEXED).expect("it is right")).expect("an index is no new rule");
+                let indexed = parse_ontology(INDEXED).expect("it is right");
+                kernels[2].set_ontology(INDEXED, indexed).expect("an index is no new rule");
             }
             let mut found = kernels.iter().zip(&mut ids).map(|(k, id)| {
                 let (text, params) = script(step, id);

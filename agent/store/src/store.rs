@@ -44,6 +44,8 @@ pub struct Store {
     refused: Mutex<Option<String>>,
     /// It was for want of room. That a small commit fits does not mean that there is room again.
     full: AtomicBool,
+    /// The file `spare`, if it is there, is known to be full of zeroes.
+    blank: AtomicBool,
     pub(crate) state: RwLock<State>,
     /// Looks that are open, by the commit that they see. Taken last, and only for a moment.
     looks: Mutex<BTreeMap<u64, usize>>,
@@ -95,6 +97,7 @@ impl Store {
             broken: Mutex::default(),
             refused: Mutex::default(),
             full: AtomicBool::new(false),
+            blank: AtomicBool::new(false),
             state: RwLock::new(state),
             looks: Mutex::default(),
             keeps: AtomicBool::new(false),
@@ -236,7 +239,8 @@ impl Store {
     /// Why nothing can be written now, if so: until the store is opened again, or until the disk works again, which upkeep
     /// tries.
     pub fn stuck(&self) -> Option<String> {
-        self.broken().or_else(|| lock(&self.refused).clone())
+        let broken = self.broken().map(|why| StoreError::Broken(why).to_string());
+        broken.or_else(|| lock(&self.refused).clone())
     }
 
     fn refuses(&self, e: &StoreError) {

@@ -14,7 +14,7 @@ pub enum StoreError {
     #[error("the disk is full; free some space, then it goes on by itself")]
     Full,
     /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
-    #[error("nothing can be written until the store is opened again: {0}")]
+    #[error("nothing can be written until the store is opened again, as a restart does: {0}")]
     Broken(String),
     #[error(transparent)]
     Log(#[from] LogError),

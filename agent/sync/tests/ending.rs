@@ -103,7 +103,8 @@ impl Side {
 
     /// The peer lets the flow pass; what it is sent.
     fn accepted(&mut self) -> u64 {
-        let accept = wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position: None };
+        let accept =
+            wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position: None, ..wire::FlowAccept::default() };
         last_push(&self.hear(Body::FlowAccept(accept)))
     }
 

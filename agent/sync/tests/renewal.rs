@@ -113,7 +113,12 @@ impl Side {
     /// The peer takes the flow that this side declares.
     fn take(&mut self, flow: u32) -> Did {
         let types = vec!["Task".to_owned()];
-        let did = self.hear(Body::FlowAccept(wire::FlowAccept { flow, types, position: None }));
+        let did = self.hear(Body::FlowAccept(wire::FlowAccept {
+            flow,
+            types,
+            position: None,
+            ..wire::FlowAccept::default()
+        }));
         let upto = did.pushed().unwrap_or_else(|| panic!("nothing was sent: {did:?}"));
         self.hear(Body::SyncAck(wire::SyncAck { flow, upto, counts: None }))
     }
@@ -488,7 +493,14 @@ fn a_flow_that_is_pulled_is_live_with_its_lag_while_its_connection_is_replaced()
     let mut s = Side::new(false);
     let item = SyncItem { direction: Direction::Pull, ..sync_item() };
     s.handle(Event::Configure(Box::new(remote(false, &[OLD])), vec![item]));
-    let accept = |flow| Body::FlowAccept(wire::FlowAccept { flow, types: vec!["Task".to_owned()], position: None });
+    let accept = |flow| {
+        Body::FlowAccept(wire::FlowAccept {
+            flow,
+            types: vec!["Task".to_owned()],
+            position: None,
+            ..wire::FlowAccept::default()
+        })
+    };
     let first = wire::SyncPush { revision: "r".into(), upto: 5, live: true, ..wire::SyncPush::default() };
     s.connect(OLD);
     let flow = s.greet().opened().expect("the flow is declared");

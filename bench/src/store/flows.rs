@@ -41,9 +41,12 @@ pub fn two(k: &Kernel) -> Result<Link> {
                 ..wire::Handshake::default()
             }),
             Some(Body::Ping(p)) => Body::Pong(wire::Pong { nonce: p.nonce, now_ms: now_ms() }),
-            Some(Body::FlowOpen(o)) => {
-                Body::FlowAccept(wire::FlowAccept { flow: o.flow, types: vec![TYPE.into()], position: None })
-            }
+            Some(Body::FlowOpen(o)) => Body::FlowAccept(wire::FlowAccept {
+                flow: o.flow,
+                types: vec![TYPE.into()],
+                position: None,
+                ..wire::FlowAccept::default()
+            }),
             Some(Body::SyncPush(p)) => {
                 if p.live && p.pending == 0 {
                     live.insert(p.flow);

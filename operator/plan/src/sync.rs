@@ -17,6 +17,9 @@ use mew_crds::{Sync, SyncStatus, validate};
 use mew_lang::PatternText;
 use std::collections::BTreeMap;
 
+/// What is missing though everything has arrived.
+const FORGOTTEN: &str = "the source does not know what the sink had before, so what was deleted or left the pattern since may still be there: compare both sides, then request a reset";
+
 pub(crate) struct Planned {
     pub kernel: Option<KernelName>,
     /// `namespace/name` of the Remote.
@@ -211,6 +214,7 @@ pub(crate) fn status(
         initial: report.and_then(|r| r.initial_percent).map(buckets::percent).or(old.initial),
         failed: Some(report.map_or(old.failed.unwrap_or(0), |r| total(r.rejected.saturating_add(r.held)))),
         held: Some(report.map_or(old.held.unwrap_or(0), |r| total(r.held))),
+        needs_reconcile: needs_reconcile(report, old.needs_reconcile),
         conflicts: report.map(|r| Conflicts { total: total(r.conflicts) }).or(old.conflicts),
         effective: crate::some(Effective {
             policies,
@@ -254,6 +258,14 @@ fn problem(
     }
 }
 
+/// Of a flow that is up. While it is not, nobody has asked the source.
+fn needs_reconcile(f: Option<&FlowReport>, old: Option<bool>) -> Option<bool> {
+    match f {
+        Some(f) if matches!(f.state, FlowState::Copying | FlowState::Live) => f.needs_reconcile.then_some(true),
+        _ => old,
+    }
+}
+
 fn in_sync(s: &Sync, f: &FlowReport) -> GateStatus {
     let max_lag = s.spec.max_lag.as_ref().and_then(|d| duration_ms(d)).unwrap_or(60_000);
     match (f.state, &f.problem) {
@@ -275,15 +287,19 @@ fn in_sync(s: &Sync, f: &FlowReport) -> GateStatus {
                     s.spec.max_lag.as_deref().unwrap_or("60s")
                 ),
             )),
-            _ if f.held > 0 || f.rejected > 0 => {
-                let mut g = GateStatus::yes(Reason::InSyncWithFailures);
-                g.message = format!(
-                    "{} entities are held at the sink and {} were refused; see mew held there",
-                    f.held, f.rejected
-                );
-                g
+            _ => {
+                let fails = f.held > 0 || f.rejected > 0;
+                let failures = fails.then(|| {
+                    format!(
+                        "{} entities are held at the sink and {} were refused; see mew held there",
+                        f.held, f.rejected
+                    )
+                });
+                let said: Vec<String> =
+                    failures.into_iter().chain(f.needs_reconcile.then(|| FORGOTTEN.to_owned())).collect();
+                let reason = if fails { Reason::InSyncWithFailures } else { Reason::InSync };
+                GateStatus { message: said.join("; "), ..GateStatus::yes(reason) }
             }
-            _ => GateStatus::yes(Reason::InSync),
         },
     }
 }

@@ -4,7 +4,7 @@ use super::{Result, Tx, UniqueKey};
 use crate::error::KernelError;
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
-use mew_model::{Draft, EntityRef, KernelKey, Ontology, entity};
+use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
 use mew_store::{Change, Stored, is_alike, order_keys};
 
 impl Tx<'_> {
@@ -34,16 +34,38 @@ impl Tx<'_> {
             if v.is_null() || was.is_some_and(|was| was.attr_ref(*attr).query_eq(v)) {
                 continue;
             }
-            if let Some(holder) = self.unique(*scope, *attr, v)?
-                && old.is_none_or(|old| old.ent != holder.ent)
-            {
-                let (id, name) = (self.identity.local_id(holder.ent), o.attribute_name(*attr).unwrap_or("?"));
-                return Err(
-                    Violation(format!("{}: attribute {name} is unique and #{id} already has {v}", t.name)).into()
-                );
-            }
+            self.check_unique(t, (*scope, *attr), v, old.map(|old| old.ent))?;
         }
         self.check_ends(t, e)
+    }
+
+    /// As [`Tx::check`], of what is stored, as if it were to be written now. A tombstone fits everywhere.
+    pub(crate) fn check_stored(&self, s: &Stored) -> Result<()> {
+        let (o, e) = (self.ontology(), s.entity()?);
+        if e.deleted {
+            return Ok(());
+        }
+        o.check_entity(e.ty, e.attr_refs())?;
+        let Some(t) = o.by_number(e.ty) else { return Ok(()) };
+        for (scope, attr) in &t.unique {
+            let v = e.attr_ref(*attr);
+            if !v.is_null() {
+                self.check_unique(t, (*scope, *attr), v, Some(s.ent))?;
+            }
+        }
+        self.check_ends(t, &e)
+    }
+
+    /// Whether nobody has the value but this entity.
+    fn check_unique(&self, t: &Type, (scope, attr): (Number, Number), v: ValueRef<'_>, own: Option<u32>) -> Result<()> {
+        match self.unique(scope, attr, v)? {
+            Some(holder) if own != Some(holder.ent) => {
+                let name = self.ontology().attribute_name(attr).unwrap_or("?");
+                let id = self.identity.local_id(holder.ent);
+                Err(Violation(format!("{}: attribute {name} is unique and #{id} already has {v}", t.name)).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_ends(&self, t: &Type, e: &EntityRef<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Commits: checked, written, synced, and only then visible.
 
-use super::refusal::{is_lost, unreadable, unwritten};
+use super::refusal::{is_lost, unreadable, unsynced, unwritten};
 use super::{Store, Writer, lock};
 use crate::log::{Kind, Loc, MAX_FRAME, Record};
 use crate::recover::SPARE;
@@ -143,19 +143,21 @@ impl Store {
         if at > SEGMENT_HEADER && (is_over || w.begun) {
             // What a failed write left behind the end must not look like damage in the middle of the log.
             file.set_len(at.into()).map_err(unwritten)?;
-            file.sync().map_err(|e| self.breaks(e.to_string()))?;
+            file.sync().map_err(|e| self.breaks(unsynced(&e)))?;
             let s = self.begin_segment(w)?;
             (id, at, file) = (s.id, s.end, s.file.clone());
             self.write().add_segment(s);
         }
         // Bytes behind the durable end are never read, so a write that failed half-way is simply written over.
         file.write_at(&w.frame.buf, at.into()).map_err(unwritten)?;
-        file.sync().map_err(|e| self.breaks(e.to_string()))?;
+        file.sync().map_err(|e| self.breaks(unsynced(&e)))?;
         Ok((id, at))
     }
 
     fn begin_segment(&self, w: &mut Writer) -> Result<Segment> {
-        let spare = self.disk.list().map_err(unwritten)?.into_iter().find(|n| n == SPARE);
+        let names = self.disk.list().map_err(unwritten)?;
+        // What lies in it behind the last commit is read as commits when the store is opened after a crash.
+        let spare = names.into_iter().find(|n| n == SPARE).filter(|_| self.blank.swap(false, Ordering::Relaxed));
         let id = self.new_id();
         match Segment::create(&*self.disk, id, w.next_frame, spare.as_deref()) {
             Ok(s) => {

@@ -21,6 +21,13 @@ pub fn unwritten(e: io::Error) -> StoreError {
     full_or(because(e, what))
 }
 
+/// Why nothing may follow. No later sync would tell: systems take for written what they could not write.
+pub fn unsynced(e: &io::Error) -> String {
+    format!(
+        "a sync of the log failed ({e}), so it is not known what of it is on the disk, and reading it anew is the only way to find out"
+    )
+}
+
 pub fn unreadable(e: StoreError) -> StoreError {
     match e {
         StoreError::Io(e) => because(e, "what is to be replaced cannot be read, so it stays: look at the disk"),

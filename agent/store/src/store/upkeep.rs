@@ -1,6 +1,6 @@
 //! What a store does to stay small and to open soon, beside commits and readers.
 
-use super::refusal::{full_or, full_or_io};
+use super::refusal::{because, full_or, full_or_io};
 use super::{Store, lock};
 use crate::checkpoint::{self, CHECKPOINT, Image, UNFINISHED};
 use crate::compact::{self, Rewritten};
@@ -13,6 +13,9 @@ use std::io::{self, ErrorKind};
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
 /// later write the whole.
 const ZEROES: [u8; 4096] = [0; 4096];
+
+/// One that this store has not made is read in pieces of this size.
+const SPARE_CHUNK: usize = 1 << 20;
 
 /// A batch from a peer has half of it.
 const ROOM: u64 = 1 << 20;
@@ -209,7 +212,7 @@ impl Store {
     /// write its growing length with each sync, and that a full disk is met here and not there.
     fn prepare_spare(&self) -> Result<()> {
         let used = self.read().last()?.end;
-        if used < self.options.segment_bytes / 2 || self.disk.list()?.iter().any(|n| n == SPARE) {
+        if used < self.options.segment_bytes / 2 || self.has_spare()? {
             return Ok(());
         }
         let part = format!("{SPARE}{NEW}");
@@ -225,6 +228,51 @@ impl Store {
         make().map_err(|e| {
             let _ = self.disk.remove(&part); // what it took is better free
             full_or_io(e)
-        })
+        })?;
+        self.blank.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether there is a spare to go on in. One that this store has not made may be anything, and is read once: here, as
+    /// neither opening nor a commit should wait for that. What is none is removed.
+    fn has_spare(&self) -> Result<bool> {
+        if !self.disk.list()?.iter().any(|n| n == SPARE) {
+            return Ok(false);
+        }
+        if self.blank.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        match self.is_blank() {
+            Ok(true) => {
+                self.blank.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            Ok(false) => match self.disk.remove(SPARE) {
+                // A commit has just gone on in it.
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
+                _ => Ok(false),
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(because(e, "the file `spare` in the data directory cannot be used, and should be removed")),
+        }
+    }
+
+    /// Whether the file is what [`Store::prepare_spare`] makes.
+    fn is_blank(&self) -> io::Result<bool> {
+        let file = self.disk.open(SPARE)?;
+        let size = u64::from(self.options.segment_bytes).next_multiple_of(ZEROES.len() as u64);
+        if file.len()? != size {
+            return Ok(false);
+        }
+        let mut buf = vec![0; SPARE_CHUNK];
+        let mut at = 0;
+        while at < size {
+            let n = file.read_at(&mut buf, at)?;
+            if n == 0 || buf[..n].iter().any(|b| *b != 0) {
+                return Ok(false);
+            }
+            at += n as u64;
+        }
+        Ok(true)
     }
 }

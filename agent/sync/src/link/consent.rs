@@ -56,10 +56,11 @@ impl Link {
         let conn = s.conn.conn;
         match r {
             Ok((end, types, position)) => {
-                let sent = end.start();
+                let (sent, needs_reconcile) = (end.start(), end.needs_reconcile());
                 s.flows.insert(f.flow, Flow { name: f.name.clone(), own: false, end, sent });
                 self.inbound_denied.remove(&f.name);
-                send(out, conn, Body::FlowAccept(wire::FlowAccept { flow: f.flow, types, position }));
+                let accept = wire::FlowAccept { flow: f.flow, types, position, needs_reconcile };
+                send(out, conn, Body::FlowAccept(accept));
                 // What blocked held entities may have changed while nobody looked.
                 self.retry_held(now, kernel, None, out);
             }

@@ -57,6 +57,14 @@ impl End {
             End::Asked(_) | End::Sink(_) => 0,
         }
     }
+
+    /// Whether a source does not know any more what its sink has.
+    pub(super) fn needs_reconcile(&self) -> bool {
+        match self {
+            End::Source(s) => s.members.needs_reconcile,
+            End::Asked(_) | End::Sink(_) => false,
+        }
+    }
 }
 
 pub struct Sink {

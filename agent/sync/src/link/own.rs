@@ -32,6 +32,8 @@ pub struct Own {
     pub behind: Option<(u64, u64)>,
     /// Up to here the sink has everything, as it said last, if this side is the source. It stays when the connection goes.
     pub confirmed: Option<u64>,
+    /// What the source forgot may still be at the sink, as was said when the flow was opened last.
+    pub needs_reconcile: bool,
 }
 
 impl Own {
@@ -49,6 +51,7 @@ impl Own {
             live: false,
             behind: None,
             confirmed: None,
+            needs_reconcile: false,
         }
     }
 }
@@ -220,8 +223,9 @@ impl Link {
         };
         match end {
             Ok((percent, end)) => {
+                let needs_reconcile = a.needs_reconcile && item.direction == Direction::Pull || end.needs_reconcile();
                 if let (State::Up(s), Some(o)) = (&mut self.state, self.own.get_mut(&name)) {
-                    o.revision = revision;
+                    (o.revision, o.needs_reconcile) = (revision, needs_reconcile);
                     // A copy that was made on an earlier connection is complete: what is missing is a lag. How large, the
                     // source says with its first batch.
                     (o.percent, o.live, o.behind) = (Some(percent), percent == 100, None);

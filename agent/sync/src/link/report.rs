@@ -72,7 +72,7 @@ impl Link {
                     rejected: o.counts.rejected,
                     held: self.held_here(kernel, &o.item).unwrap_or(o.counts.held),
                     conflicts: o.counts.conflicts,
-                    needs_reconcile: source.is_some_and(|s| s.members.needs_reconcile),
+                    needs_reconcile: o.needs_reconcile,
                     revision: o.revision.clone(),
                     reset: o.item.reset.clone(),
                     last_error: o.last_error.clone(),

@@ -1,4 +1,5 @@
 //! What the tests of one link share: the kernel at this side, and how a peer comes.
+#![allow(dead_code)] // each test file uses a part of it
 
 use mew_contract::samples::{HERE, THERE};
 use mew_kernel::Kernel;

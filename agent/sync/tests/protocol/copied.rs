@@ -55,7 +55,8 @@ fn a_source_that_starts_anew_makes_no_copy_that_the_sink_has() {
             complete,
             ..wire::Position::default()
         });
-        let accept = wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position };
+        let accept =
+            wire::FlowAccept { flow: OURS, types: vec!["Task".into()], position, ..wire::FlowAccept::default() };
         let did = s.hear(Body::FlowAccept(accept));
         let (flow, second) = (s.flow(), sent(&did));
         assert_eq!((flow.state, flow.initial_percent), (state, Some(percent)));

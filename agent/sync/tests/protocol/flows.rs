@@ -23,7 +23,12 @@ fn frames_of_flows_that_are_not_there_are_passed_over() {
             ack(1, 1),
             accept(99),
             accept(1),
-            Body::FlowAccept(wire::FlowAccept { flow: 2, types: vec!["Secret".into()], position: None }),
+            Body::FlowAccept(wire::FlowAccept {
+                flow: 2,
+                types: vec!["Secret".into()],
+                position: None,
+                ..wire::FlowAccept::default()
+            }),
             Body::FlowClose(wire::FlowClose { flow: 99 }),
             Body::FlowRefuse(wire::FlowRefuse { flow: 99, ..wire::FlowRefuse::default() }),
             Body::SyncNack(wire::SyncNack { flow: 99, ..wire::SyncNack::default() }),
@@ -163,7 +168,12 @@ fn a_position_that_is_not_of_this_log_is_refused() {
         let refuse = did.refused().unwrap_or_else(|| panic!("{p:?}: {did:?}"));
         assert_eq!((refuse.flow, refuse.code.as_str()), (1, Reason::SourceReset.code()), "{p:?}");
         let types = vec!["Task".to_owned()];
-        let did = s.hear(Body::FlowAccept(wire::FlowAccept { flow: 2, types, position: Some(p.clone()) }));
+        let did = s.hear(Body::FlowAccept(wire::FlowAccept {
+            flow: 2,
+            types,
+            position: Some(p.clone()),
+            ..wire::FlowAccept::default()
+        }));
         assert!(matches!(did.frames.as_slice(), [Body::FlowClose(c)] if c.flow == 2), "{p:?}: {did:?}");
         let problem = s.report().1.remove(0).problem.map(|p| p.reason);
         assert_eq!(problem, Some(Reason::SourceReset), "{p:?}");

@@ -59,7 +59,12 @@ pub fn pull(flow: u32, name: &str) -> wire::FlowOpen {
 }
 
 pub fn accept(flow: u32) -> Body {
-    Body::FlowAccept(wire::FlowAccept { flow, types: vec!["Task".into()], position: None })
+    Body::FlowAccept(wire::FlowAccept {
+        flow,
+        types: vec!["Task".into()],
+        position: None,
+        ..wire::FlowAccept::default()
+    })
 }
 
 pub fn draft(ty: &str, id: &str) -> Draft {

@@ -108,6 +108,34 @@ fn working_with_held_or_refused_entities_is_current_and_says_so() {
     }
 }
 
+/// A flow that came back after its source had forgotten what the sink has: it works, and somebody has to compare.
+#[test]
+fn what_the_source_does_not_know_any_more_is_said_until_it_begins_anew() {
+    let mut w = World::in_sync();
+    assert_eq!(w.sync(SYNC)["status"].get("needsReconcile"), None);
+    let forgotten = FlowReport { needs_reconcile: true, ..live() };
+    let copying = FlowReport { needs_reconcile: true, ..flow(FlowState::Copying, None) };
+    // An agent that has just begun has not asked the source yet.
+    let steps = [
+        (up(), copying, "Unknown/InitialCopy", true),
+        (up(), forgotten.clone(), "True/InSync", true),
+        (down(Reason::Unreachable), waiting(), "False/Unreachable", true),
+        (up(), FlowReport { held: 2, ..forgotten }, "True/InSyncWithFailures", true),
+        (up(), flow(FlowState::Copying, None), "Unknown/InitialCopy", false),
+        (up(), live(), "True/InSync", false),
+    ];
+    let yes = json!(true);
+    for (link, flow, ready, needs) in steps {
+        let is_live = flow.state == FlowState::Live;
+        w.report(link, flow);
+        let o = w.settled_sync();
+        assert_eq!(is(&o, "Ready"), ready);
+        assert_eq!(o["status"].get("needsReconcile"), needs.then_some(&yes), "{ready}");
+        let m = message(&o, "Ready");
+        assert_eq!(m.contains("compare both sides"), needs && is_live, "{ready}: {m}");
+    }
+}
+
 #[test]
 fn what_worked_and_broke_is_false_and_goes_on_trying() {
     let lagging = FlowReport { lag_ms: Some(60_001), ..live() };
