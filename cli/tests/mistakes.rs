@@ -6,8 +6,11 @@ use mew_net::api::{Api, serve_api};
 use mew_net::{Gate, Hub, HubConfig, serve_standby};
 use mew_store::{MemDisk, Options, Store};
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
@@ -136,6 +139,38 @@ fn what_is_not_there_is_named() {
     );
     let operator = ["agent", "--kernel", "k", "--data", &state, "--ontology", &state, "--operator", "here:there"];
     refused(&operator, &["--operator \"here:there\" has no port"]);
+}
+
+/// Ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_operator_without_manifests_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (manifests, state) = (dir.path().join("manifests"), dir.path().join("state").display().to_string());
+    let given = manifests.display().to_string();
+    let mut c = command(&["run", "--manifests", &given, "--state", &state, "--trust-domain", "here.example"]);
+    let child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut running = Running(child);
+    let lines = BufReader::new(running.0.stderr.take().expect("a pipe")).lines();
+    let (say, said) = channel();
+    thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| say.send(l)));
+    let hears = |words: &[&str]| loop {
+        let line = said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not say {words:?}"));
+        if words.iter().all(|w| line.contains(w)) {
+            return;
+        }
+    };
+    hears(&[given.as_str(), "is not there", "is --manifests right?"]);
+    fs::create_dir(&manifests).expect("a directory");
+    hears(&[given.as_str(), "there is no manifest in", "`mew trust export`"]);
 }
 
 #[test]
