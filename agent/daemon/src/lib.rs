@@ -178,12 +178,12 @@ async fn open(
     loop {
         // It may have changed while this pod waited.
         let (text, ontology) = ontology::read(&options.ontology)?;
-        let (data, dir, identity, failpoints) =
-            (options.data.clone(), dir.clone(), identity.clone(), failpoints.clone());
-        let waits = health.clone();
+        let (data, instance) = (options.data.clone(), options.instance.clone());
+        let (dir, identity, failpoints, waits) = (dir.clone(), identity.clone(), failpoints.clone(), health.clone());
         // A large log is replayed for minutes.
-        let opening =
-            tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, ontology, &failpoints, &waits));
+        let opening = tokio::task::spawn_blocking(move || {
+            open_kernel(&data, &instance, &dir, &identity, ontology, &failpoints, &waits)
+        });
         match opening.await? {
             // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
             Err(e) if is_busy(&e) => {
@@ -201,8 +201,10 @@ fn is_busy(e: &anyhow::Error) -> bool {
     e.chain().any(|c| c.downcast_ref::<std::io::Error>().is_some_and(busy))
 }
 
+/// `instance` is who has the directory then, for others that want it.
 fn open_kernel(
     data: &Path,
+    instance: &str,
     dir: &StateDir,
     identity: &Identity,
     ontology: Ontology,
@@ -211,6 +213,7 @@ fn open_kernel(
 ) -> Result<Arc<Kernel>> {
     offline::check_restored(data, dir)?;
     let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
+    let disk = disk.held_by(instance);
     // Nobody else has it: what takes time from here on is reading it, and no other holder is to be blamed for that. If one
     // comes before the store has taken it, that is said again.
     drop(disk.lock().with_context(|| format!("the store in {}", data.display()))?);
@@ -242,21 +245,22 @@ mod tests {
         let tmp = tempfile::tempdir().expect("a directory");
         let dir = StateDir::open(tmp.path()).expect("a data directory");
         let health = Health::new();
-        let open = |kernel_id: &str| {
+        let open = |instance: &str, kernel_id: &str| {
             let identity = Identity { kernel_id: kernel_id.to_owned(), trust_domain: "here.example".to_owned() };
             let ontology = parse_ontology("node Task { name: String? }").expect("an ontology");
             health.set_standby(Some(ANOTHER.to_owned()));
-            let opened = open_kernel(tmp.path(), &dir, &identity, ontology, &Failpoints::from_env(), &health);
+            let opened = open_kernel(tmp.path(), instance, &dir, &identity, ontology, &Failpoints::from_env(), &health);
             (opened, health.waits_for())
         };
-        let (holder, _) = open("team-a.shop");
+        let (holder, _) = open("pod-1", "team-a.shop");
         let holder = holder.expect("the directory is free");
-        let (refused, waits_for) = open("team-a.shop");
-        assert!(refused.err().is_some_and(|e| is_busy(&e)), "two have one directory");
+        let (refused, waits_for) = open("pod-2", "team-a.shop");
+        let e = refused.err().expect("two have one directory");
+        assert!(is_busy(&e) && format!("{e:#}").contains("(the last to take it: pod-1)"), "{e:#}");
         assert_eq!(waits_for, ANOTHER);
         drop(holder);
         // The log is read after the directory was taken; here it turns out to be that of another kernel.
-        let (refused, waits_for) = open("team-a.till");
+        let (refused, waits_for) = open("pod-2", "team-a.till");
         assert!(refused.err().is_some_and(|e| !is_busy(&e)), "it is the log of another kernel");
         assert_ne!(waits_for, ANOTHER);
     }
