@@ -119,9 +119,8 @@ impl Ours {
         std::fs::write(&ontology, ONTOLOGY)?;
         let mut source = Side::new(dir, NAMESPACE, "source", "a.example", &ontology)?;
         let mut sink = Side::new(dir, NAMESPACE, "sink", "b.example", &ontology)?;
-        connect(&source, &sink, &TYPES, "  retry: {initialInterval: 50ms, maxInterval: 50ms}\n")?;
+        connect(&mut source, &mut sink, &TYPES, "  retry: {initialInterval: 50ms, maxInterval: 50ms}\n")?;
         for s in [&mut source, &mut sink] {
-            s.start_operator()?;
             s.start_agent(None)?;
         }
         for s in [&mut source, &mut sink] {

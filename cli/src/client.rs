@@ -9,10 +9,11 @@ use mew_wire::kernel_client::KernelClient;
 use mew_wire::{ExecuteRequest, ExecuteResponse, ObjectsRequest, RecordsRequest, RecordsResponse, Row};
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::fmt::{Display, Formatter};
 use std::path::Path;
 use std::time::Duration;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 const MAX_MESSAGE: usize = 64 << 20;
 /// A kernel is near; an address that swallows everything would keep people for minutes.
@@ -23,6 +24,16 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub struct Kernel {
     client: KernelClient<Channel>,
     address: String,
+}
+
+/// A kernel that does not answer, or not yet: the same request may work later. Whatever else is refused stays refused.
+#[derive(Debug)]
+pub struct Unready(String);
+
+impl Display for Unready {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Of an option, or of MEW_ADDRESS.
@@ -40,7 +51,7 @@ impl Kernel {
             .connect_timeout(CONNECT)
             .connect()
             .await
-            .with_context(|| format!("no kernel answers at {address}; is its agent running?"))?;
+            .with_context(|| Unready(format!("no kernel answers at {address}; is its agent running?")))?;
         let client =
             KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         Ok(Kernel { client, address: address.to_owned() })
@@ -49,14 +60,21 @@ impl Kernel {
     /// What the kernel says. What is wrong with the connection, or with another server at that port, has a cause or is
     /// about HTTP.
     fn said(&self, s: &Status) -> anyhow::Error {
-        if s.source().is_none() && !s.message().starts_with("grpc-status header missing") {
-            return anyhow!("{}", s.message());
+        let is_broken = s.source().is_some();
+        let text = if is_broken || s.message().starts_with("grpc-status header missing") {
+            format!(
+                "{} does not answer as a kernel's port for applications (often 9000), or the connection broke: {}",
+                self.address,
+                s.message()
+            )
+        } else {
+            s.message().to_owned()
+        };
+        // One that is not open yet, or that ends, says so by its code.
+        if is_broken || s.code() == Code::Unavailable {
+            return anyhow::Error::msg(Unready(text));
         }
-        anyhow!(
-            "{} does not answer as a kernel's port for applications (often 9000), or the connection broke: {}",
-            self.address,
-            s.message()
-        )
+        anyhow::Error::msg(text)
     }
 
     pub async fn execute(&self, text: &str, params: &BTreeMap<String, Value>) -> Result<ExecuteResponse> {

@@ -139,9 +139,7 @@ impl Store {
             let (client, _) = cluster(&a.source).await?;
             return Ok(Store::Cluster(Box::new(Stored::read(client, &a.operator_namespace).await?)));
         };
-        // Said before anything is looked at: a step needs it later.
-        domain_of(a)?;
-        Ok(Store::Directory(state.clone(), mew_files::kept_authorities(state)?))
+        Ok(Store::Directory(state.clone(), mew_files::kept_authorities(state, &domain_of(a)?)?))
     }
 
     fn authorities(&self) -> &Authorities {
@@ -257,7 +255,7 @@ fn domain_of(a: &RotateArgs) -> Result<String> {
     Ok(domain)
 }
 
-pub fn now_ms() -> u64 {
+fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 

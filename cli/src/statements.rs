@@ -1,6 +1,6 @@
 //! `mew query`, `exec`, `load`, `held` and `conflicts`: an application's view of a kernel.
 
-use crate::client::{Kernel, check_address};
+use crate::client::{Kernel, Unready, check_address};
 use crate::out::{self, Out};
 use crate::table::render;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -31,12 +31,12 @@ pub struct StatementArgs {
     /// How rows are shown
     #[arg(short, long, default_value = "table")]
     output: Output,
-    /// Run it again until it returns a row, for so long: 30s, 2m
+    /// Wait for a kernel that is not ready, and run the statement again until it returns a row, for so long: 30s, 2m
     #[arg(long, value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 }
 
-/// Between two tries of a statement that returned nothing.
+/// Between two tries of a statement that returned no row.
 const AGAIN: Duration = Duration::from_millis(500);
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -49,7 +49,8 @@ fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Runs the statement, with `wait` until it returns a row. A kernel that is not there yet is waited for, too.
+/// Runs the statement, with `wait` until it returns a row. A kernel that is not ready is waited for, too. A statement that
+/// returns nothing runs once, and what a kernel refuses is not asked again.
 async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>) -> Result<mew_wire::ExecuteResponse> {
     let once = async || Kernel::connect(&a.address).await?.execute(text, params).await;
     let Some(wait) = a.wait else { return once().await };
@@ -58,9 +59,10 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
     let end = Instant::now() + wait;
     loop {
         let late = match once().await {
-            Ok(done) if !done.rows.is_empty() => return Ok(done),
+            Ok(done) if done.columns.is_empty() || !done.rows.is_empty() => return Ok(done),
             Ok(_) => anyhow!("no row after {} s", wait.as_secs()),
-            Err(e) => e,
+            Err(e) if e.is::<Unready>() => e,
+            Err(e) => return Err(e),
         };
         if Instant::now() >= end {
             return Err(late);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Subcommand)]
 pub enum TrustCommand {
-    /// Print this side's trust bundle and a Remote stub for the other side to commit. In a new state directory it makes the CA
+    /// Print this side's trust bundle and a Remote stub for the other side to commit
     Export(ExportArgs),
     /// Keep the bundle that the other side exported (standalone operator)
     Import(ImportArgs),
@@ -80,7 +80,7 @@ struct Side {
 fn of_directory(a: &ExportArgs, state: &Path) -> Result<Side> {
     let Some(trust_domain) = a.trust_domain.clone() else { bail!("--trust-domain is needed with --state") };
     let namespace = a.source.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let roots = mew_files::authorities(state, &trust_domain, rotate::now_ms())?.bundle();
+    let roots = mew_files::kept_authorities(state, &trust_domain)?.bundle();
     Ok(Side { namespace, roots, trust_domain })
 }
 

@@ -1,14 +1,34 @@
 //! Common mistakes: each is refused with what is wrong, where, and what to do, and nothing is said twice.
 
+use mew_kernel::Kernel;
+use mew_lang::parse_ontology;
+use mew_net::api::{Api, serve_api};
+use mew_net::{Gate, Hub, HubConfig, serve_standby};
+use mew_store::{MemDisk, Options, Store};
 use std::fs;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-fn mew(args: &[&str]) -> Output {
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn command(args: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
     c.args(args).env_remove("MEW_STATE").env_remove("MEW_ADDRESS").env_remove("RUST_LOG");
     // Nobody's cluster.
     c.env("KUBECONFIG", "/nowhere/kubeconfig").env_remove("KUBERNETES_SERVICE_HOST");
-    c.output().expect("it starts")
+    c
+}
+
+fn mew(args: &[&str]) -> Output {
+    command(args).output().expect("it starts")
 }
 
 fn refused(args: &[&str], words: &[&str]) {
@@ -32,6 +52,75 @@ fn an_address_is_a_host_and_a_port() {
     refused(&["query", "--address", "127.0.0.1:1", query], &["no kernel answers at 127.0.0.1:1", "Connection refused"]);
 }
 
+/// The port for applications of a kernel without tasks.
+fn serve(listener: TcpListener) -> CancellationToken {
+    let o = parse_ontology("node Task { name: String? n: Int? }").expect("the ontology is right");
+    let options = Options { kernel_id: "plant.here".into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
+    let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
+    let kernel = Arc::new(Kernel::new(store));
+    let config = HubConfig { agent_version: "0.1.0".into(), observer: None, clock_offset_ms: 0 };
+    let hub = Hub::new(kernel.clone(), config);
+    let api = Api { kernel, hub, gate: Gate::default(), hosts: Vec::<String>::new().into() };
+    let stop = CancellationToken::new();
+    tokio::spawn(serve_api(api, listener, stop.clone()));
+    stop
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_makes_no_statement_right() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let stop = serve(listener);
+    let began = Instant::now();
+    for (wrong, word) in [
+        ("MATCH t: Task RETUR t.n", "RETUR"),
+        ("MATCH t: Tusk RETURN t.n", "Tusk"),
+        ("MATCH t: Task WHERE t.n = $n RETURN t.n", "parameter"),
+    ] {
+        let o = mew(&["query", "--wait=10m", "--address", &address, wrong]);
+        let said = String::from_utf8_lossy(&o.stderr).into_owned();
+        assert!(!o.status.success() && said.contains(word), "{wrong}: {said}");
+    }
+    // What returns nothing is done when it ran, and runs once.
+    let o = mew(&["exec", "--wait=10m", "--address", &address, "SPAWN Task {n = 1}"]);
+    let said = String::from_utf8_lossy(&o.stderr).into_owned();
+    assert!(o.status.success() && said.contains("1 spawned"), "{said}");
+    let o = mew(&["query", "--output=csv", "--address", &address, "MATCH t: Task RETURN COUNT(t)"]);
+    assert!(String::from_utf8_lossy(&o.stdout).ends_with("\n1\n"), "{o:?}");
+    assert!(began.elapsed() < PATIENCE, "something was waited for");
+    stop.cancel();
+}
+
+/// First it is not open, then its port is closed, and then it answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_that_is_not_ready_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (ask, mut asked) = unbounded_channel();
+    let stop = CancellationToken::new();
+    let why = move || {
+        let _ = ask.send(());
+        "another agent holds it".to_owned()
+    };
+    let standby = tokio::spawn(serve_standby(listener, Vec::<String>::new().into(), why, stop.clone()));
+    let at = address.to_string();
+    let mut c = command(&["query", "--wait=10m", "--output=csv", "--address", &at, "MATCH t: Task RETURN t.n"]);
+    let child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    for _ in 0..2 {
+        timeout(PATIENCE, asked.recv()).await.expect("it asks again").expect("the standby lives");
+    }
+    stop.cancel();
+    standby.await.expect("it ends").expect("it served");
+    let stop = serve(TcpListener::bind(address).await.expect("the same port"));
+    let o = mew(&["exec", "--address", &at, "SPAWN Task {n = 7}"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let waited = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let o = timeout(PATIENCE, waited).await.expect("in time").expect("it is looked at").expect("it ends");
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    assert_eq!(String::from_utf8_lossy(&o.stdout), "t.n\n7\n");
+    stop.cancel();
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -50,6 +139,38 @@ fn what_is_not_there_is_named() {
     );
     let operator = ["agent", "--kernel", "k", "--data", &state, "--ontology", &state, "--operator", "here:there"];
     refused(&operator, &["--operator \"here:there\" has no port"]);
+}
+
+/// Ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_operator_without_manifests_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (manifests, state) = (dir.path().join("manifests"), dir.path().join("state").display().to_string());
+    let given = manifests.display().to_string();
+    let mut c = command(&["run", "--manifests", &given, "--state", &state, "--trust-domain", "here.example"]);
+    let child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut running = Running(child);
+    let lines = BufReader::new(running.0.stderr.take().expect("a pipe")).lines();
+    let (say, said) = channel();
+    thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| say.send(l)));
+    let hears = |words: &[&str]| loop {
+        let line = said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not say {words:?}"));
+        if words.iter().all(|w| line.contains(w)) {
+            return;
+        }
+    };
+    hears(&[given.as_str(), "is not there", "is --manifests right?"]);
+    fs::create_dir(&manifests).expect("a directory");
+    hears(&[given.as_str(), "there is no manifest in", "`mew trust export`"]);
 }
 
 #[test]

@@ -1,15 +1,51 @@
-//! `mew trust rotate` on a state directory whose operator does not run: what it says, what it refuses, and that it never shows a key.
+//! `mew trust` on a state directory whose operator does not run: what it says, what it refuses, and that it never shows a key.
 
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks again until there is an answer; the child is ended if there is none in time.
+fn until<T>(what: &str, child: &mut Child, mut look: impl FnMut(&mut Child) -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(t) = look(child) {
+            return t;
+        }
+        if Instant::now() >= end {
+            let _ = child.kill();
+            panic!("{what}: not after {} s", PATIENCE.as_secs());
+        }
+        sleep(LOOK);
+    }
+}
+
+/// `mew run`, with nothing declared.
+fn operator(state: &Path, trust_domain: &str) -> Child {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
+    c.arg("run").arg("--manifests").arg(state).arg("--state").arg(state).args(["--trust-domain", trust_domain]);
+    c.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    c.spawn().expect("it starts")
+}
 
 struct Side(TempDir);
 
 impl Side {
-    /// With its first CA.
+    /// With its first CA, which only an operator makes.
     fn new() -> Self {
         let s = Side(tempfile::tempdir().expect("a directory"));
-        s.exported();
+        let mut o = operator(s.0.path(), "here.example");
+        let ca = s.0.path().join("ca.json");
+        until("the operator makes its CA", &mut o, |o| {
+            assert!(o.try_wait().expect("it is looked at").is_none(), "it ended");
+            ca.exists().then_some(())
+        });
+        o.kill().expect("it runs");
+        o.wait().expect("it ends");
         s
     }
 
@@ -135,6 +171,26 @@ fn a_side_must_be_named() {
     assert!(std::fs::read_dir(dir.path()).expect("the directory").next().is_none(), "something was made");
 }
 
+#[test]
+fn a_side_is_of_one_trust_domain() {
+    let s = Side::new();
+    let words = ["is of the trust domain here.example, not there.example", "--trust-domain here.example"];
+    let commands: [&[&str]; 3] = [&["export", "--kernel", "shop"], &["rotate"], &["rotate", "publish"]];
+    for args in commands {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
+        c.arg("trust").args(args).arg("--state").arg(s.0.path()).args(["--trust-domain", "there.example"]);
+        let o = c.output().expect("it starts");
+        let said = String::from_utf8_lossy(&o.stderr).into_owned();
+        assert!(!o.status.success() && words.iter().all(|w| said.contains(w)), "{args:?}: {said}");
+    }
+    let mut o = operator(s.0.path(), "there.example");
+    let status = until("the operator refuses", &mut o, |o| o.try_wait().expect("it is looked at"));
+    let o = o.wait_with_output().expect("it has ended");
+    let said = String::from_utf8_lossy(&o.stderr).into_owned();
+    assert!(!status.success() && words.iter().all(|w| said.contains(w)), "{said}");
+    assert_eq!(names(&s.roots()), ["signs"], "something was changed");
+}
+
 /// A typing error must not become a state directory with a CA that nobody trusts.
 #[test]
 fn where_no_ca_is_there_is_nothing_to_rotate() {
@@ -142,6 +198,7 @@ fn where_no_ca_is_there_is_nothing_to_rotate() {
     for what in ["status", "publish", "sign", "retire", "undo"] {
         s.refused(&["rotate", what], &["there is no CA in"]);
     }
+    s.refused(&["export", "--kernel", "shop"], &["there is no CA in", "`mew run` makes the CA"]);
     assert!(std::fs::read_dir(s.0.path()).expect("the directory").next().is_none(), "something was made");
     std::fs::write(s.0.path().join("ca.key"), "of an earlier version").expect("a file");
     s.refused(&["rotate"], &["ca.key", "ca.json"]);

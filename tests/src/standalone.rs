@@ -53,6 +53,10 @@ impl Side {
         self.dir.join("operator")
     }
 
+    fn socket(&self) -> PathBuf {
+        self.state().join("operator.sock")
+    }
+
     fn manifests(&self) -> PathBuf {
         self.dir.join("manifests")
     }
@@ -129,12 +133,17 @@ impl Side {
         serde_json::from_slice(&out.stdout).with_context(|| format!("{kind} {name}"))
     }
 
+    /// And waits until it has its CA and listens.
     pub fn start_operator(&mut self) -> Result<()> {
         let (manifests, state) = (self.manifests().display().to_string(), self.state().display().to_string());
         let args = ["run", "--manifests", &manifests, "--state", &state, "--namespace", &self.namespace];
         let c = mew(args.into_iter().chain(["--trust-domain", &self.trust_domain]))?;
         self.operator = Some(Process::start("operator", c, &self.dir)?);
-        Ok(())
+        let socket = self.socket();
+        until(&format!("the operator of {} listens", self.kernel), PATIENCE, || {
+            self.check()?;
+            Ok(socket.exists().then_some(()))
+        })
     }
 
     /// Starts the agent, with a failpoint if one is given. Does not wait.
@@ -146,7 +155,7 @@ impl Side {
     /// Starts the agent with these variables. Does not wait.
     pub fn start_agent_with_env(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let at = |port: u16| format!("127.0.0.1:{port}");
-        let socket = self.state().join("operator.sock");
+        let socket = self.socket();
         let args = [
             "agent".to_owned(),
             "--kernel".to_owned(),
@@ -224,8 +233,15 @@ impl Side {
 }
 
 /// Makes two sides of one namespace trust each other, and declares that `types` may go from the first, which dials, to the
-/// second. `more` goes into the specs of both Remotes. Nothing is declared to flow.
-pub fn connect(source: &Side, sink: &Side, types: &[&str], more: &str) -> Result<()> {
+/// second. `more` goes into the specs of both Remotes. Nothing is declared to flow. Operators are started that do not run yet:
+/// only they make CAs.
+pub fn connect(source: &mut Side, sink: &mut Side, types: &[&str], more: &str) -> Result<()> {
+    for side in [&mut *source, &mut *sink] {
+        if side.operator.is_none() {
+            side.start_operator()?;
+        }
+    }
+    let (source, sink) = (&*source, &*sink);
     source.give_trust(sink)?;
     sink.give_trust(source)?;
     for (side, other, way) in [(source, sink, Way::Out), (sink, source, Way::In)] {

@@ -89,10 +89,9 @@ fn a_backup_of_a_live_agent_restores_as_a_new_incarnation() -> Result<()> {
     fs::write(&ontology, ONTOLOGY)?;
     let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
     let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-    connect(&source, &sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n")?;
+    connect(&mut source, &mut sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n")?;
     source.declare("sync.yaml", &sync(""))?;
     for side in [&mut source, &mut sink] {
-        side.start_operator()?;
         side.start_agent(None)?;
         side.wait_open()?;
     }

@@ -34,10 +34,9 @@ fn cas_are_replaced_under_load() -> Result<()> {
     fs::write(&ontology, ONTOLOGY)?;
     let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
     let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-    connect(&source, &sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n")?;
+    connect(&mut source, &mut sink, &["Task"], "  retry: {initialInterval: 50ms, maxInterval: 200ms}\n")?;
     source.declare("sync.yaml", SYNC)?;
     for side in [&mut source, &mut sink] {
-        side.start_operator()?;
         side.start_agent(None)?;
         side.wait_open()?;
     }

@@ -67,9 +67,9 @@ impl Pair {
     fn start(dir: &Path) -> Result<Self> {
         let ontology = dir.join("certified.ontology");
         std::fs::write(&ontology, ONTOLOGY)?;
-        let source = Side::new(dir, NAMESPACE, "source", "a.example", &ontology)?;
-        let sink = Side::new(dir, NAMESPACE, "sink", "b.example", &ontology)?;
-        connect(&source, &sink, &TYPES, NAMED)?;
+        let mut source = Side::new(dir, NAMESPACE, "source", "a.example", &ontology)?;
+        let mut sink = Side::new(dir, NAMESPACE, "sink", "b.example", &ontology)?;
+        connect(&mut source, &mut sink, &TYPES, NAMED)?;
         source.declare("sync.yaml", SYNC)?;
         let issuers = (Issuer::new("a")?, Issuer::new("b")?);
         believe(&sink, &source.trust_domain, &[&issuers.0])?;
@@ -78,7 +78,6 @@ impl Pair {
         mount(&source.certificates(), &[])?;
         let mut p = Pair { source, sink, issuers, written: 0 };
         for side in [&mut p.source, &mut p.sink] {
-            side.start_operator()?;
             side.start_agent(None)?;
             side.wait_open()?;
         }

@@ -115,10 +115,8 @@ fn start(seed: u64) -> Result<Pair> {
     std::fs::write(&ontology, ONTOLOGY)?;
     let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
     let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-    connect(&source, &sink, &["Task", "next"], IMPATIENT)?;
+    connect(&mut source, &mut sink, &["Task", "next"], IMPATIENT)?;
     source.declare("sync.yaml", SYNC)?;
-    source.start_operator()?;
-    sink.start_operator()?;
     source.start_agent(None)?;
     source.wait_open()?;
     let mut p = Pair {

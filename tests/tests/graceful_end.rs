@@ -45,13 +45,11 @@ impl Pair {
         let dir = scratch(name)?;
         let ontology = dir.join("end.ontology");
         fs::write(&ontology, ONTOLOGY)?;
-        let source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
-        let sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
-        connect(&source, &sink, &["Task"], "")?;
+        let mut source = Side::new(&dir, NAMESPACE, "source", "a.example", &ontology)?;
+        let mut sink = Side::new(&dir, NAMESPACE, "sink", "b.example", &ontology)?;
+        connect(&mut source, &mut sink, &["Task"], "")?;
         source.declare("sync.yaml", SYNC)?;
         let mut p = Pair { source, sink, tasks: 0, heard: 0 };
-        p.source.start_operator()?;
-        p.sink.start_operator()?;
         p.sink.start_agent(None)?;
         p.sink.wait_open()?;
         Ok(p)

@@ -60,20 +60,19 @@ impl Mesh {
         let ontology = dir.join("mesh.ontology");
         std::fs::write(&ontology, ONTOLOGY)?;
         let side = |kernel: &str, domain: &str| Side::new(dir, NAMESPACE, kernel, domain, &ontology);
-        let source = side("source", "a.example")?;
-        let sinks = [side("one", "b.example")?, side("two", "c.example")?];
+        let mut source = side("source", "a.example")?;
+        let mut sinks = [side("one", "b.example")?, side("two", "c.example")?];
         let names = sinks.each_ref().map(|s| server_name(&s.kernel));
         let routes = [(names[0].as_str(), sinks[0].federation), (names[1].as_str(), sinks[1].federation)];
         let mut proxy = Haproxy::new(&dir.join("proxy"), &routes)?;
-        for (sink, name) in sinks.iter().zip(&names) {
-            connect(&source, sink, &TYPES, &endpoint(proxy.port, Some(name)))?;
+        for (sink, name) in sinks.iter_mut().zip(&names) {
+            connect(&mut source, sink, &TYPES, &endpoint(proxy.port, Some(name)))?;
             source.declare(&format!("sync-{}.yaml", sink.kernel), &sync(&sink.kernel))?;
         }
         proxy.start()?;
         let mut m = Mesh { source, sinks, proxy, written: 0 };
         let [one, two] = &mut m.sinks;
         for side in [&mut m.source, one, two] {
-            side.start_operator()?;
             side.start_agent(None)?;
             side.wait_open()?;
         }

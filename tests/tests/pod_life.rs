@@ -62,10 +62,12 @@ fn a_new_pod_with_new_data_waits_as_a_standby_and_then_takes_over() -> Result<()
     let mut ready = |what: &str, text: &str| {
         until(what, PATIENCE, || {
             new.check()?;
-            Ok(http::get(health, "/ready").is_ok_and(|(s, t)| s == 200 && t.trim() == text).then_some(()))
+            Ok(http::get(health, "/ready").is_ok_and(|(s, t)| s == 200 && t.starts_with(text)).then_some(new.said()))
         })
     };
-    ready("the new pod is ready while the old one has the kernel", "standby")?;
+    // It says who has it: once in its log, however often it asks.
+    let waits = "standby: the operator refuses this agent: kernel till is held by ";
+    ready("the new pod is ready while the old one has the kernel", waits)?;
     ensure!(http::get(old.health, "/ready")?.1.trim() == "ready", "the old one lost its kernel");
     // Nobody waits for it without knowing.
     let query = json!({"text": "MATCH s: State RETURN s.code"});
@@ -73,7 +75,8 @@ fn a_new_pod_with_new_data_waits_as_a_standby_and_then_takes_over() -> Result<()
     ensure!(format!("{refused:#}").contains("503: the kernel is not open yet"), "{refused:#}");
     ensure!(TcpStream::connect(("127.0.0.1", peers)).is_err(), "a standby lets peers in");
     old.stop();
-    ready("the new pod has the kernel", "ready")?;
+    let said = ready("the new pod has the kernel", "ready")?;
+    ensure!(said.matches("standing by: ").count() == 1 && said.contains("no longer a standby"), "{said}");
     http::post(client, "/v1/execute", &query).map(drop)
 }
 

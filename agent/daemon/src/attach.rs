@@ -3,7 +3,7 @@
 use crate::certificate::{self, OwnTrust, Renewal, Validity};
 use crate::health::Health;
 use crate::older::UnknownFields;
-use crate::operator::OperatorChannel;
+use crate::operator::{OperatorChannel, Refusal};
 use crate::state::{Identity, StateDir};
 use crate::{AgentOptions, VERSION};
 use anyhow::{Context, Result, bail};
@@ -61,7 +61,7 @@ async fn open(options: &AgentOptions, dir: &StateDir) -> Result<Stream> {
         .max_encoding_message_size(MAX_MESSAGE)
         .attach(ReceiverStream::new(rx))
         .await
-        .map_err(|s| anyhow::anyhow!("the operator refuses this agent: {}", s.message()))?
+        .map_err(|s| Refusal::of(&s))?
         .into_inner();
     Ok(Stream { tx, rx, channel })
 }
@@ -78,7 +78,7 @@ pub async fn first_identity(
         loop {
             let r = async {
                 let mut s = open(options, dir).await?;
-                while let Some(m) = s.rx.message().await? {
+                while let Some(m) = s.rx.message().await.map_err(|s| Refusal::of(&s))? {
                     match m.body {
                         Some(OperatorBody::Welcome(w)) => {
                             return Ok(Identity { kernel_id: w.kernel_id, trust_domain: w.trust_domain });
@@ -91,14 +91,10 @@ pub async fn first_identity(
             };
             match r.await {
                 Ok(i) => return i,
-                Err(e) => {
-                    // Another pod of the workload is this kernel until it ends, with data that ends with it; it would never
-                    // end if this one were not ready before.
-                    if options.ephemeral && is_refused_claim(&e) {
-                        health.set_standby(Some(format!("{e:#}")));
-                    }
-                    tracing::warn!("{e:#}");
-                }
+                // Another pod of the workload is this kernel until it ends, with data that ends with it; it would never end
+                // if this one were not ready before.
+                Err(e) if options.ephemeral && is_refused_claim(&e) => health.set_standby(Some(format!("{e:#}"))),
+                Err(e) => tracing::warn!("{e:#}"),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -112,7 +108,7 @@ pub async fn first_identity(
 
 /// Whether the operator says that another directory holds the kernel.
 fn is_refused_claim(e: &anyhow::Error) -> bool {
-    e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == tonic::Code::FailedPrecondition)
+    e.downcast_ref::<Refusal>().is_some_and(|r| r.code == tonic::Code::FailedPrecondition)
 }
 
 pub struct Attachment {
@@ -199,7 +195,7 @@ impl Attachment {
                     let _ = tokio::time::timeout(FAREWELL, self.leave(s, last)).await;
                     return Ok(());
                 }
-                m = s.rx.message() => match m.context("the operator ended the attachment")?.and_then(|m| m.body) {
+                m = s.rx.message() => match m.map_err(|s| Refusal::of(&s))?.and_then(|m| m.body) {
                     None => bail!("the operator ended the attachment"),
                     Some(OperatorBody::Standby(b)) => {
                         // Somebody else is this kernel now: two of them must not speak for it.

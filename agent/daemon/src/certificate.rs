@@ -1,6 +1,6 @@
 //! The agent's own certificate: the key is made and kept here, the operator signs, and it is renewed long before its end.
 
-use crate::operator::OperatorChannel;
+use crate::operator::{OperatorChannel, Refusal};
 use crate::state::StateDir;
 use anyhow::{Context, Result};
 use mew_net::Hub;
@@ -125,8 +125,10 @@ pub async fn renew(kernel: &str, channel: OperatorChannel, dir: &StateDir, hub: 
     let signing = client.sign(SignRequest { kernel: kernel.to_owned(), csr_pem: request.pem });
     let signed = tokio::time::timeout(SIGN, signing)
         .await
-        .context("the operator did not sign in time")?
-        .context("the operator did not sign")?
+        .ok()
+        .context("no new certificate: the operator does not answer in time; this agent tries again")?
+        .map_err(|s| Refusal::of(&s))
+        .context("no new certificate")?
         .into_inner();
     let until_ms = not_after_ms(&signed.chain_pem)?;
     let saved = dir.save_certificate(&signed.chain_pem, &request.key_pem, &signed.ca_pem);

@@ -8,6 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use mew_kernel::Kernel;
 use mew_net::Hub;
+use std::mem::replace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -54,9 +55,15 @@ impl Health {
         self.lock().attached = yes;
     }
 
-    /// Another holder has the kernel. The pod is ready all the same, so that a rolling update does not wait for ever.
+    /// Another holder has the kernel. The pod is ready all the same, so that a rolling update does not wait for ever. It is said
+    /// once, however often it is tried meanwhile.
     pub fn set_standby(&self, why: Option<String>) {
-        self.lock().standby = why;
+        let was = replace(&mut self.lock().standby, why.clone());
+        match why {
+            Some(why) if was.as_ref() != Some(&why) => tracing::info!("standing by: {why}"),
+            None if was.is_some() => tracing::info!("no longer a standby"),
+            _ => {}
+        }
     }
 
     /// Why the kernel is not open, before it is.
@@ -78,17 +85,17 @@ impl Health {
         self.lock().ontology.clone()
     }
 
-    fn ready(&self) -> Result<&'static str, String> {
+    fn ready(&self) -> Result<String, String> {
         let i = self.lock();
         if i.stopping {
             return Err("stopping: what peers have not got yet is sent\n".into());
         }
         match (&i.kernel, &i.standby) {
-            (_, Some(_)) => Ok("standby\n"),
+            (_, Some(why)) => Ok(format!("standby: {why}\n")),
             (None, None) => Err(format!("the kernel is not open yet: {}\n", i.lacks())),
             (Some((k, _)), None) => match k.stuck() {
                 Some(w) => Err(format!("the store cannot be written: {w}\n")),
-                None => Ok("ready\n"),
+                None => Ok("ready\n".to_owned()),
             },
         }
     }
@@ -100,7 +107,7 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
         .route(
             "/ready",
             get(async |State(h): State<Health>| match h.ready() {
-                Ok(s) => (StatusCode::OK, s.to_owned()),
+                Ok(s) => (StatusCode::OK, s),
                 Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
             }),
         )
@@ -122,3 +129,21 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
 
 #[cfg(test)]
 mod failing_disk;
+
+#[cfg(test)]
+mod tests {
+    use super::Health;
+
+    #[test]
+    fn a_standby_is_ready_and_says_for_what_it_waits() {
+        let h = Health::new();
+        let said = h.ready().expect_err("the kernel is not open");
+        assert!(said.contains("the operator has not said yet who this kernel is"), "{said}");
+        h.set_standby(Some("pod-1 still holds kernel shop".to_owned()));
+        assert_eq!(h.ready(), Ok("standby: pod-1 still holds kernel shop\n".to_owned()));
+        h.set_opening();
+        h.set_standby(None);
+        let said = h.ready().expect_err("the kernel is not open");
+        assert!(said.contains("its data is being read"), "{said}");
+    }
+}

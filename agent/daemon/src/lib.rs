@@ -177,12 +177,13 @@ async fn open(
     loop {
         // It may have changed while this pod waited.
         let given = ontology::read(&options.ontology)?;
-        let (data, dir, identity, failpoints) =
-            (options.data.clone(), dir.clone(), identity.clone(), failpoints.clone());
-        let (path, waits) = (options.ontology.clone(), health.clone());
+        let (options, dir, identity) = (options.clone(), dir.clone(), identity.clone());
+        let (failpoints, waits) = (failpoints.clone(), health.clone());
         // A large log is replayed for minutes.
-        let opening =
-            tokio::task::spawn_blocking(move || open_kernel(&data, &dir, &identity, &path, given, &failpoints, &waits));
+        let opening = tokio::task::spawn_blocking(move || {
+            let (data, ontology, instance) = (&options.data, &options.ontology, &options.instance);
+            open_kernel(&Files { data, ontology, instance }, &dir, &identity, given, &failpoints, &waits)
+        });
         match opening.await? {
             // The pod that is being replaced still has the directory. Waiting is being ready: otherwise it would never go.
             Err(e) if is_busy(&e) => {
@@ -200,22 +201,33 @@ fn is_busy(e: &anyhow::Error) -> bool {
     e.chain().any(|c| c.downcast_ref::<std::io::Error>().is_some_and(busy))
 }
 
+/// What a kernel is opened from.
+struct Files<'a> {
+    data: &'a Path,
+    ontology: &'a Path,
+    /// Who has the directory then, for others that want it.
+    instance: &'a str,
+}
+
 fn open_kernel(
-    data: &Path,
+    files: &Files<'_>,
     dir: &StateDir,
     identity: &Identity,
-    path: &Path,
     given: (String, Ontology),
     failpoints: &Failpoints,
     health: &health::Health,
 ) -> Result<(Arc<Kernel>, ontology::File)> {
+    let data = files.data;
     offline::check_restored(data, dir)?;
-    let disk = || DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()));
+    let disk = || {
+        let disk = DirDisk::new(dir.log()).with_context(|| format!("the data directory {}", data.display()))?;
+        anyhow::Ok(disk.held_by(files.instance))
+    };
     // Nobody else has it: what takes time from here on is reading it, and no other holder is to be blamed for that. If one
     // comes before the store has taken it, that is said again.
     drop(disk()?.lock().with_context(|| format!("the store in {}", data.display()))?);
     health.set_standby(None);
-    let (kernel, file) = ontology::open(path, given, |ontology| {
+    let (kernel, file) = ontology::open(files.ontology, given, |ontology| {
         let store = Options {
             kernel_id: identity.kernel_id.clone(),
             new_incarnation: dir.incarnation().to_owned(),
@@ -233,7 +245,7 @@ fn open_kernel(
 
 #[cfg(test)]
 mod tests {
-    use super::{Failpoints, Identity, StateDir, is_busy, open_kernel};
+    use super::{Failpoints, Files, Identity, StateDir, is_busy, open_kernel};
     use crate::health::Health;
     use mew_lang::parse_ontology;
     use std::path::Path;
@@ -247,22 +259,23 @@ mod tests {
         let tmp = tempfile::tempdir().expect("a directory");
         let dir = StateDir::open(tmp.path()).expect("a data directory");
         let health = Health::new();
-        let open = |kernel_id: &str| {
+        let open = |instance: &str, kernel_id: &str| {
             let identity = Identity { kernel_id: kernel_id.to_owned(), trust_domain: "here.example".to_owned() };
             let given = (ONTOLOGY.to_owned(), parse_ontology(ONTOLOGY).expect("an ontology"));
             health.set_standby(Some(ANOTHER.to_owned()));
-            let path = Path::new("shop.ontology");
-            let opened = open_kernel(tmp.path(), &dir, &identity, path, given, &Failpoints::from_env(), &health);
+            let files = Files { data: tmp.path(), ontology: Path::new("shop.ontology"), instance };
+            let opened = open_kernel(&files, &dir, &identity, given, &Failpoints::from_env(), &health);
             (opened, health.waits_for())
         };
-        let (holder, _) = open("team-a.shop");
+        let (holder, _) = open("pod-1", "team-a.shop");
         let holder = holder.expect("the directory is free");
-        let (refused, waits_for) = open("team-a.shop");
-        assert!(refused.err().is_some_and(|e| is_busy(&e)), "two have one directory");
+        let (refused, waits_for) = open("pod-2", "team-a.shop");
+        let e = refused.err().expect("two have one directory");
+        assert!(is_busy(&e) && format!("{e:#}").contains("(the last to take it: pod-1)"), "{e:#}");
         assert_eq!(waits_for, ANOTHER);
         drop(holder);
         // The log is read after the directory was taken; here it turns out to be that of another kernel.
-        let (refused, waits_for) = open("team-a.till");
+        let (refused, waits_for) = open("pod-2", "team-a.till");
         assert!(refused.err().is_some_and(|e| !is_busy(&e)), "it is the log of another kernel");
         assert_ne!(waits_for, ANOTHER);
     }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use mew_tls::{SpiffeId, Trust, client_config, connect};
+use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -55,6 +56,52 @@ impl Interceptor for Token {
             req.metadata_mut().insert("authorization", value);
         }
         Ok(req)
+    }
+}
+
+/// A call that the operator refused or that broke, as people are told of it: what was said, and what to do.
+#[derive(Debug)]
+pub struct Refusal {
+    pub code: Code,
+    text: String,
+}
+
+impl Refusal {
+    pub fn of(s: &Status) -> Self {
+        Refusal { code: s.code(), text: told(s) }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Refusal {}
+
+/// gRPC's own way of writing it names codes and quotes the text, and of a connection that broke says little; the innermost cause
+/// does.
+fn told(s: &Status) -> String {
+    if let Some(mut why) = s.source() {
+        while let Some(next) = why.source() {
+            why = next;
+        }
+        return format!("the connection to the operator broke: {why}; this agent tries again");
+    }
+    let said = if s.message().is_empty() { s.code().description() } else { s.message() };
+    match s.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+            format!("the operator does not serve this agent now: {said}; this agent tries again")
+        }
+        Code::Unauthenticated => format!(
+            "the operator does not know who this agent is: {said}; --token-file must be a token of the pod's ServiceAccount, projected with the audience of this kernel"
+        ),
+        Code::InvalidArgument | Code::Unimplemented => format!(
+            "the operator does not understand this agent: {said}; look at --kernel, at --operator, and whether the versions of both fit"
+        ),
+        // These say by themselves what to do.
+        _ => format!("the operator refuses this agent: {said}"),
     }
 }
 
@@ -133,11 +180,47 @@ fn usable_roots(domain: &str, file: &Path, learned: Option<&str>) -> Result<Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::usable_roots;
+    use super::{Refusal, usable_roots};
     use mew_tls::Authority;
-    use std::fs;
+    use std::{fs, io};
+    use tonic::Status;
 
     const DOMAIN: &str = "here.example";
+
+    #[test]
+    fn a_refusal_is_told_in_words_for_people() {
+        let claimed = "kernel shop is held by pod-1 with another data directory; stop that one first";
+        let broken = io::Error::new(io::ErrorKind::ConnectionReset, "reset by the other side");
+        for (status, begins, contains) in [
+            (
+                Status::failed_precondition(claimed),
+                "the operator refuses this agent: kernel shop",
+                "stop that one first",
+            ),
+            (Status::permission_denied("not a service account's"), "the operator refuses this agent: not", ""),
+            (
+                Status::unauthenticated("not valid for x"),
+                "the operator does not know who",
+                "not valid for x; --token-file",
+            ),
+            (
+                Status::unavailable("no leader yet"),
+                "the operator does not serve",
+                "no leader yet; this agent tries again",
+            ),
+            (
+                Status::invalid_argument("\"K\" is no name"),
+                "the operator does not understand",
+                "\"K\" is no name; look",
+            ),
+            (Status::internal(""), "the operator refuses this agent: ", ""),
+            (Status::from_error(Box::new(broken)), "the connection to the operator broke: reset by the other side", ""),
+        ] {
+            let said = format!("{:#}", anyhow::Error::new(Refusal::of(&status)));
+            assert!(said.starts_with(begins) && said.contains(contains), "{said}");
+            assert!(!["code:", "status:", "message:"].iter().any(|w| said.contains(w)), "gRPC's way: {said}");
+        }
+    }
 
     /// Either source of roots is enough, both add up, and none is none.
     #[test]

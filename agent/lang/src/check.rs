@@ -95,9 +95,32 @@ impl Checker<'_> {
 
     fn slot(&self, n: &Name) -> Checked<usize> {
         self.find(&n.text).ok_or_else(|| {
-            Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text))
-                .suggest(nearest(&n.text, self.vars.iter().map(|v| v.name.as_str())))
+            let d = Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text));
+            if self.scope.bound.contains_key(&n.text) {
+                return d
+                    .help("an earlier statement binds it, to be changed, linked or killed; MATCH it here to read it");
+            }
+            let d = d.suggest(nearest(&n.text, self.named()));
+            match self.vars.iter().find(|v| v.name == "_") {
+                Some(v) if d.suggestion.is_none() => {
+                    let help = self.naming(v, &n.text);
+                    d.help(help)
+                }
+                _ => d,
+            }
         })
+    }
+
+    /// Variables that may be meant: `_` is what was given no name.
+    fn named(&self) -> impl Iterator<Item = &str> {
+        self.vars.iter().map(|v| v.name.as_str()).filter(|n| *n != "_")
+    }
+
+    /// How to write what has no name with this one.
+    fn naming(&self, v: &Var, name: &str) -> String {
+        let ty = v.ty.and_then(|t| self.by_number(t)).map_or("any", |t| t.name.as_str());
+        let named = if v.is_edge { format!("{ty}(…) AS {name}") } else { format!("{name}: {ty}") };
+        format!("nothing has that name here; to give it one, write {named}")
     }
 
     fn declare(&mut self, n: &Name, ty: Option<Number>, is_edge: bool) -> Checked<usize> {
@@ -253,7 +276,10 @@ impl Checker<'_> {
                     )
                     .help("only _id, _type, _sync_id and the other fields with _ can be used, or give it a type"));
                 };
-                let a = self.attribute(t, attr)?;
+                let a = self.attribute(t, attr).map_err(|d| match d.suggestion {
+                    None => d.suggest(nearest(&attr.text, System::ALL.map(|(name, ..)| name))),
+                    Some(_) => d,
+                })?;
                 (Expr::Attr(slot, a.number), Some(a.kind))
             }
             ExprKind::Not(x) => (Expr::Not(Box::new(self.condition(x)?)), Some(Kind::Bool)),

@@ -80,7 +80,8 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if length > MAX_SLIP {
         return None;
     }
-    let limit = 1 + length / 4;
+    // A word of which every letter is another one is no slip.
+    let limit = (1 + length / 4).min(length.saturating_sub(1));
     candidates
         .into_iter()
         .filter(|c| c.chars().count().abs_diff(length) <= limit)

@@ -148,10 +148,19 @@ pub fn session_problem(at: &str, s: &tonic::Status) -> Problem {
     if s.code() == tonic::Code::PermissionDenied {
         return Problem::new(
             Reason::TLSRefusedByPeer,
-            format!("{at}: the peer does not accept connections of this kernel now"),
+            format!(
+                "{at}: the peer does not accept connections of this kernel now; it needs this side's trust bundle and a Remote for this kernel that accepts them"
+            ),
         );
     }
-    other(at, s)
+    // What was said, there or where this side could not read it; a connection that broke has a cause instead.
+    match s.source() {
+        Some(e) => other(at, e),
+        None if s.message().is_empty() => {
+            Problem::new(Reason::Unreachable, format!("{at}: {}", s.code().description()))
+        }
+        None => Problem::new(Reason::Unreachable, format!("{at}: {}", s.message())),
+    }
 }
 
 fn other(at: &str, e: &(dyn StdError + 'static)) -> Problem {
@@ -181,6 +190,22 @@ mod tests {
         let p = handshake_problem("gate.example.com:9001", server_name, &io::Error::from(kind));
         assert_eq!(p.reason, Reason::Unreachable);
         p.message
+    }
+
+    #[test]
+    fn what_a_peer_says_is_told_in_words_for_people() {
+        use tonic::Status;
+        let broken = io::Error::new(io::ErrorKind::ConnectionReset, "reset by the other side");
+        for (status, reason, words) in [
+            (Status::permission_denied("refused"), Reason::TLSRefusedByPeer, "it needs this side's trust bundle"),
+            (Status::unavailable("it ends"), Reason::Unreachable, "gate:9001: it ends"),
+            (Status::internal(""), Reason::Unreachable, "gate:9001: Internal error"),
+            (Status::from_error(Box::new(broken)), Reason::Unreachable, "gate:9001: reset by the other side"),
+        ] {
+            let p = session_problem("gate:9001", &status);
+            assert!(p.reason == reason && p.message.contains(words), "{p:?}");
+            assert!(!["code:", "status:", "message:"].iter().any(|w| p.message.contains(w)), "gRPC's way: {p:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Connections that are not what they should be, against a hub that listens: each ends alone and with a reason, nothing gets
-//! into the kernel, and honest peers come and go as before.
+//! into the kernel, and honest peers come and go as before. And a hub that dials what is not there any more.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use mew_contract::report::LinkState;
 use mew_contract::samples::{HERE, THERE, remote_item};
-use mew_contract::snapshot::Keepalive;
+use mew_contract::snapshot::{Endpoint as Address, Keepalive};
 use mew_contract::{Problem, Reason, RemoteItem};
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
@@ -362,4 +362,36 @@ async fn a_peer_that_sends_and_does_not_read_is_given_up() {
     let left = s.ends().await;
     assert!(left < 20_000, "{left} frames were kept for it");
     flood.abort();
+}
+
+// ---------------------------------------------------------------- whom it dials
+
+/// Somebody listens there who never answers: it is not waited for once the Remote has another address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_to_an_address_of_before_is_given_up() {
+    let ca = authority("there.example");
+    let h = Here::start(&[&ca]).await;
+    let dial = async |to: &TcpListener| {
+        let port = to.local_addr().expect("its address").port();
+        let endpoints = vec![Address { host: "127.0.0.1".into(), port, server_name: None }];
+        // Longer than anybody waits here.
+        let patient =
+            RemoteItem { endpoints, dial: true, accept: false, connect_timeout_ms: 600_000, ..remote(&[&ca]) };
+        tokio::task::block_in_place(|| h.hub.configure(vec![patient], Vec::new()));
+        let (mut tcp, _) = tokio::time::timeout(PATIENCE, to.accept()).await.expect("it dials").expect("it comes");
+        let mut byte = [0];
+        let n = tokio::time::timeout(PATIENCE, tcp.read(&mut byte)).await.expect("it speaks").expect("it is open");
+        assert_eq!(n, 1);
+        tcp
+    };
+    let (before, now) = (
+        TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+        TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+    );
+    let mut first = dial(&before).await;
+    let _second = dial(&now).await;
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, first.read_to_end(&mut rest)).await.expect("the first one is given up");
+    // The second one is on its way, and nothing has failed.
+    assert_eq!(h.link(), (Some(LinkState::Connecting), None));
 }

@@ -1,6 +1,6 @@
 //! The few file operations that the store needs, so that tests can stand in a disk that fails and forgets.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,16 @@ pub trait DiskFile: Send + Sync {
     }
 }
 
+/// What is locked of a directory. In it is who took the directory last, for people.
+pub(crate) const LOCK: &str = "lock";
+/// Of what is in it, this is shown at most.
+const SHOWN: usize = 256;
+
 /// A directory of the operating system.
-pub struct DirDisk(PathBuf);
+pub struct DirDisk {
+    dir: PathBuf,
+    holder: String,
+}
 
 impl DirDisk {
     /// Makes the directory if it is not there.
@@ -47,7 +55,12 @@ impl DirDisk {
         make_dir(&dir)?;
         // Also if it was there: who made it may have been killed before that was durable.
         sync_dir(around(&dir))?;
-        Ok(DirDisk(dir))
+        Ok(DirDisk { dir, holder: String::new() })
+    }
+
+    /// By which name others that want the directory are told who has it.
+    pub fn held_by(self, holder: &str) -> Self {
+        DirDisk { holder: holder.to_owned(), ..self }
     }
 }
 
@@ -68,15 +81,34 @@ pub fn around(dir: &Path) -> &Path {
     }
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names in a directory durable. Whoever may only write to it may not do that, and is told so: it is not the
+/// directory that was asked for.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    File::open(dir).map_err(|e| unreadable(dir, e))?.sync_all()
+}
+
+fn unreadable(dir: &Path, e: io::Error) -> io::Error {
+    if e.kind() != ErrorKind::PermissionDenied {
+        return e;
+    }
+    io::Error::new(e.kind(), format!("{} must be readable, for what is made in it to be durable: {e}", dir.display()))
+}
+
+/// Why a directory cannot be taken. Its lock names the last who took it to write: mostly the one who has it, but others may be
+/// looking at it.
+pub(crate) fn in_use(dir: &Path, lock: &File) -> io::Error {
+    let mut bytes = [0; SHOWN];
+    let n = DiskFile::read_at(lock, &mut bytes, 0).unwrap_or_default();
+    let holder = String::from_utf8_lossy(&bytes[..n]);
+    let named =
+        if holder.is_empty() { String::new() } else { format!(" (the last to take it: {})", holder.escape_debug()) };
+    io::Error::new(ErrorKind::ResourceBusy, format!("{} is in use by another process{named}", dir.display()))
 }
 
 impl Disk for DirDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut out = Vec::new();
-        for e in std::fs::read_dir(&self.0)? {
+        for e in std::fs::read_dir(&self.dir)? {
             if let Ok(name) = e?.file_name().into_string() {
                 out.push(name);
             }
@@ -85,34 +117,34 @@ impl Disk for DirDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.0.join(name))?))
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.0.join(name))?;
+        let f = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.dir.join(name))?;
         Ok(Arc::new(f))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.0.join(from), self.0.join(to))
+        std::fs::rename(self.dir.join(from), self.dir.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.0.join(name))
+        std::fs::remove_file(self.dir.join(name))
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        sync_dir(&self.0)
+        sync_dir(&self.dir)
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        let f = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.0.join("lock"))?;
+        let f = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.dir.join(LOCK))?;
         f.try_lock().map_err(|e| match e {
-            std::fs::TryLockError::Error(e) => e,
-            std::fs::TryLockError::WouldBlock => {
-                io::Error::new(ErrorKind::ResourceBusy, format!("{} is in use by another process", self.0.display()))
-            }
+            TryLockError::Error(e) => e,
+            TryLockError::WouldBlock => in_use(&self.dir, &f),
         })?;
+        // A disk that is full must not be in the way.
+        let _ = f.set_len(0).and_then(|()| f.write_all_at(self.holder.as_bytes(), 0));
         Ok(Box::new(f))
     }
 }
@@ -141,5 +173,21 @@ impl DiskFile for File {
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{around, unreadable};
+    use std::io::{Error, ErrorKind};
+    use std::path::Path;
+
+    #[test]
+    fn a_directory_that_may_only_be_written_to_is_the_one_that_is_named() {
+        let parent = around(Path::new("/srv/incoming/data"));
+        let said = unreadable(parent, ErrorKind::PermissionDenied.into()).to_string();
+        assert!(said.starts_with("/srv/incoming must be readable"), "{said}");
+        let other = unreadable(parent, Error::from(ErrorKind::NotFound));
+        assert_eq!(other.to_string(), Error::from(ErrorKind::NotFound).to_string());
     }
 }

@@ -1,6 +1,6 @@
 //! A directory that is only looked at.
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, LOCK, in_use};
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -46,16 +46,14 @@ impl Disk for ReadOnlyDir {
 
     /// Others may look at the same time; nobody may write.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        let f = match File::open(self.0.join("lock")) {
+        let f = match File::open(self.0.join(LOCK)) {
             // Whoever writes makes it first.
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Box::new(())),
             f => f?,
         };
         f.try_lock_shared().map_err(|e| match e {
             TryLockError::Error(e) => e,
-            TryLockError::WouldBlock => {
-                io::Error::new(ErrorKind::ResourceBusy, format!("{} is in use by another process", self.0.display()))
-            }
+            TryLockError::WouldBlock => in_use(&self.0, &f),
         })?;
         Ok(Box::new(f))
     }

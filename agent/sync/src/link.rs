@@ -49,6 +49,8 @@ pub enum Event {
     /// A connection is up and the peer's identity is verified.
     Connected(Connected),
     ConnectFailed(Problem),
+    /// A dial was given up, as the Remote's address is another one now.
+    GivenUp,
     Frame(ConnId, wire::Frame),
     /// The connection is gone; why, if it is known.
     Closed(ConnId, Option<Problem>),
@@ -76,7 +78,8 @@ pub struct Connected {
 
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Try the endpoints of the Remote in order; answer with Connected or ConnectFailed.
+    /// Try the endpoints of the Remote in order; answer with Connected or ConnectFailed. When the endpoints change, what is on its
+    /// way need not be waited for: GivenUp is its answer then.
     Dial,
     Send(ConnId, wire::Frame),
     Close(ConnId),
@@ -226,7 +229,11 @@ impl Link {
             Event::Connected(c) => self.connected(now, random, c, kernel, &mut out),
             Event::ConnectFailed(p) => {
                 self.dials = self.dials.saturating_sub(1);
-                self.dial_failed(now, random, p);
+                self.dial_failed(now, random, Some(p));
+            }
+            Event::GivenUp => {
+                self.dials = self.dials.saturating_sub(1);
+                self.dial_failed(now, random, None);
             }
             Event::Closed(conn, p) if self.is_current(conn) => self.closed(now, random, p, kernel),
             Event::Frame(conn, f) if self.is_current(conn) => self.frame(now, random, f, kernel, &mut out),
@@ -246,7 +253,8 @@ impl Link {
             self.state = State::Dialling;
             self.dial(&mut out);
         }
-        // The one that was to come has not: it may have been to an address of before, and that one may never answer.
+        // The one that was to come has not: behind the same name there may be another machine by now, and the one of before may
+        // never answer.
         if matches!(self.state, State::Dialling) && self.handover.as_ref().is_some_and(|h| h.is_over(now)) {
             self.dial(&mut out);
         }
@@ -276,9 +284,8 @@ impl Link {
         let rules = Arc::new(Rules::new(&r, &kernel.ontology()));
         let rules_changed = *rules != *self.rules || r.export != self.config.export || r.import != self.config.import;
         let other_roots = r.roots != self.config.roots;
-        let other_way = r.endpoints != self.config.endpoints
-            || (r.dial, r.accept) != (self.config.dial, self.config.accept)
-            || other_roots;
+        let other_address = r.endpoints != self.config.endpoints;
+        let other_way = other_address || (r.dial, r.accept) != (self.config.dial, self.config.accept) || other_roots;
         if other_roots {
             self.accepted = (self.local.fingerprints)(&r.roots);
         }
@@ -307,6 +314,9 @@ impl Link {
             (self.state, self.attempt, self.handover) = (State::Idle, 0, None);
         } else if other_certificate {
             self.renew(out);
+        } else if other_address && self.dials > 0 && self.config.dial {
+            // What should take the place of the connection that is up was on its way to the address of before.
+            self.dial(out);
         }
         if other_roots {
             self.tell_roots(out);
@@ -324,7 +334,7 @@ impl Link {
             // Nothing must wait for it any more.
             if c.dialled || matches!(self.state, State::Dialling) {
                 let why = format!("the root by which the peer proved who it is was withdrawn meanwhile ({root})");
-                self.dial_failed(now, random, Problem::new(Reason::TLSUntrustedPeer, why));
+                self.dial_failed(now, random, Some(Problem::new(Reason::TLSUntrustedPeer, why)));
             }
             return;
         }

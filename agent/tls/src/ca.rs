@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
+use x509_parser::extensions::GeneralName;
 
 /// Lifetime of a CA made here.
 const CA_DAYS: i64 = 3650;
@@ -66,6 +67,21 @@ impl Authority {
         let a = Authority { cert_pem, key_pem };
         a.issuer()?;
         Ok(a)
+    }
+
+    /// The trust domain that its certificate names; `None` if it names none, as one that was made elsewhere may not.
+    pub fn trust_domain(&self) -> Option<String> {
+        let (_, p) = x509_parser::pem::parse_x509_pem(self.cert_pem.as_bytes()).ok()?;
+        let c = p.parse_x509().ok()?;
+        let names = c.subject_alternative_name().ok()??;
+        let mut domains = names.value.general_names.iter().filter_map(|n| match n {
+            GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
+            _ => None,
+        });
+        match (domains.next(), domains.next()) {
+            (Some(domain), None) if !domain.contains('/') => Some(domain.to_owned()),
+            _ => None,
+        }
     }
 
     pub fn key_pem(&self) -> &str {

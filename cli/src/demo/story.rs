@@ -55,11 +55,14 @@ impl Demo {
             (WEST.federation, "federation port of us-west"),
             (WEST.health, "health of us-west"),
         ])?;
-        say("1", "Two trust domains exchange their public roots (mew trust export | mew trust import)");
-        self.exchange_trust().await?;
-        say("2", "Two operators and two agents start, as processes of their own");
+        say("1", "Two operators start; their trust domains exchange roots (mew trust export | mew trust import)");
         for s in [&EAST, &WEST] {
-            self.start(s)?;
+            self.start_operator(s).await?;
+        }
+        self.exchange_trust().await?;
+        say("2", "Two agents start, as processes of their own");
+        for s in [&EAST, &WEST] {
+            self.start_agent(s)?;
         }
         let east = self.kernel(&EAST).await?;
         let west = self.kernel(&WEST).await?;
@@ -100,7 +103,6 @@ impl Demo {
             let file = self.dir.join(format!("{}-trust.yaml", from.name));
             let address = format!("127.0.0.1:{}", from.federation);
             let state = self.state(from);
-            std::fs::create_dir_all(&state)?;
             let out = Command::new(&exe)
                 .args([
                     "trust",
@@ -128,16 +130,15 @@ impl Demo {
         Ok(())
     }
 
-    fn start(&mut self, s: &Side) -> Result<()> {
-        let logs = self.dir.clone();
-        let path = |p: PathBuf| p.display().to_string();
-        let state = self.state(s);
+    /// And waits until it has its CA.
+    async fn start_operator(&mut self, s: &Side) -> Result<()> {
+        let (logs, state) = (self.dir.clone(), self.state(s));
         let run = [
             "run",
             "--manifests",
-            &path(self.examples.join(s.name)),
+            &text(&self.examples.join(s.name)),
             "--state",
-            &path(state.clone()),
+            &text(&state),
             "--namespace",
             NAMESPACE,
             "--trust-domain",
@@ -145,16 +146,22 @@ impl Demo {
         ]
         .map(str::to_owned);
         self.children.start(&format!("operator-{}", s.name), &run, &logs)?;
+        let socket = mew_files::socket(&state);
+        self.until(&format!("the operator of {} is there", s.name), async |_| Ok(socket.exists().then_some(()))).await
+    }
+
+    fn start_agent(&mut self, s: &Side) -> Result<()> {
+        let logs = self.dir.clone();
         let agent = [
             "agent",
             "--kernel",
             s.name,
             "--data",
-            &path(self.dir.join(s.name).join("data")),
+            &text(&self.dir.join(s.name).join("data")),
             "--ontology",
-            &path(self.examples.join("flights.ontology")),
+            &text(&self.examples.join("flights.ontology")),
             "--operator",
-            &format!("unix:{}", mew_files::socket(&state).display()),
+            &format!("unix:{}", mew_files::socket(&self.state(s)).display()),
             "--listen",
             &format!("127.0.0.1:{}", s.api),
             "--federation",
@@ -322,6 +329,10 @@ It keeps running; Ctrl-C ends it. In another terminal, try:
             east = EAST.api,
         ));
     }
+}
+
+fn text(p: &Path) -> String {
+    p.display().to_string()
 }
 
 fn ms(d: Duration) -> f64 {

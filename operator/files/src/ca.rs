@@ -32,15 +32,28 @@ fn load(state: &Path) -> Result<Option<Authorities>> {
 }
 
 /// The CAs that are there. Nothing is made.
-pub fn kept_authorities(state: &Path) -> Result<Authorities> {
+pub fn kept_authorities(state: &Path, trust_domain: &str) -> Result<Authorities> {
     if let Some(a) = load(state)? {
-        return Ok(a);
+        return of_domain(state, trust_domain, a);
     }
     must_be_fresh(state)?;
     bail!(
-        "there is no CA in {}: is it the state directory of an operator? `mew run` and `mew trust export` make it",
+        "there is no CA in {}: is it the state directory of an operator? `mew run` makes the CA when it begins there",
         state.display()
     )
+}
+
+/// Under the name of another domain, certificates would be signed that nobody takes who trusts this CA. One that was put there
+/// by hand may name none.
+fn of_domain(state: &Path, trust_domain: &str, a: Authorities) -> Result<Authorities> {
+    let other = a.all().filter_map(|(_, c)| c.authority().trust_domain()).find(|d| d != trust_domain);
+    if let Some(kept) = other {
+        bail!(
+            "the CA in {} is of the trust domain {kept}, not {trust_domain}: say --trust-domain {kept}, or give {trust_domain} a state directory of its own",
+            path(state).display()
+        );
+    }
+    Ok(a)
 }
 
 fn must_be_fresh(state: &Path) -> Result<()> {
@@ -59,14 +72,14 @@ fn must_be_fresh(state: &Path) -> Result<()> {
 /// Loads the CAs, or makes the first one in a fresh state directory.
 pub fn authorities(state: &Path, trust_domain: &str, now_ms: u64) -> Result<Authorities> {
     if let Some(a) = load(state)? {
-        return Ok(a);
+        return of_domain(state, trust_domain, a);
     }
     must_be_fresh(state)?;
     fs::create_dir_all(state).with_context(|| state.display().to_string())?;
     let _locked = lock(state)?;
     // Another one may have been faster.
     if let Some(a) = load(state)? {
-        return Ok(a);
+        return of_domain(state, trust_domain, a);
     }
     let first = Authorities::first(Ca::new(Authority::new(trust_domain)?, now_ms)?);
     write(state, &first)?;
@@ -186,11 +199,30 @@ mod tests {
     fn who_only_looks_makes_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = dir.path().join("typo");
-        let e = kept_authorities(&state).err().map(|e| format!("{e:#}")).unwrap_or_default();
+        let e = kept_authorities(&state, DOMAIN).err().map(|e| format!("{e:#}")).unwrap_or_default();
         assert!(e.contains("there is no CA in") && e.contains("typo"), "{e:?}");
         assert!(!state.exists(), "a directory was made");
         let first = authorities(&state, DOMAIN, 1).expect("they are made");
-        assert!(kept_authorities(&state).expect("they are there") == first);
+        assert!(kept_authorities(&state, DOMAIN).expect("they are there") == first);
+    }
+
+    #[test]
+    fn a_state_directory_is_of_one_trust_domain() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path();
+        let first = authorities(state, DOMAIN, 1).expect("they are made");
+        for refused in [authorities(state, "there.example", 2).err(), kept_authorities(state, "there.example").err()] {
+            let e = refused.map(|e| format!("{e:#}")).unwrap_or_default();
+            for word in [DOMAIN, "not there.example", "--trust-domain here.example", "ca.json"] {
+                assert!(e.contains(word), "{word:?} is not in {e:?}");
+            }
+        }
+        assert!(authorities(state, DOMAIN, 3).expect("they are there") == first, "something was changed");
+        // One's own CA need not name a trust domain.
+        let nobodys = Authority::of_servers("a CA of one's own", 3600).expect("a CA");
+        let own = Authorities::first(Ca::new(nobodys, 7).expect("it has a fingerprint"));
+        replace_authorities(state, &first, &own).expect("it is written");
+        assert!(kept_authorities(state, DOMAIN).expect("it is taken") == own);
     }
 
     /// Peers trust it: another one in its place would cut them all off.
@@ -199,7 +231,7 @@ mod tests {
         for former in FORMER {
             let dir = tempfile::tempdir().expect("a directory");
             fs::write(dir.path().join(former), "PEM").expect("a file");
-            for refused in [authorities(dir.path(), DOMAIN, 1).err(), kept_authorities(dir.path()).err()] {
+            for refused in [authorities(dir.path(), DOMAIN, 1).err(), kept_authorities(dir.path(), DOMAIN).err()] {
                 let e = refused.map(|e| format!("{e:#}")).unwrap_or_default();
                 assert!(e.contains(former) && e.contains("ca.json"), "{e:?}");
             }

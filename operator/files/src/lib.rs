@@ -8,12 +8,12 @@ mod ca;
 mod objects;
 mod trust;
 
-pub use ca::{authorities, kept_authorities, replace_authorities};
+pub use ca::{kept_authorities, replace_authorities};
 pub use trust::{bundle_name, import};
 
 use anyhow::{Context, Result, bail};
 use backend::FilesBackend;
-use ca::Followed;
+use ca::{Followed, authorities};
 use mew_control::{ControlService, Registry};
 use mew_plan::{Doubts, Inputs, plan};
 use objects::State;

@@ -9,7 +9,8 @@ use mew_crds::validate::{self, FieldError};
 use mew_crds::{FederationPolicy, Remote, Sync};
 use mew_plan::{Objects, Plan};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "objects.json";
@@ -19,6 +20,8 @@ pub struct State {
     pub objects: Objects,
     /// What could not be read or is refused, for people.
     pub problems: Vec<String>,
+    /// Directories that hold no manifest, so that nobody wonders why nothing happens.
+    empty: BTreeSet<PathBuf>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -71,12 +74,12 @@ impl State {
         let saved: Saved = match std::fs::read(&path) {
             Ok(b) => serde_json::from_slice(&b)
                 .with_context(|| format!("{} is damaged; move it away to begin anew", path.display()))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Saved::default(),
+            Err(e) if e.kind() == ErrorKind::NotFound => Saved::default(),
             Err(e) => return Err(e).with_context(|| path.display().to_string()),
         };
         let objects =
             Objects { remotes: saved.remotes, syncs: saved.syncs, policies: saved.policies, ..Objects::default() };
-        Ok(State { objects, problems: Vec::new() })
+        Ok(State { objects, ..State::default() })
     }
 
     pub fn save(&self, o: &RunOptions) -> Result<()> {
@@ -96,9 +99,10 @@ impl State {
         let mut problems = Vec::new();
         let mut whole = true;
         let mut found = Vec::new();
-        let mut unreadable = std::collections::BTreeSet::new();
+        let mut unreadable = BTreeSet::new();
         let files = files(&o.manifests, &mut problems);
         whole &= problems.is_empty();
+        self.tell_empty(&o.manifests, &files);
         for f in files {
             match std::fs::read_to_string(&f) {
                 Ok(text) => {
@@ -167,6 +171,21 @@ impl State {
         }
         self.objects = next;
         self.problems = problems;
+    }
+
+    /// Says once of each directory that it has nothing to read, and how to begin. It is no mistake: what was declared may be
+    /// withdrawn by taking its file away.
+    fn tell_empty(&mut self, given: &[PathBuf], files: &[PathBuf]) {
+        let is_empty =
+            |d: &&PathBuf| std::fs::read_dir(d).is_ok() && !files.iter().any(|f| f.parent() == Some(d.as_path()));
+        let empty: BTreeSet<PathBuf> = given.iter().filter(is_empty).cloned().collect();
+        for d in empty.difference(&self.empty) {
+            tracing::warn!(
+                "there is no manifest in {}: the operator waits for files that end with .yaml or .yml; `mew trust export` of the other side prints a Remote to begin with, and `mew validate` checks what is written",
+                d.display()
+            );
+        }
+        self.empty = empty;
     }
 
     /// Takes the planned statuses; whether anything changed.
@@ -243,6 +262,10 @@ fn files(dirs: &[PathBuf], problems: &mut Vec<String>) -> Vec<PathBuf> {
         }
         match std::fs::read_dir(d) {
             Ok(entries) => out.extend(entries.flatten().map(|e| e.path()).filter(|p| is_manifest(p))),
+            Err(e) if e.kind() == ErrorKind::NotFound => problems.push(format!(
+                "{} is not there: is --manifests right? The operator waits for it, and what it has read before stays in force",
+                d.display()
+            )),
             Err(e) => problems.push(format!("{}: {e}", d.display())),
         }
     }
@@ -263,4 +286,58 @@ pub fn marks(dirs: &[PathBuf]) -> Vec<(PathBuf, Option<std::time::SystemTime>, u
 fn is_manifest(p: &Path) -> bool {
     let name = p.file_name().and_then(|n| n.to_str()).unwrap_or(".");
     !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+    use crate::RunOptions;
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    const POLICY: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: FederationPolicy
+metadata: {name: tasks}
+spec:
+  remoteSelector: {}
+  mode: ExplicitBridging
+  allowedKernels: [{trustDomain: there.example, kernelIds: [team.there]}]
+  rules: [{name: tasks, action: Allow, operations: [Export], types: [Task]}]
+";
+
+    fn options(dir: &Path) -> RunOptions {
+        RunOptions {
+            manifests: vec![dir.join("manifests")],
+            state: dir.join("state"),
+            namespace: "team".to_owned(),
+            trust_domain: "here.example".to_owned(),
+            certificate_lifetime: Duration::from_secs(3600),
+        }
+    }
+
+    /// What was taken away is withdrawn; where one cannot look, nothing is.
+    #[test]
+    fn a_directory_that_is_missing_is_not_one_that_is_empty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (o, manifests) = (options(dir.path()), dir.path().join("manifests"));
+        let mut s = State::default();
+        // What is wrong, whether it is known to be empty, and how many policies are in force.
+        let mut read = || {
+            s.read_manifests(&o, 1);
+            (s.problems.join("; "), s.empty.contains(&manifests), s.objects.policies.len())
+        };
+        let is_missing = |said: &str| said.contains("manifests is not there: is --manifests right?");
+        let (said, is_empty, n) = read();
+        assert!(is_missing(&said) && (is_empty, n) == (false, 0), "{said}");
+        fs::create_dir(&manifests).expect("a directory");
+        assert_eq!(read(), (String::new(), true, 0));
+        fs::write(manifests.join("policy.yaml"), POLICY).expect("a file");
+        assert_eq!(read(), (String::new(), false, 1));
+        fs::remove_dir_all(&manifests).expect("it goes");
+        let (said, is_empty, n) = read();
+        assert!(is_missing(&said) && (is_empty, n) == (false, 1), "{said}");
+        fs::create_dir(&manifests).expect("a directory");
+        assert_eq!(read(), (String::new(), true, 0));
+    }
 }

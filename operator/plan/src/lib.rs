@@ -116,17 +116,19 @@ pub struct Plan {
 }
 
 pub fn plan(i: &Inputs<'_>) -> Plan {
+    let (mut p, statuses) = draft(i);
     let mut syncs = BTreeMap::new();
-    let p = plan_with(i, &mut |n, s| drop(syncs.insert(n.clone(), s)));
+    statuses.make(&mut p, &mut |n, s| drop(syncs.insert(n.clone(), s)));
     Plan { syncs, ..p }
 }
 
-/// As [`plan`], and hands over each Sync's status as it is made: they are by far the most, and most are what they were.
-pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -> Plan {
+/// The first part of a plan: what agents get, and no status yet. Of thousands of objects the statuses take many times as long,
+/// and no agent has to wait for them.
+pub fn draft<'a>(i: &'a Inputs<'a>) -> (Plan, Statuses<'a>) {
     let mut x = Index::new(i);
-    let mut remotes: BTreeMap<&Name, remote::Planned> =
+    let mut remotes: BTreeMap<&'a Name, remote::Planned> =
         i.objects.remotes.iter().map(|(n, r)| (n, remote::plan(i, &x, n, r))).collect();
-    let mut syncs: BTreeMap<&Name, sync::Planned> =
+    let mut syncs: BTreeMap<&'a Name, sync::Planned> =
         i.objects.syncs.iter().map(|(n, s)| (n, sync::plan(i, &x, n, s, &remotes))).collect();
 
     let mut out = Plan::default();
@@ -148,23 +150,40 @@ pub fn plan_with(i: &Inputs<'_>, each_sync: &mut dyn FnMut(&Name, SyncStatus)) -
     // A Remote that names it may be missing.
     out.unused.retain(|k| !out.kept.contains_key(k));
     x.keep(&out.kept);
-    for (n, r) in &i.objects.remotes {
-        let p = &remotes[n];
-        out.remotes.insert(n.clone(), remote::status(i, &x, n, r, p));
-    }
-    let mut denied = BTreeSet::new();
-    for (n, s) in &i.objects.syncs {
-        let p = &syncs[n];
-        let status = sync::status(i, &x, n, s, p, remotes.get(&p.remote));
-        if policy::is_denied(&status) {
-            denied.insert(n);
+    (out, Statuses { i, x, remotes, syncs })
+}
+
+/// The second part of a plan. It goes by the same inputs as the first, so what agents do meanwhile with what they got changes
+/// nothing of it.
+pub struct Statuses<'a> {
+    i: &'a Inputs<'a>,
+    x: Index<'a>,
+    remotes: BTreeMap<&'a Name, remote::Planned>,
+    syncs: BTreeMap<&'a Name, sync::Planned>,
+}
+
+impl Statuses<'_> {
+    /// Adds those of Remotes and policies to the plan, and hands over each Sync's as it is made: they are by far the most, and
+    /// most are what they were.
+    pub fn make(self, out: &mut Plan, each_sync: &mut dyn FnMut(&Name, SyncStatus)) {
+        let Statuses { i, x, remotes, syncs } = self;
+        for (n, r) in &i.objects.remotes {
+            let p = &remotes[n];
+            out.remotes.insert(n.clone(), remote::status(i, &x, n, r, p));
         }
-        each_sync(n, status);
+        let mut denied = BTreeSet::new();
+        for (n, s) in &i.objects.syncs {
+            let p = &syncs[n];
+            let status = sync::status(i, &x, n, s, p, remotes.get(&p.remote));
+            if policy::is_denied(&status) {
+                denied.insert(n);
+            }
+            each_sync(n, status);
+        }
+        for (n, p) in &i.objects.policies {
+            out.policies.insert(n.clone(), policy::status(i, &x, n, p, &syncs, &denied));
+        }
     }
-    for (n, p) in &i.objects.policies {
-        out.policies.insert(n.clone(), policy::status(i, &x, n, p, &syncs, &denied));
-    }
-    out
 }
 
 /// The snapshot of a kernel for which nothing is declared.

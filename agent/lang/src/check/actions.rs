@@ -81,8 +81,7 @@ impl Checker<'_> {
                 (Some(i), _) => (Target::Slot(i), self.vars[i].ty),
                 (None, Some(ty)) => (Target::Bound(n.text.clone()), *ty),
                 (None, None) => {
-                    let known =
-                        self.vars.iter().map(|v| v.name.as_str()).chain(self.scope.bound.keys().map(String::as_str));
+                    let known = self.named().chain(self.scope.bound.keys().map(String::as_str));
                     return Err(Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text))
                         .suggest(nearest(&n.text, known))
                         .help("bind it with MATCH or SPAWN, or name an entity by #id"));

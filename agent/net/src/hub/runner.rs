@@ -9,6 +9,7 @@ use mew_kernel::Kernel;
 use mew_sync::{ConnId, Connected, Effect, Event, Link, Now, Outstanding};
 use mew_wire as wire;
 use std::collections::HashMap;
+use std::mem::replace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -62,6 +63,8 @@ pub(super) struct Runner {
     traffic: Arc<Traffic>,
     epoch: u64,
     stop: CancellationToken,
+    /// Ends the dials that are on their way.
+    dialling: CancellationToken,
     conns: HashMap<ConnId, (Outbox, CancellationToken)>,
     random: std::hash::RandomState,
     draws: u64,
@@ -84,6 +87,7 @@ impl Runner {
             traffic: handle.traffic.clone(),
             epoch: 0,
             stop: handle.stop.clone(),
+            dialling: handle.stop.child_token(),
             conns: HashMap::new(),
             random: std::hash::RandomState::new(),
             draws: 0,
@@ -152,6 +156,9 @@ impl Runner {
         if matches!(e, Event::ConnectFailed(_)) {
             self.counters.connection_errors.fetch_add(1, Ordering::Relaxed);
         }
+        if matches!(&e, Event::Configure(r, _) if r.endpoints != self.link.config().endpoints) {
+            replace(&mut self.dialling, self.stop.child_token()).cancel();
+        }
         self.draws += 1;
         let random = self.random.hash_one(self.draws);
         let now = self.now();
@@ -208,9 +215,13 @@ impl Runner {
         let own = lock(&self.shared.certificates).to_dial(config.certificate.as_deref(), self.shared.wall_ms());
         let (config, events, inbox, stop) =
             (config.clone(), self.events.clone(), self.inbox.clone(), self.stop.child_token());
-        let readers = self.shared.readers.clone();
+        let (readers, given_up) = (self.shared.readers.clone(), self.dialling.clone());
         self.runtime.spawn(async move {
-            match dial::dial(&config, own, conn).await {
+            let dialled = tokio::select! {
+                dialled = dial::dial(&config, own, conn) => dialled,
+                () = given_up.cancelled() => return drop(events.send(Message::Event(Event::GivenUp, None))),
+            };
+            match dialled {
                 Err(p) => drop(events.send(Message::Event(Event::ConnectFailed(p), None))),
                 Ok(Opened { connected, frames, sender }) => {
                     let at = connected.endpoint.clone();

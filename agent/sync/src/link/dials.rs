@@ -26,12 +26,12 @@ impl Link {
         self.state = State::Dialling;
     }
 
-    /// One of the dials has come to nothing.
-    pub(super) fn dial_failed(&mut self, now: Now, random: u64, why: Problem) {
+    /// One of the dials has come to nothing; why, unless it was given up, which says nothing of the peer.
+    pub(super) fn dial_failed(&mut self, now: Now, random: u64, why: Option<Problem>) {
         match &self.state {
             // Another one may reach the peer.
-            State::Dialling if self.dials > 0 => self.problem = Some(why),
-            State::Dialling => self.lost(now, random, Some(why)),
+            State::Dialling if self.dials > 0 => self.problem = why.or_else(|| self.problem.take()),
+            State::Dialling => self.lost(now, random, why),
             // It should take the place of what is there, or was given up when the configuration changed.
             _ => self.redial_failed(now),
         }

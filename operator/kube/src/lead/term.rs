@@ -9,7 +9,7 @@ use crate::status::{Kind, Outbox, Writer};
 use crate::watches::watch;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use mew_plan::{Inputs, KernelName, Objects, Plan, kernel_of, namespace_of, plan_with};
+use mew_plan::{Inputs, KernelName, Objects, Plan, draft, kernel_of, namespace_of};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +133,25 @@ impl Planner {
         let read = self.bundles.of(&objects);
         objects.bundles = read.bundles;
         let (agents, own_roots) = (self.l.registry.states(), self.l.authorities.borrow().roots());
+        let trust_domain = self.l.options.trust_domain.clone();
+        let inputs = Inputs {
+            trust_domain: &trust_domain,
+            own_roots: &own_roots,
+            objects: &objects,
+            agents: &agents,
+            now_ms: now_ms(),
+            since_ms: self.since_ms,
+            doubts: self.declared.doubts(),
+        };
+        let (mut p, statuses) = draft(&inputs);
+        self.keep(&mut p, &objects, &read.waiting);
+        // Before the statuses, which take longer. Another replica may have given agents newer ones by now.
+        if self.tenure.holds() {
+            self.l.registry.deliver(&p.snapshots, now_ms());
+        }
+        self.l.registry.forget(&p.unused, now_ms());
+        // The registry has them as they are sent: memory is not to hold both while statuses are made.
+        p.snapshots.clear();
         let is_left = |kind: Kind, name: &str| {
             read.waiting.contains(namespace_of(name))
                 || match kind {
@@ -141,25 +160,10 @@ impl Planner {
                     Kind::Policy => self.declared.policies.is_orphan(name),
                 }
         };
-        let inputs = Inputs {
-            trust_domain: &self.l.options.trust_domain,
-            own_roots: &own_roots,
-            objects: &objects,
-            agents: &agents,
-            now_ms: now_ms(),
-            since_ms: self.since_ms,
-            doubts: self.declared.doubts(),
-        };
-        let mut p = plan_with(&inputs, &mut |name, status| {
+        statuses.make(&mut p, &mut |name, status| {
             self.outbox.sync(name, objects.syncs.get(name), &status, &is_left);
         });
         let waiting = self.outbox.update(&p, &objects, &is_left);
-        self.keep(&mut p, &objects, &read.waiting);
-        // Another replica may have given agents newer ones by now.
-        if self.tenure.holds() {
-            self.l.registry.deliver(&p.snapshots, now_ms());
-        }
-        self.l.registry.forget(&p.unused, now_ms());
         self.l.health.set_queue(waiting);
         self.l.health.count_plan();
         self.declared.give_back(objects);

@@ -146,7 +146,12 @@ impl World {
     }
 
     pub fn plan(&self) -> Plan {
-        plan(&Inputs {
+        self.with(plan)
+    }
+
+    /// What is made of all that is known.
+    pub fn with<T>(&self, make: impl FnOnce(&Inputs<'_>) -> T) -> T {
+        make(&Inputs {
             trust_domain: OWN,
             own_roots: &[OWN_PEM.to_owned()],
             objects: &self.objects,

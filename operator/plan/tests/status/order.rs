@@ -3,6 +3,7 @@
 use crate::common::{BUNDLE, PEM, POLICY, REMOTE, SYNC, World, also, kernel, policy_spec, remote_spec, sync_spec, up};
 use crate::rows::live;
 use mew_contract::{FlowReport, RemoteReport};
+use mew_plan::draft;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -62,6 +63,24 @@ proptest! {
         b.settle();
         prop_assert_eq!(a.statuses(), b.statuses());
     }
+}
+
+/// Agents are given what they get before a status is made. In two parts it is the same plan.
+#[test]
+fn what_agents_get_comes_before_statuses() {
+    let w = arrived(&(0..objects().len()).collect::<Vec<_>>());
+    let whole = w.plan();
+    w.with(|i| {
+        let (mut p, statuses) = draft(i);
+        assert_eq!((&p.snapshots, &p.unused), (&whole.snapshots, &whole.unused));
+        assert!(p.remotes.is_empty() && p.syncs.is_empty() && p.policies.is_empty());
+        // Handed out, and not needed any more.
+        p.snapshots.clear();
+        let mut syncs = Vec::new();
+        statuses.make(&mut p, &mut |n, s| syncs.push((n.clone(), s)));
+        assert_eq!(syncs, whole.syncs.into_iter().collect::<Vec<_>>());
+        assert_eq!((p.remotes, p.policies), (whole.remotes, whole.policies));
+    });
 }
 
 /// The property above would hold of nothing as well.
