@@ -43,7 +43,7 @@ impl Indexes {
             Ok(())
         };
         if !self.unique {
-            with("code: String [required, unique]", "code: String [required]")?;
+            with("node Task {\n    code: String [required, unique]", "node Task {\n    code: String [required]")?;
         }
         if !self.ordered {
             with("due: Int [>= 0, indexed]", "due: Int [>= 0]")?;
