@@ -1,7 +1,7 @@
 //! The derived state after one commit, in one file, so that opening replays only what came after.
 //!
 //! ```text
-//! checkpoint   "MEWCKP01" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
+//! checkpoint   "MEWCKP02" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
 //!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts
 //!              | ordered values | crc32c u32
 //! ```
@@ -26,7 +26,7 @@ use thiserror::Error;
 pub const CHECKPOINT: &str = "checkpoint";
 /// Its name until it is whole.
 pub const UNFINISHED: &str = "checkpoint.new";
-pub const MAGIC: &[u8; 8] = b"MEWCKP01";
+pub const MAGIC: &[u8; 8] = b"MEWCKP02";
 
 #[derive(Debug, Error)]
 pub enum CheckpointError {

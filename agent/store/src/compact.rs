@@ -16,30 +16,24 @@ use mew_model::EntityRef;
 /// Output is written in pieces of this size.
 const PIECE: usize = 1 << 20;
 
-/// What became of a record.
+/// What became of a record that stays.
 pub enum Move {
-    Entity {
-        ent: u32,
-        from: Loc,
-        to: Loc,
-    },
-    Fact {
-        key: Box<[u8]>,
-        from: Loc,
-        to: Loc,
-    },
-    /// A tombstone that nobody needs.
-    Forgotten {
-        ent: u32,
-        from: Loc,
-        sync_id: String,
-    },
+    Entity { ent: u32, from: Loc, to: Loc },
+    Fact { key: Box<[u8]>, from: Loc, to: Loc },
+}
+
+/// A tombstone that nobody needs.
+pub struct Forgotten {
+    pub ent: u32,
+    pub from: Loc,
+    pub sync_id: Box<str>,
 }
 
 pub struct Rewritten {
     pub old: Vec<u32>,
     pub new: Segment,
     pub moves: Vec<Move>,
+    pub forgotten: Vec<Forgotten>,
     pub freed_bytes: u64,
 }
 
@@ -47,38 +41,61 @@ pub struct Rewritten {
 /// 32 bits.
 const MOST_READ: u64 = 1 << 31;
 
-/// Groups of neighbours that become one segment each; and of each group whether everything older is free of replaced
-/// records, so that what only takes something away may go as well.
-pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment_bytes: u32) -> Vec<(Vec<u64>, bool)> {
+/// How many segments from the oldest on are worth rewriting together. In all of them nothing older is left of what is replaced, so
+/// that tombstones go as well: one record that is dead at the beginning must not keep them for ever.
+fn worth(closed: &[&Segment], u: &Upkeep) -> usize {
+    let (mut all, mut gone, mut worth) = (0_u64, 0_u64, 0);
+    for (i, s) in closed.iter().enumerate() {
+        let here = s.gone(true, u.tombstones_before_ms);
+        // Where nothing is gone nothing is rewritten.
+        if here == 0 {
+            continue;
+        }
+        all += u64::from(s.records);
+        gone += u64::from(here);
+        if gone * 100 >= all * u64::from(u.dead_percent) {
+            worth = i + 1;
+        }
+    }
+    worth
+}
+
+/// Neighbours that become one segment.
+pub struct Group {
+    /// Their first frames.
+    pub of: Vec<u64>,
+    /// Everything older is free of replaced records, so that what only takes something away may go as well.
+    pub clean: bool,
+}
+
+pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment_bytes: u32) -> Vec<Group> {
     let small = |s: &Segment| s.compacted && s.end < segment_bytes / 4;
-    let mut out: Vec<(Vec<u64>, bool)> = Vec::new();
+    let closed: Vec<&Segment> = closed.take_while(|s| s.last_seq <= u.floor).collect();
+    let worth = worth(&closed, u);
+    let mut out: Vec<Group> = Vec::new();
     let (mut open, mut clean) = (false, true);
     let (mut size, mut read) = (0_u64, 0_u64);
-    let mut closed = closed.take_while(|s| s.last_seq <= u.floor).peekable();
-    while let Some(s) = closed.next() {
-        // What only takes something away has to stay as long as that may lie in something older.
-        let dead = match clean {
-            true if s.buried_ms < u.tombstones_before_ms => s.dead + s.buried,
-            true => s.dead,
-            false => s.dead.saturating_sub(s.stuck),
-        };
-        let dirty = dead > 0 && u64::from(dead) * 100 >= u64::from(s.records) * u64::from(u.dead_percent);
+    for (i, s) in closed.iter().enumerate() {
+        let gone = s.gone(clean, u.tombstones_before_ms);
+        let pays = u64::from(gone) * 100 >= u64::from(s.records) * u64::from(u.dead_percent);
+        let dirty = gone > 0 && (i < worth || pays);
         // Two small neighbours are better as one, also if nothing is dead in them.
-        let joins = small(s) && (open || closed.peek().is_some_and(|next| small(next)));
+        let joins = small(s) && (open || closed.get(i + 1).is_some_and(|next| small(next)));
         if !dirty && !joins {
             clean &= s.dead == 0;
             open = false;
             continue;
         }
-        let fits = open && size + s.live_bytes() <= u64::from(segment_bytes) && read + u64::from(s.end) <= MOST_READ;
+        let left = s.bytes_of(s.records - s.dead.min(s.records));
+        let fits = open && size + left <= u64::from(segment_bytes) && read + u64::from(s.end) <= MOST_READ;
         match out.last_mut().filter(|_| fits) {
-            Some((group, _)) => group.push(s.first_frame),
+            Some(group) => group.of.push(s.first_frame),
             None => {
-                out.push((vec![s.first_frame], clean));
+                out.push(Group { of: vec![s.first_frame], clean });
                 (size, read) = (0, 0);
             }
         }
-        (open, size, read) = (true, size + s.live_bytes(), read + u64::from(s.end));
+        (open, size, read) = (true, size + left, read + u64::from(s.end));
     }
     out
 }
@@ -104,10 +121,10 @@ impl Output<'_> {
 }
 
 /// Rewrites a group; the store does not know of it yet.
-pub fn rewrite(store: &Store, disk: &dyn Disk, group: &[u64], clean: bool, id: u32, u: &Upkeep) -> Result<Rewritten> {
+pub fn rewrite(store: &Store, disk: &dyn Disk, group: &Group, id: u32, u: &Upkeep) -> Result<Rewritten> {
     let (inputs, entities) = {
         let st = store.read();
-        let inputs: Vec<Segment> = group.iter().filter_map(|f| st.segments.get(f)).cloned().collect();
+        let inputs: Vec<Segment> = group.of.iter().filter_map(|f| st.segments.get(f)).cloned().collect();
         (inputs, st.index.next())
     };
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
@@ -121,7 +138,7 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &[u64], clean: bool, id: u
     let last_seq = inputs.iter().map(|s| s.last_seq).max().unwrap_or(0);
     Segment::begin_compacted(&*file, id, Span { first_frame, end_frame, last_seq, entities })?;
     let mut out = Output { file: &*file, buf: Vec::new(), written: SEGMENT_HEADER.into() };
-    let mut moves = Vec::new();
+    let (mut moves, mut forgotten) = (Vec::new(), Vec::new());
     let mut frame = Frame::default();
     let mut next = first_frame;
     for input in &inputs {
@@ -130,7 +147,8 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &[u64], clean: bool, id: u
         let r = again.replay(false, |off, b| {
             frame.clear();
             let at_out = out.written + out.buf.len() as u64;
-            let kept = keep(&store.read(), input.id, off, b, &mut frame, clean, u, &mut moves);
+            let kept =
+                keep(&store.read(), Loc::new(input.id, off), b, &mut frame, group.clean, u, &mut moves, &mut forgotten);
             let wrote = kept.and_then(|()| {
                 if frame.is_empty() {
                     return Ok(());
@@ -164,24 +182,24 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &[u64], clean: bool, id: u
     let new = counted(store, new, &moves)?;
     let before: u64 = inputs.iter().map(|s| u64::from(s.end)).sum();
     let freed_bytes = before.saturating_sub(new.end.into());
-    Ok(Rewritten { old: inputs.iter().map(|s| s.id).collect(), new, moves, freed_bytes })
+    Ok(Rewritten { old: inputs.iter().map(|s| s.id).collect(), new, moves, forgotten, freed_bytes })
 }
 
 /// Puts what still counts of a frame into `out`; the places in the new moves are relative to the frame.
 fn keep(
     state: &State,
-    id: u32,
-    off: u32,
+    frame: Loc,
     b: &[u8],
     out: &mut Frame,
     clean: bool,
     u: &Upkeep,
     moves: &mut Vec<Move>,
+    forgotten: &mut Vec<Forgotten>,
 ) -> Result<()> {
     let mut records: Vec<(usize, Record)> = Vec::new();
     for_each_record(b, |at, r| records.push((at, r)));
     for (at, r) in records {
-        let from = Loc::new(id, off + at as u32);
+        let from = Loc::new(frame.segment(), frame.offset() + at as u32);
         let body = &b[at + RECORD..at + RECORD + r.len as usize];
         if r.kind == Kind::Fact {
             let key = body.get(..r.ent as usize).ok_or_else(|| StoreError::Inconsistent("key of a fact".into()))?;
@@ -203,7 +221,7 @@ fn keep(
         let is_old = e.deleted && e.time.ms() < u.tombstones_before_ms;
         // An edge must find its ends again when the log is replayed.
         if is_old && clean && state.index.edges_of(r.ent).next().is_none() {
-            moves.push(Move::Forgotten { ent: r.ent, from, sync_id: e.sync_id.to_owned() });
+            forgotten.push(Forgotten { ent: r.ent, from, sync_id: e.sync_id.into() });
         } else {
             let to = Loc::relative(out.push(r, &[body]));
             moves.push(Move::Entity { ent: r.ent, from, to });
@@ -221,7 +239,6 @@ fn settle(moves: &mut [Move], id: u32, frame_at: u64) -> Result<()> {
                 Some(at) => *to = Loc::new(id, base + at),
                 None => break,
             },
-            Move::Forgotten { .. } => {}
         }
     }
     Ok(())
@@ -245,8 +262,7 @@ fn counted(store: &Store, mut new: Segment, moves: &[Move]) -> Result<Segment> {
         Ok(())
     })?;
     (new.buried, new.buried_ms) = (buried, buried_ms);
-    let positions = moves.iter().filter(|m| !matches!(m, Move::Forgotten { .. })).count() as u32;
-    new.dead = new.records.saturating_sub(positions);
+    new.dead = new.records.saturating_sub(moves.len() as u32);
     new.stuck = new.dead;
     Ok(new)
 }
@@ -270,15 +286,19 @@ pub fn apply(state: &mut State, moves: &[Move], id: u32) {
                     dead += 1;
                 }
             }
-            Move::Forgotten { ent, from, sync_id } => {
-                if state.index.loc(*ent) == *from {
-                    state.index.forget(*ent, sync_id);
-                    state.history.forgotten(sync_id, *ent, *from);
-                }
-            }
         }
     }
     if let Some(s) = state.segment_mut(id) {
         s.dead += dead;
+    }
+}
+
+/// Forgets what has not come back meanwhile.
+pub fn forget(state: &mut State, all: &[Forgotten]) {
+    for f in all {
+        if state.index.loc(f.ent) == f.from {
+            state.index.forget(f.ent, &f.sync_id);
+            state.history.forgotten(&f.sync_id, f.ent, f.from);
+        }
     }
 }

@@ -13,8 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
-/// Replaced versions that are kept for looks; about 100 bytes each.
+/// Replaced versions that are kept for looks; about 300 bytes each.
 pub const MOST_REPLACED: usize = 1 << 20;
+/// Versions that no look needs any more and that go at once: the state is locked meanwhile, and a look that was open for long,
+/// such as a checkpoint's, leaves many. The next commits take the others; nobody sees them.
+const MOST_DROPPED: usize = 4096;
 
 /// An entity as the index had it.
 #[derive(Clone, Debug, Default)]
@@ -139,7 +142,10 @@ impl History {
         self.is_kept = oldest.is_some();
         match oldest {
             Some(oldest) => {
-                while self.order.front().is_some_and(|(replaced, _)| *replaced <= oldest) {
+                for _ in 0..MOST_DROPPED {
+                    if self.order.front().is_none_or(|(replaced, _)| *replaced > oldest) {
+                        break;
+                    }
                     self.drop_first();
                 }
                 self.files.retain(|f| f.0 > oldest);
@@ -172,7 +178,8 @@ impl History {
         for (scope, key) in &old.ordered {
             keep(&mut self.by_order, (*scope, *key, ent));
         }
-        self.entities.entry(ent).or_default().push_back((self.commit, old));
+        // Nearly always there is one.
+        self.entities.entry(ent).or_insert_with(|| VecDeque::with_capacity(1)).push_back((self.commit, old));
         self.push(Key::Entity(ent));
     }
 

@@ -13,6 +13,9 @@ use std::ops::{Bound, RangeInclusive};
 
 /// So that a growing table never stops the kernel for long.
 pub const SHARDS: usize = 64;
+/// Smaller ones: a checkpoint looks at each of their values under the lock.
+pub const UNIQUE_SHARDS: usize = 1 << UNIQUE_BITS;
+const UNIQUE_BITS: u32 = 10;
 
 /// Of the hash of ids and values: peers choose those, so they must not know it. A checkpoint keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +69,14 @@ fn shard_of(hash: u64) -> usize {
     (hash >> 58) as usize % SHARDS
 }
 
-/// Hashes of a shard.
+fn unique_shard_of(hash: u64) -> usize {
+    (hash >> (u64::BITS - UNIQUE_BITS)) as usize
+}
+
+/// Hashes of a shard of unique values.
 pub fn hashes_of(shard: usize) -> RangeInclusive<u64> {
-    let first = (shard as u64) << 58;
-    first..=first | u64::MAX >> 6
+    let first = (shard as u64) << (u64::BITS - UNIQUE_BITS);
+    first..=first | u64::MAX >> UNIQUE_BITS
 }
 
 fn spread(tag: u32) -> u64 {
@@ -92,7 +99,7 @@ impl Index {
             ids: (0..SHARDS).map(|_| HashTable::new()).collect(),
             locs: Vec::new(),
             types: BTreeMap::new(),
-            unique: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            unique: (0..UNIQUE_SHARDS).map(|_| HashTable::new()).collect(),
             ordered: BTreeMap::new(),
             by_end: BTreeSet::new(),
             ends: HashMap::default(),
@@ -126,11 +133,11 @@ impl Index {
 
     /// For so many in all, spread evenly.
     pub fn reserve_unique(&mut self, n: usize) {
-        self.unique.iter_mut().for_each(|shard| shard.reserve(n.div_ceil(SHARDS), |x| mixed(x.0)));
+        self.unique.iter_mut().for_each(|shard| shard.reserve(n.div_ceil(UNIQUE_SHARDS), |x| mixed(x.0)));
     }
 
     pub fn restore_unique(&mut self, hash: u64, ent: u32) {
-        self.unique[shard_of(hash)].insert_unique(mixed(hash), (hash, ent), |x| mixed(x.0));
+        self.unique[unique_shard_of(hash)].insert_unique(mixed(hash), (hash, ent), |x| mixed(x.0));
     }
 
     pub fn uniques(&self) -> usize {
@@ -139,7 +146,7 @@ impl Index {
 
     /// Those of one shard, in no order.
     pub fn uniques_of(&self, shard: usize) -> impl Iterator<Item = (u64, u32)> {
-        self.unique[shard % SHARDS].iter().copied()
+        self.unique[shard % UNIQUE_SHARDS].iter().copied()
     }
 
     pub fn restore_ends(&mut self, edge: u32, ends: [u32; 2]) {
@@ -200,7 +207,7 @@ impl Index {
 
     /// Entities that may hold the unique value; to be verified.
     pub fn unique_with(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
-        self.unique[shard_of(hash)].iter_hash(mixed(hash)).filter(move |e| e.0 == hash).map(|e| e.1)
+        self.unique[unique_shard_of(hash)].iter_hash(mixed(hash)).filter(move |e| e.0 == hash).map(|e| e.1)
     }
 
     pub fn unique_hash(&self, scope: Number, attr: Number, v: ValueRef<'_>) -> u64 {
@@ -225,10 +232,11 @@ impl Index {
         }
         for (scope, attr, v) in uniques(e, o) {
             let h = self.unique_hash(scope, attr, v);
-            if let Ok(hit) = self.unique[shard_of(h)].find_entry(mixed(h), |x| *x == (h, ent)) {
+            if let Ok(hit) = self.unique[unique_shard_of(h)].find_entry(mixed(h), |x| *x == (h, ent)) {
                 hit.remove();
             }
             if let Some(old) = &mut old {
+                old.uniques.reserve_exact(1);
                 old.uniques.push(h);
             }
         }
@@ -237,6 +245,7 @@ impl Index {
                 set.remove(&(key, ent));
             }
             if let Some(old) = &mut old {
+                old.ordered.reserve_exact(1);
                 old.ordered.push((scope, key));
             }
         }

@@ -188,9 +188,21 @@ impl Segment {
         self.end_frame = self.end_frame.max(frame + 1);
     }
 
-    /// About how much of it is taken by records that still count.
-    pub fn live_bytes(&self) -> u64 {
-        u64::from(self.end) * u64::from(self.records - self.dead.min(self.records)) / u64::from(self.records.max(1))
+    /// Records that compaction takes. If nothing older holds what was replaced (`clean`), also what only takes something away,
+    /// and tombstones, once they are from before this time.
+    pub fn gone(&self, clean: bool, before_ms: u64) -> u32 {
+        let n = match clean {
+            true if self.buried_ms < before_ms => self.dead + self.buried,
+            true => self.dead,
+            // That has to stay as long as what it takes away may lie in something older.
+            false => self.dead.saturating_sub(self.stuck),
+        };
+        n.min(self.records)
+    }
+
+    /// About how many bytes so many of its records take.
+    pub fn bytes_of(&self, records: u32) -> u64 {
+        u64::from(self.end) * u64::from(records) / u64::from(self.records.max(1))
     }
 
     /// Start of a frame at or before the first record after `seq`.

@@ -131,6 +131,12 @@ impl Upkeep {
         Upkeep { floor, tombstones_before_ms, dead_percent: 50, checkpoint_bytes, checkpoint_percent }
     }
 
+    /// Nothing that takes long: a spare, and a look whether a disk that refused takes commits again.
+    pub fn small() -> Self {
+        let never = u64::MAX;
+        Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: never, checkpoint_percent: 0 }
+    }
+
     /// Everything that can be done.
     pub fn thorough(floor: u64, tombstones_before_ms: u64) -> Self {
         Upkeep { floor, tombstones_before_ms, dead_percent: 1, checkpoint_bytes: 0, checkpoint_percent: 0 }

@@ -205,6 +205,14 @@ fn a_number_that_was_looked_up_before_it_was_forgotten_can_be_written() {
     agrees(&open(&disk, 300), &earlier, "reopened");
 }
 
+/// So that what lies before something is not worth rewriting with it.
+fn much_that_stays(store: &Store, m: &mut Model) {
+    for n in 10..14 {
+        let some: Vec<Op> = (0..8).map(|i| put_task(n * 10 + i, 100, None)).collect();
+        commit(store, &m.batch(&some));
+    }
+}
+
 /// A segment that is not worth rewriting holds the fact; the one that takes it away is rewritten.
 #[test]
 fn a_fact_that_was_taken_away_stays_away() {
@@ -215,6 +223,7 @@ fn a_fact_that_was_taken_away_stays_away() {
     let mut first: Vec<Op> = (0..8).map(|n| put_task(n, 100, None)).collect();
     first.push(fact(1, b"to be taken away"));
     commit(&store, &m.batch(&first));
+    much_that_stays(&store, &mut m);
     for _ in 0..12 {
         commit(&store, &m.batch(&[fact(2, &[7; 100])]));
     }
@@ -245,6 +254,7 @@ fn an_entity_that_was_deleted_stays_deleted() {
     let mut m = Model::new();
     let first: Vec<Op> = (0..8).map(|n| put_task(n, 100, None)).collect();
     commit(&store, &m.batch(&first));
+    much_that_stays(&store, &mut m);
     for _ in 0..10 {
         commit(&store, &m.batch(&[fact(2, &[7; 100])]));
     }

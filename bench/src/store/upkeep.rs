@@ -18,9 +18,6 @@ const MB: f64 = (1 << 20) as f64;
 const ROUNDS: u64 = 5;
 /// Rows of a commit when only the log is to grow.
 const BULK: usize = 1000;
-/// A spare segment and nothing else: made before what is timed, so that it is not timed with it.
-const ONLY_A_SPARE: Upkeep =
-    Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: u64::MAX, checkpoint_percent: 0 };
 
 /// As an agent without flows, and without tombstones.
 fn routine() -> Upkeep {
@@ -69,7 +66,7 @@ impl Tidying<'_> {
 
     /// The first one: it replays everything.
     fn checkpoint(&self, f: &mut Figures) -> Result<()> {
-        self.k.maintain(&ONLY_A_SPARE)?;
+        self.k.maintain(&Upkeep::small())?;
         let cpu = cpu_seconds(&[id()])?;
         let (window, kept) = timed(|| Ok(self.k.maintain(&ONLY_A_CHECKPOINT)?))?;
         ensure!(kept.checkpoint_bytes > 0, "no checkpoint was written");
@@ -85,7 +82,7 @@ impl Tidying<'_> {
             // Something closed that the last one does not cover.
             let full = self.k.usage().0 + u64::from(SEGMENT_BYTES);
             change_until(self.k, self.w.entities, BULK, 100 + round, |_| self.k.usage().0 > full)?;
-            self.k.maintain(&ONLY_A_SPARE)?;
+            self.k.maintain(&Upkeep::small())?;
             let (window, kept, commits) =
                 beside(self.k, self.w.entities, 200 + round, || Ok(self.k.maintain(&ONLY_A_CHECKPOINT)?))?;
             ensure!(kept.checkpoint_bytes > 0, "no checkpoint was written");

@@ -3,7 +3,7 @@
 use super::{CHECKPOINT, MAGIC, UNFINISHED, fingerprint};
 use crate::compact::{Move, Rewritten};
 use crate::disk::{Disk, DiskFile};
-use crate::index::{Keys, OrderScope, SHARDS};
+use crate::index::{Keys, OrderScope, SHARDS, UNIQUE_SHARDS};
 use crate::log::Loc;
 use crate::segment::Segment;
 use crate::state::State;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Written at once.
 const CHUNK: usize = 1 << 20;
+/// Some of it is on disk before the end: a commit that syncs a file must not wait for all of it.
+const SYNC_EVERY: u64 = 32 << 20;
 
 /// One commit, and what is known of it at the moment of that commit only.
 pub struct Image<'a> {
@@ -89,13 +91,13 @@ impl<'m> Moved<'m> {
             for m in &x.moves {
                 match m {
                     Move::Entity { ent, from, to } => entities.push((*ent, *from, *to, x.new.id)),
-                    Move::Forgotten { ent, from, .. } => entities.push((*ent, *from, Loc::NONE, x.new.id)),
                     Move::Fact { key, from, to } if view.place_of_fact(key)? == Some(*from) => {
                         all.facts.insert(key, *to);
                     }
                     Move::Fact { .. } => *all.replaced.entry(x.new.id).or_default() += 1,
                 }
             }
+            entities.extend(x.forgotten.iter().map(|f| (f.ent, f.from, Loc::NONE, x.new.id)));
         }
         entities.sort_unstable_by_key(|e| e.0);
         for part in entities.chunks(PART) {
@@ -121,6 +123,7 @@ struct Out {
     file: Arc<dyn DiskFile>,
     buf: Vec<u8>,
     written: u64,
+    synced: u64,
     crc: u32,
 }
 
@@ -147,14 +150,19 @@ impl Out {
         self.file.write_at(&self.buf, self.written)?;
         self.written += self.buf.len() as u64;
         self.buf.clear();
+        if self.written - self.synced >= SYNC_EVERY {
+            self.file.sync()?;
+            self.synced = self.written;
+        }
         Ok(())
     }
 }
 
 /// Writes it under its temporary name, durably, and gives it its name. That is durable as well when it returns: the one that it
-/// replaces wants segments that may be removed then.
-pub fn write(disk: &dyn Disk, image: Image<'_>, rewritten: &[Rewritten]) -> Result<u64> {
-    let mut out = Out { file: disk.create(UNFINISHED)?, buf: Vec::with_capacity(2 * CHUNK), written: 0, crc: 0 };
+/// replaces wants segments that may be removed then. `is_read` is called when the image is not needed any more.
+pub fn write(disk: &dyn Disk, image: Image<'_>, rewritten: &[Rewritten], is_read: impl FnOnce()) -> Result<u64> {
+    let file = disk.create(UNFINISHED)?;
+    let mut out = Out { file, buf: Vec::with_capacity(2 * CHUNK), written: 0, synced: 0, crc: 0 };
     let moved = Moved::of(&image.view, rewritten)?;
     head(&mut out, &image, &image.listed(rewritten, &moved))?;
     ids_and_places(&mut out, &image.view, &moved)?;
@@ -171,6 +179,7 @@ pub fn write(disk: &dyn Disk, image: Image<'_>, rewritten: &[Rewritten]) -> Resu
     ordered(&mut out, &image)?;
     // From here on commits need keep nothing for it.
     drop(image);
+    is_read();
     out.flush()?;
     out.file.write_at(&out.crc.to_le_bytes(), out.written)?;
     out.file.sync()?;
@@ -235,7 +244,7 @@ fn ids_and_places(out: &mut Out, view: &View<'_>, moved: &Moved<'_>) -> Result<(
 fn uniques(out: &mut Out, image: &Image<'_>) -> Result<()> {
     let mut left = image.uniques;
     out.count(left)?;
-    for shard in 0..SHARDS {
+    for shard in 0..UNIQUE_SHARDS {
         for (hash, ent) in image.view.uniques_of(shard)? {
             out.u64(hash)?;
             out.u32(ent)?;

@@ -3,11 +3,13 @@
 use super::refusal::{because, full_or, full_or_io};
 use super::{Store, lock};
 use crate::checkpoint::{self, CHECKPOINT, Image, UNFINISHED};
-use crate::compact::{self, Rewritten};
+use crate::compact::{self, Group, Rewritten};
 use crate::recover::{NEW, SPARE};
 use crate::segment::segment_name;
+use crate::state::State;
 use crate::sync::atomic::Ordering;
 use crate::types::{Batch, Kept, Result, StoreError, Upkeep};
+use crate::view::PART;
 use std::io::{self, ErrorKind};
 
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
@@ -23,6 +25,10 @@ const ROOM: u64 = 1 << 20;
 /// Bytes of segments that are rewritten before the next checkpoint: until then they take room twice, and where each of their
 /// records went is kept in memory.
 const MOST_REWRITTEN: u64 = 1 << 30;
+/// The same in records that stay: small ones are many.
+const MOST_MOVED: u64 = 4 << 20;
+/// Of a checkpoint beside commits.
+const CHECKPOINT_TRIES: usize = 2;
 
 /// Never there.
 const FACT_TRIAL: &[u8] = b"trial";
@@ -30,7 +36,7 @@ const FACT_TRIAL: &[u8] = b"trial";
 /// What is worth rewriting.
 #[derive(Default)]
 struct Due {
-    groups: Vec<(Vec<u64>, bool)>,
+    groups: Vec<Group>,
     /// Bytes that this makes free, about.
     gain: u64,
     /// Some of it has to wait.
@@ -79,40 +85,52 @@ impl Store {
         if !is_due && (groups.is_empty() || gain < dear) {
             return Ok(false);
         }
-        let rewritten = self.compact(&groups, u, rubbish);
-        let written = rewritten.and_then(|x| {
-            rubbish.push(UNFINISHED.to_owned());
-            let bytes = self.checkpoint(&x)?;
-            Ok((x, bytes))
-        });
-        let (rewritten, checkpoint_bytes) = written.map_err(|e| {
+        let (rewritten, failed) = self.compact(&groups, u, rubbish);
+        if rewritten.is_empty()
+            && let Some(e) = failed
+        {
+            let _ = self.sweep(rubbish);
+            return Err(e);
+        }
+        rubbish.push(UNFINISHED.to_owned());
+        done.checkpoint_bytes = self.checkpoint(&rewritten).map_err(|e| {
             // What it took is better free; what cannot be removed now is before the next compaction.
             let _ = self.sweep(rubbish);
             full_or(e)
         })?;
         rubbish.clear();
-        done.checkpoint_bytes = checkpoint_bytes;
         for x in rewritten {
             done.rewritten += x.old.len() as u64;
             done.freed_bytes += x.freed_bytes;
-            done.forgotten += x.moves.iter().filter(|m| matches!(m, compact::Move::Forgotten { .. })).count() as u64;
-            let mut st = self.write();
-            let dropped = self.look_out(&mut st.history);
-            st.history.begin();
-            for id in &x.old {
-                if let Some(file) = st.remove_segment(*id) {
-                    st.history.put_away(*id, file);
-                }
+            done.forgotten += x.forgotten.len() as u64;
+            // These need not go with the segment, and there may be many.
+            for part in x.forgotten.chunks(PART) {
+                self.changed(|st| compact::forget(st, part));
             }
-            let id = x.new.id;
-            st.add_segment(x.new);
-            compact::apply(&mut st, &x.moves, id);
-            drop(st);
-            drop(dropped);
-            rubbish.extend(x.old.into_iter().map(segment_name));
+            rubbish.extend(x.old.iter().copied().map(segment_name));
+            self.changed(|st| {
+                for id in &x.old {
+                    if let Some(file) = st.remove_segment(*id) {
+                        st.history.put_away(*id, file);
+                    }
+                }
+                let id = x.new.id;
+                st.add_segment(x.new);
+                compact::apply(st, &x.moves, id);
+            });
         }
         self.sweep(rubbish)?;
-        Ok(is_more)
+        failed.map_or(Ok(is_more), Err)
+    }
+
+    /// Changes where things are, which counts as a commit: looks that are open see them where they were.
+    fn changed(&self, f: impl FnOnce(&mut State)) {
+        let mut st = self.write();
+        let dropped = self.look_out(&mut st.history);
+        st.history.begin();
+        f(&mut st);
+        drop(st);
+        drop(dropped);
     }
 
     /// 0 if there is none.
@@ -129,43 +147,69 @@ impl Store {
         let active = st.last()?.id;
         let closed = st.segments.values().filter(|s| s.id != active);
         let mut due = Due::default();
-        let mut bytes = 0;
-        for (group, clean) in compact::groups(closed, u, self.options.segment_bytes) {
-            let all = || group.iter().filter_map(|first| st.segments.get(first));
-            bytes += all().map(|s| u64::from(s.end)).sum::<u64>();
+        let (mut bytes, mut records) = (0, 0);
+        for group in compact::groups(closed, u, self.options.segment_bytes) {
+            for s in group.of.iter().filter_map(|first| st.segments.get(first)) {
+                let gone = s.gone(group.clean, u.tombstones_before_ms);
+                due.gain += s.bytes_of(gone);
+                bytes += u64::from(s.end);
+                records += u64::from(s.records - s.dead.min(s.records));
+            }
             // At least one: it is bounded by itself.
-            if bytes > MOST_REWRITTEN && !due.groups.is_empty() {
+            if !due.groups.is_empty() && (bytes > MOST_REWRITTEN || records > MOST_MOVED) {
                 due.is_more = true;
                 break;
             }
-            due.gain += all().map(|s| u64::from(s.end) - s.live_bytes()).sum::<u64>();
-            due.groups.push((group, clean));
+            due.groups.push(group);
         }
         Ok(due)
     }
 
-    /// `rubbish` becomes what to remove if not everything succeeds.
-    fn compact(&self, groups: &[(Vec<u64>, bool)], u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Vec<Rewritten>> {
+    /// As far as that goes: what was rewritten before something failed is good without the rest. `rubbish` becomes what to remove
+    /// if it does not come to count.
+    fn compact(&self, groups: &[Group], u: &Upkeep, rubbish: &mut Vec<String>) -> (Vec<Rewritten>, Option<StoreError>) {
         let mut out = Vec::new();
-        for (group, clean) in groups {
+        for group in groups {
             let id = self.new_id();
             let name = segment_name(id);
-            rubbish.extend([name.clone(), format!("{name}{NEW}")]);
-            out.push(compact::rewrite(self, &*self.disk, group, *clean, id, u)?);
+            let mut made = vec![name.clone(), format!("{name}{NEW}")];
+            match compact::rewrite(self, &*self.disk, group, id, u) {
+                Ok(x) => out.push(x),
+                Err(e) => {
+                    // What it took is better free.
+                    let _ = self.sweep(&mut made);
+                    rubbish.extend(made);
+                    return (out, Some(full_or(e)));
+                }
+            }
+            rubbish.extend(made);
         }
-        Ok(out)
+        (out, None)
     }
 
-    /// Of the newest commit, after what compaction left out was replaced: nothing that it points to may be gone.
+    /// Of the newest commit, after what compaction left out was replaced: nothing that it points to may be gone. If more is
+    /// committed meanwhile than is kept for it, it begins again, and in the end commits wait.
     fn checkpoint(&self, rewritten: &[Rewritten]) -> Result<u64> {
-        let (image, covered) = {
-            let writer = lock(&self.writer);
-            let covered = self.behind.load(Ordering::Relaxed);
-            let view = self.view();
-            (Image::of(view, &self.read(), writer.next_frame)?, covered)
-        };
+        for _ in 0..CHECKPOINT_TRIES {
+            match self.checkpoint_once(rewritten, false) {
+                Err(StoreError::Outdated) => {}
+                done => return done,
+            }
+        }
+        self.checkpoint_once(rewritten, true)
+    }
+
+    fn checkpoint_once(&self, rewritten: &[Rewritten], alone: bool) -> Result<u64> {
+        let writer = lock(&self.writer);
+        // Memory may not be what the log says.
+        if let Some(why) = self.broken() {
+            return Err(StoreError::Broken(why));
+        }
+        let covered = self.behind.load(Ordering::Relaxed);
+        let image = Image::of(self.view(), &self.read(), writer.next_frame)?;
         let made_for = image.fingerprint();
-        let bytes = checkpoint::write(&*self.disk, image, rewritten)?;
+        let writer = alone.then_some(writer);
+        let bytes = checkpoint::write(&*self.disk, image, rewritten, || drop(writer))?;
         // Under another ontology than it was made for it covers nothing.
         let o = self.read().ontology.clone();
         if checkpoint::fingerprint(&o) == made_for {

@@ -35,7 +35,9 @@ impl View<'_> {
     /// (tag, entity) of all in a shard, also of dead ones. Numbers are forgotten by upkeep alone, of which this is a part.
     pub(crate) fn ids_of(&self, shard: usize) -> Result<Vec<(u32, u32)>> {
         let st = self.state()?;
-        Ok(st.index.ids[shard % SHARDS].iter().filter(|(_, ent)| *ent < self.next_entity).copied().collect())
+        // Also one that was forgotten can be written again since.
+        let was_there = |ent: u32| ent < self.next_entity && self.old(&st, ent).is_none_or(|old| old.loc != Loc::NONE);
+        Ok(st.index.ids[shard % SHARDS].iter().filter(|(_, ent)| was_there(*ent)).copied().collect())
     }
 
     /// (hash, entity) of all unique values in a shard.
