@@ -101,6 +101,28 @@ fn without_policies_only_what_is_in_force_already_is_given() {
     assert!(why.ends_with("Apply everything again as it was, or wait until 2026-11-21T09:09:00Z"), "{why}");
 }
 
+/// That this leader gave it what it has says nothing of the policies that are missing still.
+#[test]
+fn without_policies_what_the_leader_gave_is_no_reason_to_give_more() {
+    let given = || {
+        let mut w = World::in_sync();
+        w.doubts = POLICIES;
+        assert!(w.agent().confirmed.is_some() && kept(&w).is_none(), "exactly this");
+        w
+    };
+    let mut w = given();
+    w.put("Sync", NEW, push("new"));
+    assert!(kept(&w).is_some_and(|why| why.contains("policies may be missing")));
+    w.doubts = Doubts::default();
+    assert_eq!(kept(&w), None, "the grace is over");
+    let mut w = given();
+    w.edit_remote("permissions", json!({"canReceive": [{"type": "*"}]}));
+    assert!(kept(&w).is_some(), "nor may a Remote be given that allows more");
+    // In doubt about other kinds, it is known what was withdrawn since.
+    w.doubts = Doubts { remotes: BACK, ..SYNCS };
+    assert_eq!(kept(&w), None);
+}
+
 #[test]
 fn an_agent_that_does_not_say_what_it_has_may_have_anything() {
     let mut w = leads(SYNCS);
