@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, anyhow, ensure};
 use mew_agent::OperatorAddress;
 use mew_model::Value;
+use mew_net::api::NOT_RUN;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire::control_client::ControlClient;
 use mew_wire::kernel_client::KernelClient;
@@ -28,11 +29,15 @@ pub struct Kernel {
 
 /// A kernel that does not answer, or not yet: the same request may work later. Whatever else is refused stays refused.
 #[derive(Debug)]
-pub struct Unready(String);
+pub struct Unready {
+    text: String,
+    /// Whoever asks again may have it done twice: the answer was lost, or says only that it did not go well to the end.
+    pub may_have_run: bool,
+}
 
 impl Display for Unready {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -47,34 +52,20 @@ pub fn check_address(address: &str) -> Result<()> {
 impl Kernel {
     pub async fn connect(address: &str) -> Result<Self> {
         check_address(address)?;
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(CONNECT)
-            .connect()
-            .await
-            .with_context(|| Unready(format!("no kernel answers at {address}; is its agent running?")))?;
+        let channel =
+            Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT).connect().await.with_context(
+                || Unready {
+                    text: format!("no kernel answers at {address}; is its agent running?"),
+                    may_have_run: false,
+                },
+            )?;
         let client =
             KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         Ok(Kernel { client, address: address.to_owned() })
     }
 
-    /// What the kernel says. What is wrong with the connection, or with another server at that port, has a cause or is
-    /// about HTTP.
     fn said(&self, s: &Status) -> anyhow::Error {
-        let is_broken = s.source().is_some();
-        let text = if is_broken || s.message().starts_with("grpc-status header missing") {
-            format!(
-                "{} does not answer as a kernel's port for applications (often 9000), or the connection broke: {}",
-                self.address,
-                s.message()
-            )
-        } else {
-            s.message().to_owned()
-        };
-        // One that is not open yet, or that ends, says so by its code.
-        if is_broken || s.code() == Code::Unavailable {
-            return anyhow::Error::msg(Unready(text));
-        }
-        anyhow::Error::msg(text)
+        said(&self.address, s)
     }
 
     pub async fn execute(&self, text: &str, params: &BTreeMap<String, Value>) -> Result<ExecuteResponse> {
@@ -105,6 +96,24 @@ impl Kernel {
     }
 }
 
+/// What the kernel says. What is wrong with the connection, or with another server at that port, has a cause or is about HTTP.
+fn said(address: &str, s: &Status) -> anyhow::Error {
+    let is_broken = s.source().is_some();
+    let text = if is_broken || s.message().starts_with("grpc-status header missing") {
+        format!(
+            "{address} does not answer as a kernel's port for applications (often 9000), or the connection broke: {}",
+            s.message()
+        )
+    } else {
+        s.message().to_owned()
+    };
+    // One that is not open yet, or that ends, says so by its code.
+    if is_broken || s.code() == Code::Unavailable {
+        return anyhow::Error::msg(Unready { text, may_have_run: s.metadata().get(NOT_RUN).is_none() });
+    }
+    anyhow::Error::msg(text)
+}
+
 /// Objects of a standalone operator, as JSON.
 pub async fn standalone_objects(state: &Path, kind: &str, name: &str) -> Result<Vec<serde_json::Value>> {
     let channel = OperatorAddress::Unix(mew_files::socket(state))
@@ -117,4 +126,29 @@ pub async fn standalone_objects(state: &Path, kind: &str, name: &str) -> Result<
         return Ok(list.into_iter().map(serde_json::Value::String).collect());
     }
     list.iter().map(|j| serde_json::from_str(j).context("the operator sent no JSON")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Unready, said};
+    use mew_net::api::NOT_RUN;
+    use tonic::metadata::{MetadataMap, MetadataValue};
+    use tonic::{Code, Status};
+
+    /// Whether it may work later, and if so, whether it may have run.
+    fn again(s: &Status) -> Option<bool> {
+        said("127.0.0.1:9000", s).downcast_ref::<Unready>().map(|u| u.may_have_run)
+    }
+
+    #[test]
+    fn only_who_says_that_it_did_not_run_is_believed() {
+        let mut standby = MetadataMap::new();
+        standby.insert(NOT_RUN, MetadataValue::from_static("true"));
+        let standby = Status::with_metadata(Code::Unavailable, "the kernel is not open yet", standby);
+        assert_eq!(again(&standby), Some(false));
+        assert_eq!(again(&Status::unavailable("the disk is full")), Some(true));
+        assert_eq!(again(&Status::from_error("connection reset".into())), Some(true));
+        assert_eq!(again(&Status::data_loss("segment 1 is damaged at offset 7")), None);
+        assert_eq!(again(&Status::invalid_argument("RETUR")), None);
+    }
 }

@@ -31,7 +31,8 @@ pub struct StatementArgs {
     /// How rows are shown
     #[arg(short, long, default_value = "table")]
     output: Output,
-    /// Wait for a kernel that is not ready, and run the statement again until it returns a row, for so long: 30s, 2m
+    /// Wait for a kernel that is not ready, and run the statement again until it returns a row, for so long: 30s, 2m. A write
+    /// of which the answer is lost is not run again
     #[arg(long, value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 }
@@ -50,7 +51,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// Runs the statement, with `wait` until it returns a row. A kernel that is not ready is waited for, too. A statement that
-/// returns nothing runs once, and what a kernel refuses is not asked again.
+/// returns nothing runs once, what a kernel refuses is not asked again, and what may have run only if it writes nothing.
 async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>) -> Result<mew_wire::ExecuteResponse> {
     let once = async || Kernel::connect(&a.address).await?.execute(text, params).await;
     let Some(wait) = a.wait else { return once().await };
@@ -61,7 +62,7 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
         let late = match once().await {
             Ok(done) if done.columns.is_empty() || !done.rows.is_empty() => return Ok(done),
             Ok(_) => anyhow!("no row after {} s", wait.as_secs()),
-            Err(e) if e.is::<Unready>() => e,
+            Err(e) if e.downcast_ref::<Unready>().is_some_and(|u| !u.may_have_run || only_reads(text)) => e,
             Err(e) => return Err(e),
         };
         if Instant::now() >= end {
@@ -69,6 +70,11 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+fn only_reads(text: &str) -> bool {
+    let script = mew_lang::parse_script(text);
+    script.is_ok_and(|all| all.iter().all(|s| matches!(s.kind, mew_lang::ast::StatementKind::Query(..))))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

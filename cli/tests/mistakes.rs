@@ -4,12 +4,12 @@ use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::api::{Api, serve_api};
 use mew_net::{Gate, Hub, HubConfig, serve_standby};
-use mew_store::{MemDisk, Options, Store};
+use mew_store::{Fault, MemDisk, Options, Store};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -54,9 +54,13 @@ fn an_address_is_a_host_and_a_port() {
 
 /// The port for applications of a kernel without tasks.
 fn serve(listener: TcpListener) -> CancellationToken {
+    serve_on(MemDisk::new(), listener)
+}
+
+fn serve_on(disk: MemDisk, listener: TcpListener) -> CancellationToken {
     let o = parse_ontology("node Task { name: String? n: Int? }").expect("the ontology is right");
     let options = Options { kernel_id: "plant.here".into(), new_incarnation: "here-1".into(), segment_bytes: 1 << 20 };
-    let (store, _) = Store::open(Arc::new(MemDisk::new()), Arc::new(o), options).expect("an empty store opens");
+    let (store, _) = Store::open(Arc::new(disk), Arc::new(o), options).expect("an empty store opens");
     let kernel = Arc::new(Kernel::new(store));
     let config = HubConfig { agent_version: "0.1.0".into(), observer: None, clock_offset_ms: 0 };
     let hub = Hub::new(kernel.clone(), config);
@@ -119,6 +123,59 @@ async fn a_kernel_that_is_not_ready_is_waited_for() {
     assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
     assert_eq!(String::from_utf8_lossy(&o.stdout), "t.n\n7\n");
     stop.cancel();
+}
+
+/// Takes every statement and hangs up before it answers. It is heard of each.
+fn hangs_up() -> (String, Receiver<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let (say, heard) = channel();
+    thread::spawn(move || {
+        for mut c in listener.incoming().map_while(Result::ok) {
+            let (mut taken, mut more) = (Vec::new(), [0; 1024]);
+            while !taken.windows(8).any(|w| w == b" x: Task" || w == b"PAWN Tas") {
+                match c.read(&mut more) {
+                    Ok(n) if n > 0 => taken.extend_from_slice(&more[..n]),
+                    _ => break,
+                }
+            }
+            if say.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    (address, heard)
+}
+
+/// Its answer was lost, or only says that something went wrong: twice would be worse than not to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_may_have_run_is_not_run_again() {
+    let (address, heard) = hangs_up();
+    let disk = MemDisk::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let full = listener.local_addr().expect("its address").to_string();
+    let stop = serve_on(disk.clone(), listener);
+    disk.set_fault(Fault { room: Some(0), ..Fault::default() });
+    for (address, word) in [(&address, "the connection broke"), (&full, "the disk is full")] {
+        for command in ["exec", "query"] {
+            let began = Instant::now();
+            let o = mew(&[command, "--wait=3m", "--address", address, "SPAWN Task {n = 1}"]);
+            let said = String::from_utf8_lossy(&o.stderr).into_owned();
+            assert!(!o.status.success() && said.contains(word), "{said}");
+            assert!(began.elapsed() < PATIENCE, "something was waited for: {said}");
+        }
+    }
+    stop.cancel();
+    // What only reads may be asked as often as one likes.
+    let asked = heard.try_iter().count();
+    assert!(asked >= 2, "{asked}");
+    let mut c = command(&["query", "--wait=10m", "--address", &address, "MATCH x: Task RETURN x.n"]);
+    let child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let _running = Running(child);
+    // One try may open more than one connection.
+    for _ in 0..6 {
+        heard.recv_timeout(PATIENCE).expect("it asks again");
+    }
 }
 
 #[test]

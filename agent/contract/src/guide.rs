@@ -87,8 +87,8 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
             "Correct the name (the message suggests one) or add the type to the ontology.",
         ),
         OntologyMismatch => (
-            "The two ontologies do not fit for the synced types: the sink lacks a type or attribute, or is stricter than the source. The message lists every difference.",
-            "Make the sink's ontology at least as wide: same types and kinds, no narrower range or enum, nothing required or unique that is not so at the source.",
+            "The two ontologies do not fit for the synced types: the sink lacks a type or attribute, or is stricter than the source. The message lists every difference. As a condition of a Remote: the ontology that the agent's file says is refused, and the message says for what.",
+            "Make the sink's ontology at least as wide: same types and kinds, no narrower range or enum, nothing required or unique that is not so at the source. Of the agent's file: change it, or the data that is in the way, and restart the agent.",
         ),
         Conflicted => (
             "An older object already claims the same: the same peer, the same trust domain with other roots, the same flow; or it accepts connections with another certificate, and a kernel shows one to all who come.",

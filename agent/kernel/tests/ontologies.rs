@@ -4,7 +4,7 @@
 use mew_kernel::{Kernel, Params, Unfit};
 use mew_lang::parse_ontology;
 use mew_model::Ontology;
-use mew_store::{Fault, MemDisk, Options, Store};
+use mew_store::{Disk, Fault, MemDisk, Options, Store};
 use std::sync::Arc;
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -26,9 +26,14 @@ fn opened(disk: &MemDisk, text: &str) -> Kernel {
     Kernel::new(store)
 }
 
+/// Of a store whose text can be read.
+fn adopt(k: &Kernel, text: &str) -> Option<Unfit> {
+    k.adopt(text, |e| panic!("the text cannot be read: {e}"))
+}
+
 fn adopted(disk: &MemDisk, text: &str) -> Result<Kernel, Box<Unfit>> {
     let k = opened(disk, text);
-    match k.adopt(text).expect("a disk in memory") {
+    match adopt(&k, text) {
         None => Ok(k),
         Some(unfit) => Err(Box::new(unfit)),
     }
@@ -157,17 +162,14 @@ fn a_start_takes_what_the_data_fits_and_names_what_it_does_not() {
         {
             let k = must_adopt(&disk, BASE, what);
             let refused = k.set_ontology(&next, parsed(&next)).expect_err(what);
-            assert!(
-                !refused.is_empty() && k.adopt(BASE).is_ok_and(|unfit| unfit.is_none()),
-                "{what}: the old one stays"
-            );
+            assert!(!refused.is_empty() && adopt(&k, BASE).is_none(), "{what}: the old one stays");
         }
         let before = content(&must_adopt(&disk, BASE, what));
         assert_eq!(content(&must_adopt(&disk, &next, what)), before, "{what}");
         // It is the one that others are held against from now on, also after a power loss.
         disk.crash(0);
         let k = must_adopt(&disk, &next, what);
-        assert!(k.adopt(&next).is_ok_and(|unfit| unfit.is_none()), "{what}");
+        assert!(adopt(&k, &next).is_none(), "{what}");
     }
 }
 
@@ -223,11 +225,77 @@ fn a_full_disk_keeps_the_old_one() {
     let wider = changed("text: String?", "text: String? more: Int?");
     let k = opened(&disk, &wider);
     disk.set_fault(Fault { room: Some(0), ..Fault::default() });
-    let unfit = k.adopt(&wider).expect("the disk is no reason to end").expect("it cannot be kept");
+    let unfit = adopt(&k, &wider).expect("it cannot be kept");
     assert!(!unfit.by_data && unfit.why.join("; ").contains("the disk is full"), "{:?}", unfit.why);
     assert!(unfit.before.is_some_and(|(text, _)| text == BASE));
     drop(k);
     disk.set_fault(Fault::default());
     let k = must_adopt(&disk, BASE, "as it was");
     k.set_ontology(&wider, parsed(&wider)).expect("there is room again");
+}
+
+/// Breaks whatever holds these bytes, wherever that is.
+fn damage(disk: &MemDisk, holds: &str) {
+    let mut found = 0;
+    for name in disk.list().expect("a disk in memory") {
+        disk.edit(&name, |b| {
+            let at = b.windows(holds.len()).position(|w| w == holds.as_bytes());
+            if let Some(at) = at {
+                b[at] ^= 0x10;
+                found += 1;
+            }
+        });
+    }
+    assert_eq!(found, 1, "{holds} is there once");
+}
+
+/// What cannot be read does not fit, by its place: everything else can be, and somebody wants to.
+#[test]
+fn a_record_that_cannot_be_read_keeps_the_old_one() {
+    let disk = with("SPAWN Task {n = 5}; SPAWN Note {text = \"a marked one\"}");
+    let narrower = changed("[1..9]", "[1..5]");
+    let k = opened(&disk, &narrower);
+    damage(&disk, "a marked one");
+    let unfit = adopt(&k, &narrower).expect("nobody knows whether it fits");
+    let why = unfit.why.join("; ");
+    assert!(
+        unfit.by_data && why.contains("cannot be read to its end") && why.contains("is damaged at offset"),
+        "{why}"
+    );
+    assert!(unfit.before.is_some_and(|(text, _)| text == BASE));
+    assert!(k.execute(NOW_MS, "MATCH t: Task RETURN t.n", &Params::new()).is_ok(), "the rest can be read");
+    // Of one that only adds, there is nothing to look for.
+    let wider = changed("text: String?", "text: String? more: Int?");
+    drop(k);
+    let disk = with("SPAWN Note {text = \"a marked one\"}");
+    let k = opened(&disk, &wider);
+    damage(&disk, "a marked one");
+    assert!(adopt(&k, &wider).is_none());
+}
+
+#[test]
+fn a_text_that_cannot_be_read_is_unknown() {
+    for (next, fits) in [(changed("[1..9]", "[1..5]"), true), (changed("[1..9]", "[1..4]"), false)] {
+        let disk = with("SPAWN Task {n = 5}");
+        let k = opened(&disk, &next);
+        damage(&disk, "edge about(");
+        let mut unread = None;
+        let unfit = k.adopt(&next, |e| unread = Some(e.to_string()));
+        assert!(unread.is_some_and(|why| why.contains("is damaged at offset")));
+        assert_eq!(unfit.is_none(), fits);
+        if let Some(u) = unfit {
+            assert!(u.before.is_none() && u.by_data && u.why.join("; ").contains("above the range"), "{:?}", u.why);
+        } else {
+            assert!(adopt(&k, &next).is_none(), "it is kept anew");
+        }
+    }
+}
+
+/// Who follows a file tries again every other second, whatever it was that refused.
+#[test]
+fn a_text_that_is_kept_is_not_written_again() {
+    let disk = with("");
+    let k = must_adopt(&disk, BASE, "as it was");
+    disk.set_fault(Fault { room: Some(0), ..Fault::default() });
+    k.set_ontology(BASE, parsed(BASE)).expect("there is nothing to write");
 }

@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use mew_kernel::{Kernel, KernelError, Output, Params, Table};
 use mew_lang::render;
 use mew_model::value::format_timestamp;
+use mew_store::{LogError, StoreError};
 use mew_sync::records;
 use mew_sync::shapes::{value_from_wire, value_to_wire};
 use mew_wire as wire;
@@ -22,13 +23,17 @@ use std::future::pending;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Request, Response, Status};
 use wire::kernel_server::{Kernel as KernelService, KernelServer};
 
 /// A script or a result in one message.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Records of one answer.
 const MAX_RECORDS: usize = 1000;
+/// Beside an answer to say that nothing of the statement ran: whoever gets it may send a write again. Of others that look alike,
+/// such as those of a disk that refuses, or of a script of which only the end failed, that is not known.
+pub const NOT_RUN: &str = "mew-not-run";
 /// What a write is told while the agent ends.
 const STOPPING: &str = "this agent is stopping and takes no more writes; try again when its successor is up";
 
@@ -243,14 +248,28 @@ impl KernelService for Api {
 
 fn to_status(e: &Failure, text: &str) -> Status {
     let message = e.explain(text);
-    let Failure::Kernel(e) = e else { return Status::unavailable(message) };
+    let Failure::Kernel(e) = e else { return not_run(message) };
     match e.cause() {
         KernelError::Text(_) | KernelError::Eval(_) | KernelError::Transaction(_) => Status::invalid_argument(message),
         KernelError::Violation(_) => Status::failed_precondition(message),
         KernelError::NotFound(_) => Status::not_found(message),
         KernelError::Limit(_) => Status::resource_exhausted(message),
+        KernelError::Store(e) if is_damage(e) => Status::data_loss(message),
         KernelError::Store(_) | KernelError::Row(..) => Status::unavailable(message),
     }
+}
+
+/// It may work later, and did nothing now.
+pub(crate) fn not_run(message: impl Into<String>) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(NOT_RUN, MetadataValue::from_static("true"));
+    Status::with_metadata(Code::Unavailable, message, metadata)
+}
+
+/// No waiting mends it.
+fn is_damage(e: &StoreError) -> bool {
+    let StoreError::Log(e) = e else { return matches!(e, StoreError::Inconsistent(_)) };
+    !matches!(e, LogError::Io(_))
 }
 
 // ---------------------------------------------------------------- HTTP/JSON
@@ -311,6 +330,7 @@ async fn http_execute(
                 Failure::Kernel(e) => match e.cause() {
                     KernelError::NotFound(_) => StatusCode::NOT_FOUND,
                     KernelError::Violation(_) => StatusCode::CONFLICT,
+                    KernelError::Store(e) if is_damage(e) => StatusCode::INTERNAL_SERVER_ERROR,
                     KernelError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
                     _ => StatusCode::BAD_REQUEST,
                 },
@@ -334,4 +354,26 @@ async fn http_records(State(api): State<Api>, Path(kind): Path<String>, Query(q)
 
 async fn http_status(State(api): State<Api>) -> HttpResponse {
     Json(status(&api)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, NOT_RUN, to_status};
+    use mew_kernel::KernelError;
+    use mew_store::{LogError, StoreError};
+    use tonic::Code;
+
+    /// Whoever is refused has to know whether asking again helps, and whether that may do it twice.
+    #[test]
+    fn what_is_damaged_is_not_to_be_asked_again() {
+        let damaged = LogError::Damaged { segment: 1, offset: 7, why: "record checksum".into() };
+        let said = |e: StoreError| to_status(&Failure::Kernel(KernelError::from(e)), "MATCH t: Task RETURN t.n");
+        assert_eq!(said(damaged.into()).code(), Code::DataLoss);
+        for e in [StoreError::Full, LogError::Io(std::io::Error::other("the bus")).into()] {
+            let s = said(e);
+            assert_eq!((s.code(), s.metadata().get(NOT_RUN).is_some()), (Code::Unavailable, false), "{s}");
+        }
+        let s = to_status(&Failure::Stopping, "");
+        assert_eq!((s.code(), s.metadata().get(NOT_RUN).is_some()), (Code::Unavailable, true), "{s}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The client port of an agent whose kernel is not open yet: whoever calls is told so at once, and why.
 
-use crate::api::{foreign_host, refuse};
+use crate::api::{foreign_host, not_run, refuse};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, Version, header};
@@ -8,7 +8,6 @@ use axum::response::Response;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 /// Answers until `stop`; `why` says what the kernel waits for, and `hosts` are names besides loopback as for the API.
 pub async fn serve_standby<W>(
@@ -38,7 +37,7 @@ fn unavailable(req: &Request, hosts: &[String], text: &str) -> Response {
     }
     let kind = req.headers().get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok());
     match kind {
-        Some(t) if t.starts_with("application/grpc") => Status::unavailable(text).into_http(),
+        Some(t) if t.starts_with("application/grpc") => not_run(text).into_http(),
         _ => refuse(StatusCode::SERVICE_UNAVAILABLE, text),
     }
 }

@@ -7,10 +7,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use mew_crds::manifest::{Object, read};
 use mew_crds::validate::{self, FieldError};
 use mew_crds::{FederationPolicy, Remote, Sync};
-use mew_plan::{Objects, Plan};
+use mew_plan::{Objects, Plan, namespace_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::mem::take;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "objects.json";
@@ -22,6 +23,10 @@ pub struct State {
     pub problems: Vec<String>,
     /// Directories that hold no manifest, so that nobody wonders why nothing happens.
     empty: BTreeSet<PathBuf>,
+    /// Directories and files of which every policy that they declare is among the objects.
+    known: BTreeSet<PathBuf>,
+    /// `known` is not what was saved.
+    is_unsaved: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -29,6 +34,9 @@ struct Saved {
     remotes: BTreeMap<String, Remote>,
     syncs: BTreeMap<String, Sync>,
     policies: BTreeMap<String, FederationPolicy>,
+    /// Without it, nothing is known of what cannot be read.
+    #[serde(default)]
+    known: BTreeSet<PathBuf>,
 }
 
 /// What all kinds have, so that one function can take any of them over.
@@ -79,7 +87,7 @@ impl State {
         };
         let objects =
             Objects { remotes: saved.remotes, syncs: saved.syncs, policies: saved.policies, ..Objects::default() };
-        Ok(State { objects, ..State::default() })
+        Ok(State { objects, known: saved.known, ..State::default() })
     }
 
     pub fn save(&self, o: &RunOptions) -> Result<()> {
@@ -87,6 +95,7 @@ impl State {
             remotes: self.objects.remotes.clone(),
             syncs: self.objects.syncs.clone(),
             policies: self.objects.policies.clone(),
+            known: self.known.clone(),
         };
         let (tmp, path) = (o.state.join(format!("{FILE}.tmp")), o.state.join(FILE));
         std::fs::write(&tmp, serde_json::to_vec_pretty(&saved)?).with_context(|| tmp.display().to_string())?;
@@ -94,34 +103,45 @@ impl State {
     }
 
     /// Reads all manifests. A document that cannot be read, or that changes what must not change, leaves the last good
-    /// version of its object in force; an object is gone only when all files could be read and none holds it.
+    /// version of its object in force; an object is gone only when all files could be read and none holds it. What was never
+    /// read may hold policies that deny anything, for any namespace.
     pub fn read_manifests(&mut self, o: &RunOptions, now_ms: u64) {
         let mut problems = Vec::new();
         let mut whole = true;
         let mut found = Vec::new();
         let mut unreadable = BTreeSet::new();
-        let files = files(&o.manifests, &mut problems);
-        whole &= problems.is_empty();
+        // Paths, and why.
+        let mut unread = Vec::new();
+        let files = files(&o.manifests, &mut unread);
         self.tell_empty(&o.manifests, &files);
+        let is_listed = |d: &&PathBuf| !d.is_file() && unread.iter().all(|(u, _)| u != *d);
+        let mut known: BTreeSet<PathBuf> = o.manifests.iter().filter(is_listed).cloned().collect();
         for f in files {
             match std::fs::read_to_string(&f) {
                 Ok(text) => {
                     let (objects, errors) = read(&f.display().to_string(), &text);
                     whole &= errors.is_empty();
                     // What cannot be read at all might be a policy, and any policy might deny.
+                    let mut hides = false;
                     for e in errors.iter().filter(|e| e.kind.as_deref().is_none_or(|k| k == "FederationPolicy")) {
+                        hides = true;
                         let ns = e.namespace.as_deref().unwrap_or(&o.namespace);
                         unreadable.insert(format!("{ns}/{}", e.name.as_deref().unwrap_or(&e.at)));
                     }
                     problems.extend(errors.iter().map(ToString::to_string));
                     found.extend(objects);
+                    if !hides {
+                        known.insert(f);
+                    }
                 }
                 Err(e) => {
-                    whole = false;
-                    problems.push(format!("{}: {e}", f.display()));
+                    let why = format!("{}: {e}", f.display());
+                    unread.push((f, why));
                 }
             }
         }
+        whole &= unread.is_empty();
+        problems.extend(unread.iter().map(|(_, why)| why.clone()));
         let mut next = Objects::default();
         for o_ in found {
             let ns = |m: &ObjectMeta| m.namespace.clone().unwrap_or_else(|| o.namespace.clone());
@@ -165,6 +185,16 @@ impl State {
             }
         }
         unreadable.retain(|n| !next.policies.contains_key(n));
+        for (path, _) in unread.iter().filter(|(path, _)| !self.known.contains(path)) {
+            let here = next.remotes.keys().map(|n| namespace_of(n)).chain([o.namespace.as_str()]);
+            unreadable.extend(here.map(|ns| format!("{ns}/{}", path.display())));
+        }
+        if !whole {
+            // Its objects stay as well.
+            known.extend(self.known.iter().cloned());
+        }
+        self.is_unsaved |= known != self.known;
+        self.known = known;
         next.unreadable = unreadable;
         for p in problems.iter().filter(|p| !self.problems.contains(p)) {
             tracing::error!("{p}");
@@ -188,9 +218,9 @@ impl State {
         self.empty = empty;
     }
 
-    /// Takes the planned statuses; whether anything changed.
+    /// Takes the planned statuses; whether there is anything to save.
     pub fn take_status(&mut self, p: Plan) -> bool {
-        let mut changed = false;
+        let mut changed = take(&mut self.is_unsaved);
         for (n, s) in p.remotes {
             if let Some(o) = self.objects.remotes.get_mut(&n) {
                 changed |= o.status.as_ref() != Some(&s);
@@ -252,22 +282,26 @@ fn adopt<K: Kept>(
     into.insert(name, new);
 }
 
-/// YAML files of the directories, in order; hidden ones are passed over.
-fn files(dirs: &[PathBuf], problems: &mut Vec<String>) -> Vec<PathBuf> {
+/// YAML files of the directories, in order; hidden ones are passed over. `unread`: directories that cannot be, and why.
+fn files(dirs: &[PathBuf], unread: &mut Vec<(PathBuf, String)>) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for d in dirs {
         if d.is_file() {
             out.push(d.clone());
             continue;
         }
-        match std::fs::read_dir(d) {
-            Ok(entries) => out.extend(entries.flatten().map(|e| e.path()).filter(|p| is_manifest(p))),
-            Err(e) if e.kind() == ErrorKind::NotFound => problems.push(format!(
+        let why = match std::fs::read_dir(d) {
+            Ok(entries) => {
+                out.extend(entries.flatten().map(|e| e.path()).filter(|p| is_manifest(p)));
+                continue;
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => format!(
                 "{} is not there: is --manifests right? The operator waits for it, and what it has read before stays in force",
                 d.display()
-            )),
-            Err(e) => problems.push(format!("{}: {e}", d.display())),
-        }
+            ),
+            Err(e) => format!("{}: {e}", d.display()),
+        };
+        unread.push((d.clone(), why));
     }
     out.sort();
     out
@@ -339,5 +373,56 @@ spec:
         assert!(is_missing(&said) && (is_empty, n) == (false, 1), "{said}");
         fs::create_dir(&manifests).expect("a directory");
         assert_eq!(read(), (String::new(), true, 0));
+    }
+
+    /// Of what was never read nobody knows what it denies; of what was, what it said is in force.
+    #[test]
+    fn nothing_passes_before_everything_was_read_once() {
+        const REMOTE: &str = "apiVersion: federation.mew.dev/v1alpha1
+kind: Remote
+metadata: {name: there, namespace: other}
+spec:
+  kernelRef: {name: here}
+  uri: mew://there.example:9001/team.there
+  peer: {trustDomain: there.example}
+";
+        let dir = tempfile::tempdir().expect("a directory");
+        let (manifests, denying) = (dir.path().join("manifests"), dir.path().join("denying"));
+        let o = RunOptions { manifests: vec![manifests.clone(), denying.clone()], ..options(dir.path()) };
+        for d in [&manifests, &o.state] {
+            fs::create_dir(d).expect("a directory");
+        }
+        fs::write(manifests.join("remote.yaml"), REMOTE).expect("a file");
+        let mut s = State::default();
+        // Where nothing may pass, and how many policies are in force.
+        let read = |s: &mut State| {
+            s.read_manifests(&o, 1);
+            let blocked = s.objects.unreadable.iter().map(|n| mew_plan::namespace_of(n).to_owned());
+            (blocked.collect::<Vec<_>>(), s.objects.policies.len())
+        };
+        let everywhere = ["other".to_owned(), "team".to_owned()];
+        assert_eq!(read(&mut s), (everywhere.to_vec(), 0), "a directory is missing");
+        assert_eq!(read(&mut s), (everywhere.to_vec(), 0), "and still is");
+        // What has the name of a manifest and cannot be read.
+        fs::create_dir_all(denying.join("policy.yaml")).expect("a directory");
+        assert_eq!(read(&mut s), (everywhere.to_vec(), 0), "a file cannot be read");
+        fs::remove_dir(denying.join("policy.yaml")).expect("it goes");
+        fs::write(denying.join("policy.yaml"), POLICY).expect("a file");
+        assert_eq!(read(&mut s), (vec![], 1));
+        assert!(s.take_status(mew_plan::Plan::default()) && !s.take_status(mew_plan::Plan::default()));
+        s.save(&o).expect("it is saved");
+        // From now on, what was read stays in force; also for the next one that runs.
+        for mut s in [s, State::load(&o).expect("what was saved")] {
+            fs::rename(&denying, dir.path().join("away")).expect("it goes");
+            assert_eq!(read(&mut s), (vec![], 1), "the directory is missing again");
+            fs::rename(dir.path().join("away"), &denying).expect("it is back");
+            fs::write(denying.join("more.yaml"), "").expect("a file");
+            assert_eq!(read(&mut s), (vec![], 1));
+            fs::remove_file(denying.join("more.yaml")).expect("it goes");
+            assert_eq!(read(&mut s), (vec![], 1));
+            fs::create_dir(denying.join("more.yaml")).expect("a directory");
+            assert_eq!(read(&mut s), (everywhere.to_vec(), 1), "a file that was never read");
+            fs::remove_dir(denying.join("more.yaml")).expect("it goes");
+        }
     }
 }

@@ -42,6 +42,8 @@ pub enum Of<K> {
         withdrawn: bool,
     },
     Listed(Listed),
+    /// After a list, another one is asked for and cannot be had: the definition is away.
+    Away,
 }
 
 /// A list is complete.
@@ -102,6 +104,7 @@ impl<K> Set<K> {
                 }
             }
             Of::Listed(l) => self.listed(l),
+            Of::Away => self.away(),
         }
     }
 
@@ -119,6 +122,13 @@ impl<K> Set<K> {
         }
     }
 
+    /// What was to be applied again by some time cannot be while there is no definition. The next list says when that is back.
+    fn away(&mut self) {
+        if matches!(self.doubt, Doubt::Until { .. }) {
+            self.doubt = Doubt::Away;
+        }
+    }
+
     fn listed(&mut self, l: Listed) {
         let here = |n: &String| n.starts_with(&l.prefix) && !l.names.contains(n);
         let missing: Vec<String> = self.objects.keys().chain(self.broken.keys()).filter(|n| here(n)).cloned().collect();
@@ -132,6 +142,8 @@ impl<K> Set<K> {
         }
         self.doubt = match (l.is_first, self.doubt, l.back) {
             (true, was, _) => was.max(l.doubt),
+            // It went again.
+            (false, Doubt::Until { .. }, None) => Doubt::Away,
             (false, Doubt::Away, Some(back)) => Doubt::Until { end: back + GRACE, back: l.wall },
             (false, was, _) => was,
         };
@@ -307,6 +319,31 @@ mod tests {
         s.apply(Of::Listed(listed(&[], Some(back + GRACE / 2))));
         assert_eq!(s.doubt, Doubt::Until { end: back + GRACE, back: Timestamp::UNIX_EPOCH });
         s.expire(back + GRACE);
+        assert_eq!(s.doubt, Doubt::None);
+    }
+
+    /// While the definition is away again, nothing can be applied.
+    #[test]
+    fn doubt_does_not_end_while_the_definition_is_away_again() {
+        let back = Instant::now();
+        let until = |back: Instant| Doubt::Until { end: back + GRACE, back: Timestamp::UNIX_EPOCH };
+        let goes: [fn() -> Of<&'static str>; 2] = [|| Of::Away, || Of::Listed(listed(&[], None))];
+        for gone in goes {
+            let mut s: Set<&str> = Set::new(1);
+            s.apply(Of::Listed(Listed { is_first: true, doubt: until(back), ..listed(&[], Some(back)) }));
+            s.apply(gone());
+            s.expire(back + 2 * GRACE);
+            assert_eq!(s.doubt, Doubt::Away);
+            let again = back + 3 * GRACE;
+            s.apply(Of::Listed(listed(&[], Some(again))));
+            s.expire(again + GRACE - Duration::from_secs(1));
+            assert_eq!(s.doubt, until(again), "whoever applies it has the whole time again");
+            s.expire(again + GRACE);
+            assert_eq!(s.doubt, Doubt::None);
+        }
+        // What has never been in doubt is remembered.
+        let mut s = known();
+        s.apply(Of::Away);
         assert_eq!(s.doubt, Doubt::None);
     }
 }

@@ -89,8 +89,10 @@ impl Watches<'_> {
                             Of::Deleted { name: name(&o), withdrawn: lists.is_withdrawn(now.as_ref()) }
                         }
                         Ok(Event::Init) => {
-                            lists.begin(begun);
-                            continue;
+                            if !lists.begin(begun) {
+                                continue;
+                            }
+                            Of::Away
                         }
                         Ok(Event::InitApply(o)) => {
                             lists.names.insert(name(&o));
@@ -141,9 +143,12 @@ impl Lists {
         Lists { prefix, in_use, names: BTreeSet::new(), is_first: true, begun: None, before: None }
     }
 
-    fn begin(&mut self, definition: Option<Definition>) {
+    /// Whether the definition is away that was there for a list before: while it is, lists fail, and nothing else says so.
+    fn begin(&mut self, definition: Option<Definition>) -> bool {
         self.names.clear();
+        let is_away = !self.is_first && definition == Some(Definition::Gone);
         self.begun = definition;
+        is_away
     }
 
     /// What a complete list means, by the definition as it is now. `None` if it came while the list was made: what the one before
@@ -244,6 +249,14 @@ mod tests {
         assert_eq!(says(list(&mut l, &[], &here("b"), &here("b"))), Some((0, false, true)));
         assert!(l.is_withdrawn(Some(&here("b"))), "it is there again");
         assert_eq!(says(list(&mut l, &[], &here("b"), &here("b"))), Some((0, false, false)));
+    }
+
+    #[test]
+    fn a_list_that_fails_for_want_of_a_definition_says_so() {
+        let mut l = lists();
+        assert!(!l.begin(Some(Gone)), "a first list says itself what it may lack");
+        list(&mut l, &["x"], &here("a"), &here("a")).expect("nothing has changed");
+        assert!(l.begin(Some(Gone)) && l.begin(Some(Gone)) && !l.begin(Some(here("b"))));
     }
 
     /// Whoever asks only after the list is told of a definition that the listed objects are not of.

@@ -64,18 +64,19 @@ fn why(
     let Some((state, report)) = agent.and_then(|a| Some((a, a.report.as_deref()?))) else {
         return unknown("it has not said yet what that is");
     };
-    // Nothing; what this leader has given it before, so that it is known what was withdrawn since; or exactly this.
+    // Nothing, or exactly this.
     let has = |s: &Snapshot| report.snapshot == Snapshot::digest(&s.encode());
-    if report.snapshot.is_empty()
-        || state.confirmed.is_some()
-        || has(&empty_snapshot(i.trust_domain, kernel))
-        || has(planned)
-    {
+    if report.snapshot.is_empty() || has(&empty_snapshot(i.trust_domain, kernel)) || has(planned) {
         return None;
     }
-    // With which policies an item was planned, no snapshot says: without one of them the same item allows other things.
+    // With which policies an item was planned, no snapshot says: without one of them the same item allows other things. That
+    // this leader gave it says as little: what is new since may be what they would deny.
     if i.doubts.policies.is_some() {
         return unknown("policies may be missing that went with it");
+    }
+    // What this leader has given it before: so it is known what was withdrawn since.
+    if state.confirmed.is_some() {
+        return None;
     }
     let Some(lost) = Lost::of(i, report) else { return unknown("this agent does not say by name what it might lose") };
     lost.map(Lost::told)

@@ -181,7 +181,8 @@ impl Statuses<'_> {
             each_sync(n, status);
         }
         for (n, p) in &i.objects.policies {
-            out.policies.insert(n.clone(), policy::status(i, &x, n, p, &syncs, &denied));
+            let status = policy::status(i, &out.kept, n, p, &syncs, &denied);
+            out.policies.insert(n.clone(), status);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What policies say about a Remote: the gate for the connection, and rules for types.
 
 use crate::gates::{Gate, GateStatus, Gates};
-use crate::index::{Index, in_namespace};
+use crate::index::in_namespace;
 use crate::sync;
-use crate::{Inputs, Name, kernel_of, namespace_of};
+use crate::{Inputs, KernelName, Name, SILENT_MS, kernel_of, namespace_of};
 use mew_contract::{Problem, Reason, TypeRules};
 use mew_crds::common::KernelUri;
 use mew_crds::policy::{Mode, Operation, RuleAction};
@@ -158,7 +158,7 @@ pub(crate) fn is_denied(s: &SyncStatus) -> bool {
 
 pub(crate) fn status(
     i: &Inputs<'_>,
-    x: &Index<'_>,
+    kept: &BTreeMap<KernelName, String>,
     name: &str,
     p: &FederationPolicy,
     syncs: &BTreeMap<&Name, sync::Planned>,
@@ -182,7 +182,7 @@ pub(crate) fn status(
         }
     };
     let gates = Gates {
-        list: vec![(Gate::Accepted, accepted), (Gate::Programmed, programmed(i, x, p, &old, &selected))],
+        list: vec![(Gate::Accepted, accepted), (Gate::Programmed, programmed(i, kept, name, p, &selected))],
         ready: GateStatus { message: unlisted(i, &selected), ..GateStatus::yes(Reason::Enforced) },
         up_to: Gate::Programmed,
         suspended: false,
@@ -198,21 +198,34 @@ pub(crate) fn status(
 }
 
 /// A policy is in force as soon as it is planned, but for agents that keep what they have: those have it only if it was in
-/// force before.
+/// force before. Once it is said it stays, so it is not said before it is known: an agent that has not come may keep something,
+/// and a Remote that may be missing may be one that the policy selects.
 fn programmed(
     i: &Inputs<'_>,
-    x: &Index<'_>,
+    kept: &BTreeMap<KernelName, String>,
+    name: &str,
     p: &FederationPolicy,
-    old: &FederationPolicyStatus,
     selected: &BTreeSet<&Name>,
 ) -> GateStatus {
     let was = |c: &Condition| c.type_ == Gate::Programmed.name() && c.status == "True";
-    if old.observed_generation == p.metadata.generation && old.conditions.iter().any(was) {
+    let known = p.status.as_ref().filter(|old| old.observed_generation == p.metadata.generation);
+    if known.is_some_and(|old| old.conditions.iter().any(was)) {
         return GateStatus::yes(Reason::Enforced);
     }
-    let keeps = |n: &&Name| x.agent(&kernel_of(n, i.objects.remotes.get(*n)?))?.keeps.as_ref();
-    match selected.iter().find_map(keeps) {
+    let keeps = |n: &&Name| kept.get(&kernel_of(n, i.objects.remotes.get(*n)?));
+    let may_lead_anywhere = i.doubts.remotes.is_some();
+    let first_here = || {
+        let ns = namespace_of(name);
+        let here = kept.range(KernelName::new(ns, "")..).next().filter(|(k, _)| k.namespace == ns);
+        here.filter(|_| may_lead_anywhere).map(|(_, why)| why)
+    };
+    match selected.iter().find_map(keeps).or_else(first_here) {
         Some(why) => GateStatus::unknown(Reason::Pending, why.clone()),
+        // Nobody knows of which kernels there are agents that are on their way.
+        None if may_lead_anywhere && i.now_ms.saturating_sub(i.since_ms) < SILENT_MS => GateStatus::unknown(
+            Reason::Pending,
+            "Remotes may be missing that it selects, and agents have not said yet what they have",
+        ),
         None => GateStatus::yes(Reason::Enforced),
     }
 }

@@ -243,10 +243,15 @@ pub(crate) fn status(i: &Inputs<'_>, x: &Index<'_>, name: &Name, r: &Remote, p: 
     };
     let claim = agent.and_then(|a| a.state.refused_claim.as_ref());
     let claim = claim.filter(|c| i.now_ms.saturating_sub(c.at_ms) < CLAIM_MS).map(|c| &c.problem);
-    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone())).or_else(|| claim.cloned());
+    // The one that was in force still is.
+    let says = agent.filter(|a| a.state.attached).and_then(|a| a.state.report.as_ref()?.problem.as_ref());
+    let ontology = says.filter(|p| p.reason == Reason::OntologyMismatch);
+    let error = problem.clone().or_else(|| report.and_then(|r| r.problem.clone()));
+    let error = error.or_else(|| claim.or(ontology).cloned());
     let mut conditions = gates.conditions(&old.conditions, r.metadata.generation, i.now_ms);
-    // Its holder works, so nothing is less ready for it.
-    conditions.extend(claim.map(|c| abnormal(&old.conditions, c.reason.code(), c, r.metadata.generation, i.now_ms)));
+    // The agent works all the same, so nothing is less ready for them.
+    let beside = claim.into_iter().chain(ontology);
+    conditions.extend(beside.map(|c| abnormal(&old.conditions, c.reason.code(), c, r.metadata.generation, i.now_ms)));
     let attached = agent.map(|a| a.state).filter(|a| a.attached);
     let peer = report.and_then(|r| r.peer.as_ref());
     let roots = peer.filter(|_| report.is_some_and(|r| r.state == LinkState::Connected)).map(|p| &p.roots);

@@ -5,7 +5,7 @@ use super::Kernel;
 use crate::error::KernelError;
 use mew_lang::parse_ontology;
 use mew_model::Ontology;
-use mew_store::Place;
+use mew_store::{Place, StoreError};
 use std::sync::Arc;
 
 /// Unlike a file beside the store, it goes where the log goes: into backups, and to whoever restores one.
@@ -40,11 +40,15 @@ impl Kernel {
 
     /// To be asked once, before anything else, when the store was opened under the ontology of this text. One that only adds
     /// to the one before is taken as it would be while the kernel runs; of any other one, all that the store holds must fit
-    /// it. `None` says that it does.
-    pub fn adopt(&self, text: &str) -> Result<Option<Unfit>, KernelError> {
-        let kept = self.store.view().fact(FACT_ONTOLOGY)?;
+    /// it. `None` says that it does. A text that is kept and cannot be read is one that is unknown, and `unread` hears why: what
+    /// else is in the store may be readable, and somebody wants to read it.
+    pub fn adopt(&self, text: &str, unread: impl FnOnce(StoreError)) -> Option<Unfit> {
+        let kept = self.store.view().fact(FACT_ONTOLOGY).unwrap_or_else(|e| {
+            unread(e);
+            None
+        });
         if kept.as_deref() == Some(text.as_bytes()) {
-            return Ok(None);
+            return None;
         }
         let before = kept.and_then(|b| {
             let text = String::from_utf8(b.to_vec()).ok()?;
@@ -53,20 +57,21 @@ impl Kernel {
         });
         let mut why = before.as_ref().map(|(_, o)| o.refused_changes(&self.ontology())).unwrap_or_default();
         if before.is_none() || !why.is_empty() {
-            let misfits = self.misfits()?;
+            let misfits = self.misfits();
             if !misfits.is_empty() {
                 why.extend(misfits);
-                return Ok(Some(Unfit { before, why, by_data: true }));
+                return Some(Unfit { before, why, by_data: true });
             }
         }
-        match self.keep_text(text) {
-            Ok(()) => Ok(None),
-            Err(e) if e.is_store() => Ok(Some(Unfit { before, why: vec![e.to_string()], by_data: false })),
-            Err(e) => Err(e),
-        }
+        let e = self.keep_text(text).err()?;
+        Some(Unfit { before, why: vec![e.to_string()], by_data: false })
     }
 
     fn keep_text(&self, text: &str) -> Result<(), KernelError> {
+        // Who is refused for something else asks again and again.
+        if self.store.view().fact(FACT_ONTOLOGY).is_ok_and(|kept| kept.as_deref() == Some(text.as_bytes())) {
+            return Ok(());
+        }
         let text = text.as_bytes().to_vec();
         let kept = self.write(0, move |tx| {
             tx.set_fact(FACT_ONTOLOGY.to_vec(), text);
@@ -75,24 +80,31 @@ impl Kernel {
         kept.map(|_| ())
     }
 
-    /// What of the data the ontology does not allow; the first of it.
-    fn misfits(&self) -> Result<Vec<String>, KernelError> {
+    /// What of the data the ontology does not allow, or cannot be held against it; the first of it.
+    fn misfits(&self) -> Vec<String> {
         let view = self.view();
         let tx = self.tx(&view, 0);
         let (mut place, mut chunk, mut out) = (Place::default(), Vec::new(), Vec::new());
-        while self.feed(&mut place, &mut chunk)? {
-            for s in chunk.drain(..) {
-                match tx.check_stored(&s) {
-                    Ok(()) => {}
-                    Err(e) if e.is_store() => return Err(e),
-                    Err(_) if out.len() == NAMED => {
-                        out.push("and there is more".to_owned());
-                        return Ok(out);
-                    }
-                    Err(e) => out.push(format!("#{} does not fit: {e}", self.identity.local_id(s.ent))),
+        loop {
+            match self.feed(&mut place, &mut chunk) {
+                Ok(true) => {}
+                Ok(false) => return out,
+                // There is no way on from here.
+                Err(e) => {
+                    out.push(format!("what is stored cannot be read to its end: {e}"));
+                    return out;
                 }
             }
+            for s in chunk.drain(..) {
+                let Err(e) = tx.check_stored(&s) else { continue };
+                if out.len() == NAMED {
+                    out.push("and there is more".to_owned());
+                    return out;
+                }
+                let (id, what) =
+                    (self.identity.local_id(s.ent), if e.is_store() { "cannot be checked" } else { "does not fit" });
+                out.push(format!("#{id} {what}: {e}"));
+            }
         }
-        Ok(out)
     }
 }

@@ -10,7 +10,7 @@ use crate::watches::watch;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use mew_plan::{Inputs, KernelName, Objects, Plan, draft, kernel_of, namespace_of};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,6 +30,9 @@ const REST_CHANGED: u32 = 1;
 const REST_REPORTED: u32 = 3;
 const REST_QUIET: u32 = 19;
 
+/// Why a kernel keeps what it has, if it is not for what its agent might lose.
+const WAITS: &str = "it keeps what it has: ConfigMaps that its Remotes name cannot be read yet";
+
 /// Leads until `stop`; an error is an end that came by itself.
 pub async fn lead(l: Leader, tenure: Tenure, in_use: Option<Timestamp>, stop: CancellationToken) -> Result<()> {
     let (to, mut changes) = mpsc::channel(CHANGES);
@@ -48,7 +51,7 @@ pub async fn lead(l: Leader, tenure: Tenure, in_use: Option<Timestamp>, stop: Ca
     let mut term = Planner {
         declared: Declared::new(&l.options.watched),
         since_ms: now_ms(),
-        kept: BTreeSet::new(),
+        kept: BTreeMap::new(),
         tenure,
         outbox,
         bundles,
@@ -66,8 +69,8 @@ struct Planner {
     l: Leader,
     declared: Declared,
     since_ms: u64,
-    /// Kernels that keep what they have, as it was said last.
-    kept: BTreeSet<KernelName>,
+    /// Kernels that keep what they have, and why, as it was said last.
+    kept: BTreeMap<KernelName, String>,
     tenure: Tenure,
     outbox: Arc<Outbox>,
     bundles: Arc<Bundles>,
@@ -172,19 +175,54 @@ impl Planner {
 
     /// Takes out the snapshots that need what is not read yet, and says which agents keep what they have.
     fn keep(&mut self, p: &mut Plan, objects: &Objects, waiting: &BTreeSet<String>) {
-        let mut kept: BTreeSet<KernelName> = p.kept.keys().cloned().collect();
+        let mut kept = p.kept.clone();
         if !waiting.is_empty() {
             let needs = objects.remotes.iter().filter(|(n, _)| waiting.contains(namespace_of(n)));
-            kept.extend(needs.map(|(n, r)| kernel_of(n, r)));
+            for (n, r) in needs {
+                kept.entry(kernel_of(n, r)).or_insert_with(|| WAITS.to_owned());
+            }
         }
-        p.snapshots.retain(|k, _| !kept.contains(k));
-        for k in kept.difference(&self.kept) {
-            let waits = "it keeps what it has: ConfigMaps that its Remotes name cannot be read yet";
-            tracing::warn!(kernel = %k.kernel_id(), "{}", p.kept.get(k).map_or(waits, String::as_str));
+        p.snapshots.retain(|k, _| !kept.contains_key(k));
+        for (k, why) in told(&self.kept, &kept) {
+            tracing::warn!(kernel = %k.kernel_id(), "{why}");
         }
-        for k in self.kept.difference(&kept) {
+        for k in self.kept.keys().filter(|k| !kept.contains_key(*k)) {
             tracing::info!(kernel = %k.kernel_id(), "it gets what is declared now");
         }
         self.kept = kept;
+    }
+}
+
+/// What is news of kernels that keep what they have: a reason that is another one tells what to do now.
+fn told<'a>(
+    before: &'a BTreeMap<KernelName, String>,
+    now: &'a BTreeMap<KernelName, String>,
+) -> impl Iterator<Item = (&'a KernelName, &'a String)> {
+    now.iter().filter(|(k, why)| before.get(*k) != Some(*why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+    use mew_plan::KernelName;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_kernel_that_keeps_what_it_has_is_told_of_once_for_each_reason() {
+        let kept = |all: &[(&str, &str)]| -> BTreeMap<KernelName, String> {
+            all.iter().map(|(k, why)| (KernelName::new("shop", k), (*why).to_owned())).collect()
+        };
+        let said = |before: &[(&str, &str)], now: &[(&str, &str)]| -> Vec<String> {
+            told(&kept(before), &kept(now)).map(|(k, why)| format!("{}: {why}", k.name)).collect()
+        };
+        assert_eq!(said(&[], &[("a", "Sync x")]), ["a: Sync x"]);
+        let both = &[("a", "Sync x"), ("b", "Sync z")];
+        assert_eq!(said(&[("a", "Sync x")], both), ["b: Sync z"]);
+        assert!(said(both, both).is_empty() && said(both, &both[..1]).is_empty());
+        assert_eq!(
+            said(both, &[("a", "Sync y"), ("b", "Sync z")]),
+            ["a: Sync y"],
+            "x was applied, and y is missing still"
+        );
     }
 }

@@ -5,7 +5,7 @@ use crate::common::{OWN, POLICY, REMOTE, START_MS, SYNC, World, is, kernel, mess
 use crate::rows::{current, in_progress, live, rejected};
 use mew_contract::Snapshot;
 use mew_contract::report::Names;
-use mew_plan::{Doubts, Incomplete, empty_snapshot};
+use mew_plan::{Doubts, Incomplete, SILENT_MS, empty_snapshot};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -99,6 +99,28 @@ fn without_policies_only_what_is_in_force_already_is_given() {
     let why = kept(&w).unwrap_or_default();
     assert!(why.contains("policies may be missing"), "{why}");
     assert!(why.ends_with("Apply everything again as it was, or wait until 2026-11-21T09:09:00Z"), "{why}");
+}
+
+/// That this leader gave it what it has says nothing of the policies that are missing still.
+#[test]
+fn without_policies_what_the_leader_gave_is_no_reason_to_give_more() {
+    let given = || {
+        let mut w = World::in_sync();
+        w.doubts = POLICIES;
+        assert!(w.agent().confirmed.is_some() && kept(&w).is_none(), "exactly this");
+        w
+    };
+    let mut w = given();
+    w.put("Sync", NEW, push("new"));
+    assert!(kept(&w).is_some_and(|why| why.contains("policies may be missing")));
+    w.doubts = Doubts::default();
+    assert_eq!(kept(&w), None, "the grace is over");
+    let mut w = given();
+    w.edit_remote("permissions", json!({"canReceive": [{"type": "*"}]}));
+    assert!(kept(&w).is_some(), "nor may a Remote be given that allows more");
+    // In doubt about other kinds, it is known what was withdrawn since.
+    w.doubts = Doubts { remotes: BACK, ..SYNCS };
+    assert_eq!(kept(&w), None);
 }
 
 #[test]
@@ -220,6 +242,70 @@ fn a_policy_is_not_enforced_by_an_agent_that_keeps_what_it_has() {
     assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"));
     assert_eq!(message(&w.policy(POLICY), "Programmed"), SAID);
     w.put("Sync", NOTES, push("note"));
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), current("True/Enforced"));
+}
+
+/// What is said of a policy once stays, so it has to wait for agents that are on their way.
+#[test]
+fn a_policy_is_not_enforced_before_an_agent_says_that_it_keeps_what_it_has() {
+    let lacking = || {
+        let mut w = leads(SYNCS);
+        w.objects.syncs.remove(NOTES);
+        w.put("FederationPolicy", POLICY, policy_spec());
+        w
+    };
+    let mut w = lacking();
+    let report = w.agent().report.take();
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"), "it is attached");
+    w.agent().report = report;
+    w.settle();
+    assert_eq!(message(&w.policy(POLICY), "Programmed"), SAID);
+
+    let mut w = lacking();
+    let agents = std::mem::take(&mut w.agents);
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"), "it has not come");
+    w.agents = agents;
+    w.settle();
+    assert_eq!(message(&w.policy(POLICY), "Programmed"), SAID);
+    w.put("Sync", NOTES, push("note"));
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), current("True/Enforced"));
+}
+
+/// Applied again before the Remote that it selects.
+#[test]
+fn a_policy_waits_for_remotes_that_may_be_missing() {
+    let mut w = leads(Doubts { remotes: BACK, ..SYNCS });
+    w.objects.syncs.remove(NOTES);
+    let remotes = std::mem::take(&mut w.objects.remotes);
+    w.put("FederationPolicy", POLICY, policy_spec());
+    // Another namespace's are none of its business.
+    w.put("FederationPolicy", "other/main", policy_spec());
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"));
+    let said = message(&w.policy(POLICY), "Programmed");
+    assert!(said.contains("Remote shop/eu, which the agent has, is not applied again"), "{said}");
+    assert_eq!(row(&w.policy("other/main")), current("True/Enforced"));
+    w.objects.remotes = remotes;
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"));
+    assert_eq!(message(&w.policy(POLICY), "Programmed"), SAID, "for what is missing still");
+}
+
+#[test]
+fn a_policy_waits_for_agents_while_nobody_knows_for_which() {
+    let mut w = leads(REMOTES);
+    w.objects.remotes.clear();
+    w.agents.clear();
+    w.put("FederationPolicy", POLICY, policy_spec());
+    w.since_ms = w.now_ms;
+    w.settle();
+    assert_eq!(row(&w.policy(POLICY)), in_progress("Unknown/Pending"));
+    assert!(message(&w.policy(POLICY), "Programmed").contains("agents have not said yet what they have"));
+    w.pass(SILENT_MS);
     w.settle();
     assert_eq!(row(&w.policy(POLICY)), current("True/Enforced"));
 }

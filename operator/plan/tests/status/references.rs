@@ -117,6 +117,35 @@ fn a_refused_claim_is_shown_while_somebody_asks() {
     assert_eq!(o["status"]["lastError"]["reason"], "KernelClaimed", "it was the last error all the same");
 }
 
+/// The old one stays in force, so nothing is less ready; whoever looks at the Remote sees why the new one is not.
+#[test]
+fn an_ontology_that_was_refused_is_shown_while_it_is() {
+    let mut w = World::in_sync();
+    assert_eq!(is(&w.settled_remote(), "OntologyMismatch"), "-");
+    let refused = Problem::new(Reason::OntologyMismatch, "the new ontology is refused: attribute Task.n changed");
+    w.last_report().problem = Some(refused);
+    let o = w.settled_remote();
+    assert_eq!(is(&o, "OntologyMismatch"), "True/OntologyMismatch");
+    assert!(message(&o, "OntologyMismatch").contains("attribute Task.n changed"));
+    assert_eq!(row(&o), current("True/Connected"));
+    assert_eq!(row(&w.sync(SYNC)), current("True/InSync"));
+    assert_eq!(o["status"]["lastError"]["reason"], "OntologyMismatch");
+    // Beside somebody who asks for the kernel.
+    let claim = Problem::new(Reason::KernelClaimed, "pod-2 was refused: pod-1 holds it");
+    let at_ms = w.now_ms;
+    w.agent().refused_claim = Some(RefusedClaim { instance: "pod-2".into(), problem: claim, at_ms });
+    let o = w.settled_remote();
+    assert_eq!(
+        (is(&o, "KernelClaimed"), is(&o, "OntologyMismatch")),
+        ("True/KernelClaimed".into(), "True/OntologyMismatch".into())
+    );
+    w.agent().attached = false;
+    assert_eq!(is(&w.settled_remote(), "OntologyMismatch"), "-", "nobody says so any more");
+    w.agent().attached = true;
+    w.last_report().problem = None;
+    assert_eq!(is(&w.settled_remote(), "OntologyMismatch"), "-", "it was taken");
+}
+
 #[test]
 fn a_kernel_that_no_agent_holds_and_no_remote_names_is_of_no_use() {
     let mut w = World::in_sync();
