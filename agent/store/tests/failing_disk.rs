@@ -266,9 +266,21 @@ fn agrees_after(store: &Store, m: &Model, u: &Upkeep, when: &str) {
     agrees(store, &m, when);
 }
 
+/// What a disk may leave when the power is lost.
+const LOSSES: u64 = 8;
+
 #[test]
 fn upkeep_that_fails_anywhere_loses_nothing_and_is_done_later() {
-    let segment_bytes = 600;
+    fails_anywhere(600);
+}
+
+/// Each segment becomes one: some are rewritten, and others are not.
+#[test]
+fn upkeep_that_fails_between_segments_loses_nothing_and_is_done_later() {
+    fails_anywhere(1);
+}
+
+fn fails_anywhere(segment_bytes: u32) {
     let worn_out = MemDisk::new();
     let m = worn(&worn_out, segment_bytes);
     let none = Fault::default();
@@ -284,11 +296,15 @@ fn upkeep_that_fails_anywhere_loses_nothing_and_is_done_later() {
             disk.set_fault(none);
             assert_eq!(store.broken(), None, "{when}");
             agrees_after(&store, &m, &u, &when);
-            for power_is_lost in [false, true] {
-                let (copy, when) = (disk.copy(), format!("{when}, power lost: {power_is_lost}"));
-                if power_is_lost {
-                    copy.crash(0);
-                }
+            let killed = ("killed".to_owned(), disk.copy());
+            let lost = (0..=LOSSES).map(|seed| {
+                let copy = disk.copy();
+                // Nothing that was not synced is there, or some of it.
+                seed.checked_sub(1).map_or_else(|| copy.crash(0), |seed| copy.crash_with(seed));
+                (format!("power lost, {seed}"), copy)
+            });
+            for (how, copy) in std::iter::once(killed).chain(lost) {
+                let when = format!("{when}, {how}");
                 agrees_after(&reopened(&copy, segment_bytes, &when), &m, &u, &when);
             }
 
