@@ -266,7 +266,7 @@ fn agrees_after(store: &Store, m: &Model, u: &Upkeep, when: &str) {
     agrees(store, &m, when);
 }
 
-/// What a disk may leave when the power is lost.
+/// Besides what was synced alone, so many of those that a disk may leave when the power is lost.
 const LOSSES: u64 = 8;
 
 #[test]
@@ -296,14 +296,17 @@ fn fails_anywhere(segment_bytes: u32) {
             disk.set_fault(none);
             assert_eq!(store.broken(), None, "{when}");
             agrees_after(&store, &m, &u, &when);
-            let killed = ("killed".to_owned(), disk.copy());
+            let killed = [("killed", disk.copy()), ("killed, without its checkpoint", without_checkpoint(&disk))];
+            let killed = killed.map(|(how, copy)| (how.to_owned(), copy));
             let lost = (0..=LOSSES).map(|seed| {
                 let copy = disk.copy();
-                // Nothing that was not synced is there, or some of it.
-                seed.checked_sub(1).map_or_else(|| copy.crash(0), |seed| copy.crash_with(seed));
+                match seed {
+                    0 => copy.crash(0),
+                    seed => copy.crash_with(seed),
+                }
                 (format!("power lost, {seed}"), copy)
             });
-            for (how, copy) in std::iter::once(killed).chain(lost) {
+            for (how, copy) in killed.into_iter().chain(lost) {
                 let when = format!("{when}, {how}");
                 agrees_after(&reopened(&copy, segment_bytes, &when), &m, &u, &when);
             }
