@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::interrupted::Interrupted;
 use common::*;
 use mew_store::{DirDisk, Fault, MemDisk, Store, StoreError, Upkeep};
 use std::fs;
@@ -325,6 +326,50 @@ fn fails_anywhere(segment_bytes: u32) {
             if kept.is_ok() {
                 assert!(n > 0, "{fault:?} harms upkeep");
                 break;
+            }
+        }
+    }
+}
+
+/// The disk works again before upkeep is at its end: what could not be taken away meanwhile is not forgotten.
+#[test]
+fn upkeep_that_fails_for_a_moment_leaves_nothing_behind() {
+    let segment_bytes = 1;
+    let worn_out = MemDisk::new();
+    let m = worn(&worn_out, segment_bytes);
+    for (fault, moment) in faults().into_iter().flat_map(|f| [0, 1, 3].map(|moment| (f.0, moment))) {
+        for n in 0.. {
+            let when = format!("{fault:?} after {n}, and for {moment} more");
+            let (disk, mut m) = (Interrupted::on(worn_out.copy()), m.clone());
+            let opened = Store::open(Arc::new(disk.clone()), ontology(), options(segment_bytes));
+            let store = opened.expect("the store opens").0;
+            let u = EVERYTHING.of(&m);
+            let failing = disk.clone();
+            disk.interrupt(
+                n,
+                Box::new(move || {
+                    failing.disk.set_fault(fault);
+                    let works = failing.disk.clone();
+                    failing.interrupt(moment, Box::new(move || works.set_fault(Fault::default())));
+                }),
+            );
+            let kept = store.maintain(&u);
+            let (fails_still, waits) = (disk.disk.has_fault(), disk.leftover().is_some());
+            disk.disk.set_fault(Fault::default());
+            if waits && !fails_still {
+                assert!(n > 20 && kept.is_ok(), "{when}: {kept:?}");
+                break;
+            }
+            agrees_after(&store, &m, &u, &when);
+            m.maintained(&store, &u);
+            commit(&store, &m.batch(&[put_task(9, 1, None)]));
+            store.maintain(&u).unwrap_or_else(|e| panic!("with a disk that works again, {when}: {e}"));
+            m.maintained(&store, &u);
+            agrees(&store, &m, &when);
+            tidy(&disk.disk, &when);
+            drop(store);
+            for copy in [without_checkpoint(&disk.disk), disk.disk.copy()] {
+                agrees(&reopened(&copy, segment_bytes, &when), &m, &format!("opened again, {when}"));
             }
         }
     }

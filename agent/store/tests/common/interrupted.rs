@@ -20,6 +20,10 @@ struct InterruptedFile {
 }
 
 impl Interrupted {
+    pub fn on(disk: MemDisk) -> Self {
+        Interrupted { disk, job: Arc::default() }
+    }
+
     pub fn interrupt(&self, after: usize, job: Job) {
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some((after, job));
     }
