@@ -112,7 +112,14 @@ proptest! {
         };
         let (meanwhile, later) = (twice(&meanwhile), twice(&later));
         let interrupted = store.clone();
-        disk.interrupt(at, Box::new(move || meanwhile.iter().for_each(|b| drop(commit(&interrupted, b)))));
+        disk.interrupt(
+            at,
+            Box::new(move || {
+                for b in &meanwhile {
+                    commit(&interrupted, b);
+                }
+            }),
+        );
         store.maintain(&u).expect("upkeep succeeds");
         if let Some(late) = disk.leftover() {
             late();
