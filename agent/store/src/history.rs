@@ -320,3 +320,58 @@ impl History {
         std::iter::from_fn(move || if descending { all.next_back() } else { all.next() }.map(|e| (e.0.1, e.0.2)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{History, MOST_DROPPED, Old};
+    use crate::log::Loc;
+
+    const MANY: u32 = 10_000;
+
+    fn is_at(offset: u32) -> Old {
+        Old { loc: Loc::new(0, offset), ends: Some([offset, offset]), uniques: vec![offset.into()], ..Old::default() }
+    }
+
+    /// A look that was open for long leaves much: none of it is seen by those that are younger, and it goes in parts, so that
+    /// nobody waits for all of it.
+    #[test]
+    fn what_only_an_old_look_would_ask_for_goes_in_parts() {
+        let mut h = History::new();
+        assert!(h.look_out(Some(0)).is_none());
+        h.begin();
+        (0..MANY).for_each(|ent| h.replaced(ent, is_at(ent)));
+        h.fact_replaced(b"f", Loc::new(0, 1));
+        h.forgotten("gone", MANY, Loc::new(0, 2));
+        // The oldest look that is left is of this commit, and each of these was replaced after it once more.
+        h.begin();
+        (0..MANY).step_by(2).for_each(|ent| h.replaced(ent, is_at(MANY + ent)));
+        h.begin();
+        let newer = 2;
+        (0..100).for_each(|ent| h.replaced(ent, is_at(2 * MANY + ent)));
+        h.fact_replaced(b"f", Loc::new(0, 3));
+        let kept = 101;
+
+        let mut calls = 0;
+        while h.order.len() > kept {
+            let before = h.order.len();
+            assert!(h.look_out(Some(newer)).is_none(), "not all of it goes");
+            let dropped = before - h.order.len();
+            assert!(dropped > 0 && dropped <= MOST_DROPPED, "{dropped} at once");
+            calls += 1;
+            for ent in [0, 1, 99, 100, 101, 5000, MANY - 1, MANY] {
+                let right = (ent < 100).then(|| Loc::new(0, 2 * MANY + ent));
+                assert_eq!(h.entity(ent, newer).map(|old| old.loc), right, "entity {ent} after {calls}");
+            }
+            assert_eq!(h.fact(b"f", newer), Some(Loc::new(0, 3)), "after {calls}");
+            assert_eq!(h.all(newer).count(), 100, "after {calls}");
+            assert!(h.serves(newer) && h.is_kept());
+        }
+        assert!(calls > 3, "in {calls} parts");
+        // Nothing that one would look by is left of what went.
+        assert_eq!((h.entities.len(), h.facts.len(), h.by_id.len()), (100, 1, 0));
+        assert_eq!((h.by_end.len(), h.by_unique.len()), (100, 100));
+        assert!(h.look_out(Some(newer)).is_none());
+        assert_eq!(h.order.len(), kept, "that is still looked at");
+        assert!(h.look_out(None).is_some_and(|all| all.order.len() == kept) && h.is_empty());
+    }
+}

@@ -313,13 +313,21 @@ fn fact_at(st: RwLockReadGuard<'_, State>, loc: Loc) -> Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Batch, MemDisk, Options, Store, StoreError};
+    use crate::checkpoint::{CHECKPOINT, UNFINISHED};
+    use crate::{Batch, Disk, DiskFile, MemDisk, Opened, Options, Store, StoreError, Upkeep};
     use mew_model::Ontology;
-    use std::sync::Arc;
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex, OnceLock, Weak};
+    use std::thread::{self, JoinHandle};
+
+    fn open(disk: Arc<dyn Disk>) -> (Store, Opened) {
+        let o = Options { kernel_id: "k".into(), new_incarnation: "i".into(), segment_bytes: 1 << 20 };
+        Store::open(disk, Arc::new(Ontology::default()), o).expect("the store opens")
+    }
 
     fn store() -> Store {
-        let o = Options { kernel_id: "k".into(), new_incarnation: "i".into(), segment_bytes: 1 << 20 };
-        Store::open(Arc::new(MemDisk::new()), Arc::new(Ontology::default()), o).expect("a new store opens").0
+        open(Arc::new(MemDisk::new())).0
     }
 
     fn put(store: &Store, value: &str) {
@@ -347,5 +355,85 @@ mod tests {
         drop((old, young));
         assert!(store.read().history.is_empty(), "nothing is kept for nobody");
         assert_eq!(store.view().fact(b"f").expect("it is there").as_deref(), Some(&b"5"[..]));
+    }
+
+    /// More than is kept for a look.
+    const WRITES: usize = 10;
+
+    fn write(store: &Store) {
+        (0..WRITES).for_each(|n| put(store, &format!("written beside a checkpoint, {n}")));
+    }
+
+    /// Much is committed each time that a checkpoint is begun.
+    #[derive(Default)]
+    struct Busy {
+        disk: MemDisk,
+        store: OnceLock<Weak<Store>>,
+        begun: AtomicUsize,
+        /// Who may have to wait for the checkpoint.
+        writers: Mutex<Vec<JoinHandle<()>>>,
+    }
+
+    impl Disk for Busy {
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.disk.list()
+        }
+        fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+            self.disk.open(name)
+        }
+        fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+            if name == UNFINISHED
+                && let Some(store) = self.store.get().and_then(Weak::upgrade)
+            {
+                match self.begun.fetch_add(1, Ordering::Relaxed) {
+                    0 | 1 => write(&store),
+                    _ => self.writers.lock().expect("nobody panicked").push(thread::spawn(move || write(&store))),
+                }
+            }
+            self.disk.create(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.rename(from, to)
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.disk.remove(name)
+        }
+        fn sync_names(&self) -> io::Result<()> {
+            self.disk.sync_names()
+        }
+        fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+            self.disk.lock()
+        }
+    }
+
+    fn canonical(store: &Store) -> Vec<u8> {
+        let mut out = Vec::new();
+        store.canonical(&mut out).expect("it can be read");
+        out
+    }
+
+    /// A store under steady writing gets its checkpoint all the same: in the end writers wait until it is read.
+    #[test]
+    fn a_checkpoint_that_is_overtaken_is_made_again() {
+        let disk = Arc::new(Busy::default());
+        let store = Arc::new(open(disk.clone()).0);
+        store.state.write().expect("nobody panicked").history.bound(3);
+        put(&store, "before");
+        disk.store.set(Arc::downgrade(&store)).expect("it is set once");
+        let kept = store.maintain(&Upkeep::thorough(0, 0)).expect("upkeep succeeds");
+        assert!(kept.checkpoint_bytes > 0, "{kept:?}");
+        let writers: Vec<_> = disk.writers.lock().expect("nobody panicked").drain(..).collect();
+        let waiting = writers.len();
+        assert!(waiting > 0, "it was begun {} times", disk.begun.load(Ordering::Relaxed));
+        for w in writers {
+            w.join().expect("commits succeed");
+        }
+        let (again, how) = open(Arc::new(disk.disk.copy()));
+        assert!(how.records as usize <= waiting * WRITES, "the checkpoint is of what came before: {how:?}");
+        assert!(canonical(&again) == canonical(&store));
+        drop(again);
+        let copy = disk.disk.copy();
+        copy.remove(CHECKPOINT).expect("it is there");
+        assert!(canonical(&open(Arc::new(copy)).0) == canonical(&store), "without the checkpoint");
     }
 }

@@ -248,14 +248,58 @@ fn upkeep_does_not_carry_damage_on() {
     for n in 0..15 {
         commit(&store, &m.batch(&[put_task(n % 5, 30, None)]));
     }
-    let before = segments(&disk);
+    let damaged = bytes_of(&disk, &name);
     let u = Upkeep::thorough(m.seq, u64::MAX);
     let e = store.maintain(&u).expect_err("the segment is damaged");
     assert!(e.to_string().contains("is damaged at offset"), "{e}");
-    assert_eq!(segments(&disk), before);
+    assert!(segments(&disk).contains(&name) && bytes_of(&disk, &name) == damaged, "it stays as it is");
+    m.maintained(&store, &u);
     assert!(store.view().fact(b"f/2").is_err());
     assert_eq!(feed(&store, 0), m.feed(0), "entities are not concerned");
     // What is not damaged can still be written.
     commit(&store, &m.batch(&[put_task(9, 1, None), fact(2, b"again")]));
     assert_eq!(store.view().fact(b"f/2").expect("it was written again").as_deref(), Some(&b"again"[..]));
+}
+
+/// What was compacted before the damage counts: one segment that cannot be read must not keep everything else as large as it is.
+#[test]
+fn what_upkeep_did_before_it_found_damage_is_kept() {
+    // Each commit has a segment of its own, and each segment becomes one.
+    let segment_bytes = 1;
+    let disk = MemDisk::new();
+    let store = open(&disk, segment_bytes);
+    let mut m = Model::new();
+    let mut newest = |ops: &[Op]| {
+        commit(&store, &m.batch(ops));
+        segments(&disk).pop().expect("there are segments")
+    };
+    let first = newest(&[put_task(0, 20, None), put_task(1, 20, None)]);
+    let second = newest(&[put_task(2, 20, None), put_task(3, 20, None)]);
+    let third = newest(&[put_task(0, 20, None), put_task(2, 20, None), fact(1, b"replaced")]);
+    newest(&[fact(1, b"last")]);
+    // In the task that was replaced, so that nobody but upkeep comes upon it.
+    let at = bytes_of(&disk, &second).windows(9).position(|w| w == [b'x'; 9]).expect("the task is there");
+    let flip = || disk.edit(&second, |b| b[at] ^= 1);
+    flip();
+    let u = Upkeep::thorough(m.seq, 0);
+    let e = store.maintain(&u).expect_err("the segment is damaged");
+    let id: u32 = second[..10].parse().expect("a segment is named by its id");
+    assert!(e.to_string().starts_with(&format!("segment {id} is damaged at offset ")), "{e}");
+    let names = segments(&disk);
+    assert!(!names.contains(&first) && names.contains(&second) && names.contains(&third), "{names:?}");
+    assert!(!compacted(&disk).is_empty() && has_checkpoint(&disk), "{names:?}");
+    tidy(&disk, "with damage");
+    same(&look(&store.view()), &m.look(), "with damage");
+    drop(store);
+    let (store, how) = try_open(&disk, segment_bytes).expect("the store opens");
+    assert_eq!(how.records, 0, "the checkpoint is of all of it");
+    same(&look(&store.view()), &m.look(), "reopened with damage");
+
+    flip();
+    let kept = store.maintain(&u).expect("it is mended");
+    assert!(kept.rewritten > 0 && !segments(&disk).contains(&second), "{kept:?}");
+    m.maintained(&store, &u);
+    agrees(&store, &m, "mended");
+    drop(store);
+    rebuilds_alike(&disk, segment_bytes, "mended");
 }

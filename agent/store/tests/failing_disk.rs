@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::interrupted::Interrupted;
 use common::*;
 use mew_store::{DirDisk, Fault, MemDisk, Store, StoreError, Upkeep};
 use std::fs;
@@ -266,9 +267,21 @@ fn agrees_after(store: &Store, m: &Model, u: &Upkeep, when: &str) {
     agrees(store, &m, when);
 }
 
+/// Besides what was synced alone, so many of those that a disk may leave when the power is lost.
+const LOSSES: u64 = 8;
+
 #[test]
 fn upkeep_that_fails_anywhere_loses_nothing_and_is_done_later() {
-    let segment_bytes = 600;
+    fails_anywhere(600);
+}
+
+/// Each segment becomes one: some are rewritten, and others are not.
+#[test]
+fn upkeep_that_fails_between_segments_loses_nothing_and_is_done_later() {
+    fails_anywhere(1);
+}
+
+fn fails_anywhere(segment_bytes: u32) {
     let worn_out = MemDisk::new();
     let m = worn(&worn_out, segment_bytes);
     let none = Fault::default();
@@ -284,11 +297,18 @@ fn upkeep_that_fails_anywhere_loses_nothing_and_is_done_later() {
             disk.set_fault(none);
             assert_eq!(store.broken(), None, "{when}");
             agrees_after(&store, &m, &u, &when);
-            for power_is_lost in [false, true] {
-                let (copy, when) = (disk.copy(), format!("{when}, power lost: {power_is_lost}"));
-                if power_is_lost {
-                    copy.crash(0);
+            let killed = [("killed", disk.copy()), ("killed, without its checkpoint", without_checkpoint(&disk))];
+            let killed = killed.map(|(how, copy)| (how.to_owned(), copy));
+            let lost = (0..=LOSSES).map(|seed| {
+                let copy = disk.copy();
+                match seed {
+                    0 => copy.crash(0),
+                    seed => copy.crash_with(seed),
                 }
+                (format!("power lost, {seed}"), copy)
+            });
+            for (how, copy) in killed.into_iter().chain(lost) {
+                let when = format!("{when}, {how}");
                 agrees_after(&reopened(&copy, segment_bytes, &when), &m, &u, &when);
             }
 
@@ -306,6 +326,50 @@ fn upkeep_that_fails_anywhere_loses_nothing_and_is_done_later() {
             if kept.is_ok() {
                 assert!(n > 0, "{fault:?} harms upkeep");
                 break;
+            }
+        }
+    }
+}
+
+/// The disk works again before upkeep is at its end: what could not be taken away meanwhile is not forgotten.
+#[test]
+fn upkeep_that_fails_for_a_moment_leaves_nothing_behind() {
+    let segment_bytes = 1;
+    let worn_out = MemDisk::new();
+    let m = worn(&worn_out, segment_bytes);
+    for (fault, moment) in faults().into_iter().flat_map(|f| [0, 1, 3].map(|moment| (f.0, moment))) {
+        for n in 0.. {
+            let when = format!("{fault:?} after {n}, and for {moment} more");
+            let (disk, mut m) = (Interrupted::on(worn_out.copy()), m.clone());
+            let opened = Store::open(Arc::new(disk.clone()), ontology(), options(segment_bytes));
+            let store = opened.expect("the store opens").0;
+            let u = EVERYTHING.of(&m);
+            let failing = disk.clone();
+            disk.interrupt(
+                n,
+                Box::new(move || {
+                    failing.disk.set_fault(fault);
+                    let works = failing.disk.clone();
+                    failing.interrupt(moment, Box::new(move || works.set_fault(Fault::default())));
+                }),
+            );
+            let kept = store.maintain(&u);
+            let (fails_still, waits) = (disk.disk.has_fault(), disk.leftover().is_some());
+            disk.disk.set_fault(Fault::default());
+            if waits && !fails_still {
+                assert!(n > 20 && kept.is_ok(), "{when}: {kept:?}");
+                break;
+            }
+            agrees_after(&store, &m, &u, &when);
+            m.maintained(&store, &u);
+            commit(&store, &m.batch(&[put_task(9, 1, None)]));
+            store.maintain(&u).unwrap_or_else(|e| panic!("with a disk that works again, {when}: {e}"));
+            m.maintained(&store, &u);
+            agrees(&store, &m, &when);
+            tidy(&disk.disk, &when);
+            drop(store);
+            for copy in [without_checkpoint(&disk.disk), disk.disk.copy()] {
+                agrees(&reopened(&copy, segment_bytes, &when), &m, &format!("opened again, {when}"));
             }
         }
     }

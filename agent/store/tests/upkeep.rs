@@ -273,6 +273,58 @@ fn an_entity_that_was_deleted_stays_deleted() {
     rebuilds_alike(&disk, segment_bytes, "with nothing left of it");
 }
 
+/// A task that is new, and its end.
+fn short_life(m: &Model, n: u8) -> [Op; 2] {
+    let which = m.newest.iter().flatten().count();
+    [put_task(n, 100, None), Op::Delete { which }]
+}
+
+/// The oldest segment is not worth rewriting by itself. What is replaced in it keeps the tombstones of no later one.
+#[test]
+fn a_replaced_record_at_the_beginning_keeps_no_tombstones() {
+    let segment_bytes = 2000;
+    let disk = MemDisk::new();
+    let store = open(&disk, segment_bytes);
+    let mut m = Model::new();
+    let first: Vec<Op> = (0..8).map(|n| put_task(n, 100, None)).collect();
+    commit(&store, &m.batch(&first));
+    commit(&store, &m.batch(&[put_task(0, 100, None)]));
+    for n in 0..200 {
+        let ops = short_life(&m, 20 + n);
+        commit(&store, &m.batch(&ops));
+        if n % 20 == 19 {
+            let u = Upkeep::routine(m.seq, m.clock + 1);
+            let kept = maintain(&store, &mut m, &u);
+            assert!(kept.forgotten > 0, "after {n}: {kept:?}");
+            assert!(segments(&disk).len() <= 12, "after {n}: {:?}", segments(&disk));
+            rebuilds_alike(&disk, segment_bytes, &format!("after {n}"));
+        }
+    }
+    assert!(m.forgotten.len() > 150, "all but the newest: {} of 200", m.forgotten.len());
+}
+
+/// Tombstones that came of age count as much as what was replaced, also if nothing is committed any more.
+#[test]
+fn segments_of_nothing_but_old_tombstones_are_worth_rewriting() {
+    let segment_bytes = 2000;
+    let disk = MemDisk::new();
+    let store = open(&disk, segment_bytes);
+    let mut m = Model::new();
+    for n in 0..40 {
+        let ops = short_life(&m, n);
+        commit(&store, &m.batch(&ops));
+    }
+    let young = Upkeep::thorough(m.seq, 0);
+    let kept = maintain(&store, &mut m, &young);
+    assert!(kept.checkpoint_bytes > 0 && kept.forgotten == 0, "{kept:?}");
+    let before = store.usage().0;
+    let old = Upkeep::routine(m.seq, m.clock + 1);
+    let kept = maintain(&store, &mut m, &old);
+    assert!(kept.forgotten > 20 && m.forgotten.len() as u64 == kept.forgotten, "{kept:?}");
+    assert!(store.usage().0 < before / 2, "{} bytes of {before}", store.usage().0);
+    rebuilds_alike(&disk, segment_bytes, "without tombstones");
+}
+
 #[test]
 fn heavy_overwriting_takes_little_room() {
     let segment_bytes = 4096;

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 pub mod acts;
+pub mod interrupted;
 mod model;
 
 use mew_model::name::number;
@@ -45,6 +46,18 @@ pub fn ontology() -> Arc<Ontology> {
 
 /// The titles of persons may be unique as well.
 pub fn ontology_with(unique_titles: bool) -> Arc<Ontology> {
+    with_titles(Some("Task"), (unique_titles.then_some("Person"), None))
+}
+
+/// Of whom the titles are indexed: of tasks, of persons.
+pub type Indexes = (bool, bool);
+
+pub fn ontology_with_indexes((tasks, persons): Indexes) -> Arc<Ontology> {
+    with_titles(tasks.then_some("Task"), (None, persons.then_some("Person")))
+}
+
+/// Where the titles of tasks are indexed, and those of persons unique and indexed.
+fn with_titles(of_tasks: Option<&str>, of_persons: (Option<&str>, Option<&str>)) -> Arc<Ontology> {
     let node =
         |name: &str, attrs: Vec<Attribute>| Declared { name: name.to_owned(), parents: vec![], attrs, edge: None };
     let param = |name: &str, ty: &str| Param { name: name.to_owned(), ty: Some(ty.to_owned()) };
@@ -54,8 +67,8 @@ pub fn ontology_with(unique_titles: bool) -> Arc<Ontology> {
         on_kill_target: OnKill::Unlink,
     };
     let declared = vec![
-        node("Task", vec![attr("title", None, Some("Task")), attr("code", Some("Task"), None)]),
-        node("Person", vec![attr("title", unique_titles.then_some("Person"), None)]),
+        node("Task", vec![attr("title", None, of_tasks), attr("code", Some("Task"), None)]),
+        node("Person", vec![attr("title", of_persons.0, of_persons.1)]),
         Declared { name: "owns".to_owned(), parents: vec![], attrs: vec![], edge: Some(owns) },
     ];
     Arc::new(Builder { name: "test".to_owned(), declared }.build().expect("the declarations are right"))
