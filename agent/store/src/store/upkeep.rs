@@ -43,6 +43,15 @@ struct Due {
     is_more: bool,
 }
 
+#[derive(Default)]
+struct Compacted {
+    rewritten: Vec<Rewritten>,
+    /// Why the rest is not.
+    failed: Option<StoreError>,
+    /// Files of what failed that could not be removed.
+    unfinished: Vec<String>,
+}
+
 impl Store {
     /// Prepares a spare segment, compacts, writes a checkpoint: whatever is due. Commits and readers go on meanwhile; it
     /// blocks only whoever else calls it. When it fails, nothing that counts is lost, and it can be called again.
@@ -85,20 +94,22 @@ impl Store {
         if !is_due && (groups.is_empty() || gain < dear) {
             return Ok(false);
         }
-        let (rewritten, failed) = self.compact(&groups, u, rubbish);
+        let Compacted { rewritten, failed, mut unfinished } = self.compact(&groups, u, rubbish);
         if rewritten.is_empty()
+            && !is_due
             && let Some(e) = failed
         {
-            let _ = self.sweep(rubbish);
+            *rubbish = unfinished;
             return Err(e);
         }
         rubbish.push(UNFINISHED.to_owned());
         done.checkpoint_bytes = self.checkpoint(&rewritten).map_err(|e| {
             // What it took is better free; what cannot be removed now is before the next compaction.
+            rubbish.append(&mut unfinished);
             let _ = self.sweep(rubbish);
             full_or(e)
         })?;
-        rubbish.clear();
+        *rubbish = unfinished;
         for x in rewritten {
             done.rewritten += x.old.len() as u64;
             done.freed_bytes += x.freed_bytes;
@@ -167,24 +178,24 @@ impl Store {
 
     /// As far as that goes: what was rewritten before something failed is good without the rest. `rubbish` becomes what to remove
     /// if it does not come to count.
-    fn compact(&self, groups: &[Group], u: &Upkeep, rubbish: &mut Vec<String>) -> (Vec<Rewritten>, Option<StoreError>) {
-        let mut out = Vec::new();
+    fn compact(&self, groups: &[Group], u: &Upkeep, rubbish: &mut Vec<String>) -> Compacted {
+        let mut out = Compacted::default();
         for group in groups {
             let id = self.new_id();
             let name = segment_name(id);
             let mut made = vec![name.clone(), format!("{name}{NEW}")];
             match compact::rewrite(self, &*self.disk, group, id, u) {
-                Ok(x) => out.push(x),
+                Ok(x) => out.rewritten.push(x),
                 Err(e) => {
                     // What it took is better free.
                     let _ = self.sweep(&mut made);
-                    rubbish.extend(made);
-                    return (out, Some(full_or(e)));
+                    (out.failed, out.unfinished) = (Some(full_or(e)), made);
+                    break;
                 }
             }
             rubbish.extend(made);
         }
-        (out, None)
+        out
     }
 
     /// Of the newest commit, after what compaction left out was replaced: nothing that it points to may be gone. If more is
