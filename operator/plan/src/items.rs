@@ -78,6 +78,13 @@ impl Items {
         Items { remotes: marks(&s.remotes), syncs: marks(&s.syncs) }
     }
 
+    /// Whether each of the others is here, and the same.
+    pub(crate) fn has_all_of(&self, others: &Items) -> bool {
+        let has =
+            |here: &BTreeMap<Name, Mark>, all: &BTreeMap<Name, Mark>| all.iter().all(|(n, m)| here.get(n) == Some(m));
+        has(&self.remotes, &others.remotes) && has(&self.syncs, &others.syncs)
+    }
+
     pub(crate) fn remote(&self, name: &str) -> Option<Mark> {
         self.remotes.get(name).copied()
     }

@@ -4,7 +4,7 @@
 //! it that nobody withdrew. See docs/adr/0009.
 
 use crate::gates::rfc3339;
-use crate::{AgentState, Inputs, KernelName, empty_snapshot};
+use crate::{AgentState, Inputs, Items, KernelName, empty_snapshot};
 use mew_contract::problem::shortened;
 use mew_contract::{Report, Snapshot};
 use mew_crds::GROUP;
@@ -69,14 +69,16 @@ fn why(
     if report.snapshot.is_empty() || has(&empty_snapshot(i.trust_domain, kernel)) || has(planned) {
         return None;
     }
-    // With which policies an item was planned, no snapshot says: without one of them the same item allows other things. That
-    // this leader gave it says as little: what is new since may be what they would deny.
+    // What this leader has given it before: so it is known what was withdrawn since. While policies may be missing, no more
+    // than that: what is new or another may be what they would deny.
+    if let Some(given) = &state.confirmed
+        && (i.doubts.policies.is_none() || given.has_all_of(&Items::of(planned)))
+    {
+        return None;
+    }
+    // With which policies an item was planned, no snapshot says: without one of them the same item allows other things.
     if i.doubts.policies.is_some() {
         return unknown("policies may be missing that went with it");
-    }
-    // What this leader has given it before: so it is known what was withdrawn since.
-    if state.confirmed.is_some() {
-        return None;
     }
     let Some(lost) = Lost::of(i, report) else { return unknown("this agent does not say by name what it might lose") };
     lost.map(Lost::told)

@@ -116,6 +116,9 @@ fn without_policies_what_the_leader_gave_is_no_reason_to_give_more() {
     w.doubts = Doubts::default();
     assert_eq!(kept(&w), None, "the grace is over");
     let mut w = given();
+    assert!(w.objects.syncs.remove(SYNC).is_some());
+    assert_eq!(kept(&w), None, "what was withdrawn since goes");
+    let mut w = given();
     w.edit_remote("permissions", json!({"canReceive": [{"type": "*"}]}));
     assert!(kept(&w).is_some(), "nor may a Remote be given that allows more");
     // In doubt about other kinds, it is known what was withdrawn since.
