@@ -55,7 +55,7 @@ pub struct Checkpoint {
     pub segments: Vec<Listed>,
     /// Number of the first frame that it does not know.
     pub next_frame: u64,
-    /// The segment that was written to when it was made: it must be there. Checkpoints of before leave it out of the list.
+    /// The segment that was written to when it was made: it must be there.
     pub active: u32,
 }
 

@@ -28,6 +28,23 @@ fn looked_up(store: &Store, mut batch: Batch) -> Batch {
     batch
 }
 
+/// Upkeep with these commits before one of its operations on the disk, or after it if it has fewer.
+fn maintain_amid(store: &Arc<Store>, disk: &Interrupted, u: &Upkeep, at: usize, batches: Vec<Batch>) {
+    let interrupted = store.clone();
+    disk.interrupt(
+        at,
+        Box::new(move || {
+            for b in &batches {
+                commit(&interrupted, b);
+            }
+        }),
+    );
+    store.maintain(u).expect("upkeep succeeds");
+    if let Some(late) = disk.leftover() {
+        late();
+    }
+}
+
 /// Work that leaves something to compact and a tombstone to forget.
 fn worn(store: &Store) -> Model {
     let mut m = Model::new();
@@ -62,19 +79,7 @@ proptest! {
         }
         let u = q.of(&m);
         let batches: Vec<_> = meanwhile.iter().map(|ops| m.batch(ops)).collect();
-        let interrupted = store.clone();
-        disk.interrupt(
-            at,
-            Box::new(move || {
-                for b in &batches {
-                    commit(&interrupted, b);
-                }
-            }),
-        );
-        store.maintain(&u).expect("upkeep succeeds");
-        if let Some(late) = disk.leftover() {
-            late();
-        }
+        maintain_amid(&store, &disk, &u, at, batches);
         m.maintained(&store, &u);
         agrees(&store, &m, "after upkeep");
         rebuilds_the_same(&store, &disk.disk, segment_bytes, "after upkeep");
@@ -111,19 +116,7 @@ proptest! {
             all.iter().map(|ops| looked_up(&store, m.batch(&[&ops[..], &ops[..]].concat()))).collect()
         };
         let (meanwhile, later) = (twice(&meanwhile), twice(&later));
-        let interrupted = store.clone();
-        disk.interrupt(
-            at,
-            Box::new(move || {
-                for b in &meanwhile {
-                    commit(&interrupted, b);
-                }
-            }),
-        );
-        store.maintain(&u).expect("upkeep succeeds");
-        if let Some(late) = disk.leftover() {
-            late();
-        }
+        maintain_amid(&store, &disk, &u, at, meanwhile);
         for b in &later {
             commit(&store, b);
         }
