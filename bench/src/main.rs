@@ -5,6 +5,7 @@
 //! Prints a table and the marks, and with `--json` writes every figure of every run. Asserts nothing about time.
 
 mod embedded;
+mod kept;
 mod machine;
 mod marks;
 mod measure;

@@ -1,5 +1,6 @@
 //! Two agents with an operator each, over mTLS on loopback, driven through the gRPC API that applications use.
 
+use crate::kept;
 use crate::measure::{cpu_seconds, memory_mb};
 use crate::race::{Looking, Reader, Runner, Writer};
 use crate::rows::{PROJECTS, Task, belongs, matching, project, project_of, task};
@@ -10,7 +11,9 @@ use mew_wire::value::Value as Kind;
 use mew_wire::{ExecuteRequest, ExecuteResponse, Row, StatusRequest, Summary, Value};
 use std::any::Any;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
+use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 
 const NAMESPACE: &str = "bench";
@@ -71,6 +74,7 @@ struct Client {
     /// Its own, and of one thread, as the other side's client has.
     runtime: Runtime,
     kernel: KernelClient<Channel>,
+    statements: Grpc<Channel>,
 }
 
 impl Client {
@@ -78,24 +82,24 @@ impl Client {
         let runtime = Builder::new_current_thread().enable_all().build().context("a runtime")?;
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.tcp_nodelay(true);
         let channel = runtime.block_on(endpoint.connect())?;
-        let kernel =
-            KernelClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-        Ok(Client { runtime, kernel })
+        let statements =
+            Grpc::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        Ok(Client { runtime, kernel: KernelClient::new(channel), statements })
     }
 
     fn execute(&mut self, text: &str) -> Result<ExecuteResponse> {
-        self.request(ExecuteRequest { text: text.to_owned(), ..Default::default() })
+        self.request(Arc::new(ExecuteRequest { text: text.to_owned(), ..Default::default() }))
     }
 
-    fn request(&mut self, r: ExecuteRequest) -> Result<ExecuteResponse> {
-        let done = self.runtime.block_on(self.kernel.execute(r));
-        Ok(done.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner())
+    fn request(&mut self, r: Arc<ExecuteRequest>) -> Result<ExecuteResponse> {
+        let done = self.runtime.block_on(kept::execute(&mut self.statements, r));
+        done.map_err(|s| anyhow::anyhow!("{}", s.message()))
     }
 
     /// One transaction of a statement that runs for each of these rows.
     fn execute_rows(&mut self, text: &str, row_names: Vec<String>, rows: Vec<Row>) -> Result<Summary> {
         let r = ExecuteRequest { text: text.to_owned(), row_names, rows, ..Default::default() };
-        Ok(self.request(r)?.summary.unwrap_or_default())
+        Ok(self.request(Arc::new(r))?.summary.unwrap_or_default())
     }
 
     fn count(&mut self, text: &str) -> Result<u64> {
@@ -290,7 +294,7 @@ fn changing(t: &Task) -> [Value; 8] {
 }
 
 struct Update {
-    request: ExecuteRequest,
+    request: Arc<ExecuteRequest>,
     moves: usize,
 }
 
@@ -304,7 +308,8 @@ impl Writer for Client {
         let moves = ids.iter().filter(|i| belongs(**i)).count();
         let text = if moves > 0 { format!("{UPDATE};\n{MOVE}") } else { UPDATE.to_owned() };
         let (row_names, rows) = (names(&["code", "project"]), ids.iter().map(row).collect());
-        Box::new(Update { request: ExecuteRequest { text, row_names, rows, ..Default::default() }, moves })
+        let request = Arc::new(ExecuteRequest { text, row_names, rows, ..Default::default() });
+        Box::new(Update { request, moves })
     }
 
     fn write(&mut self, update: &(dyn Any + Send)) -> Result<()> {

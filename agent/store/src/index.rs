@@ -219,58 +219,78 @@ impl Index {
         o.by_number(ty).is_none_or(|t| t.edge.is_some() || !t.unique.is_empty() || !t.indexed.is_empty())
     }
 
-    /// `old` is told what was there.
-    pub fn remove(&mut self, ent: u32, e: &EntityRef<'_>, o: &Ontology, mut old: Option<&mut Old>) {
+    /// Tells where an entity is found, for those who look at an older commit.
+    pub fn places(&self, ent: u32, e: &EntityRef<'_>, o: &Ontology, old: &mut Old) {
         if e.deleted {
             return;
         }
-        if let Some(old) = &mut old {
-            old.ends = self.ends(ent);
+        old.ends = self.ends(ent);
+        old.uniques = uniques(e, o).map(|(scope, attr, v)| self.unique_hash(scope, attr, v)).collect();
+        old.uniques.shrink_to_fit();
+        old.ordered = order_keys(e, o).collect();
+        old.ordered.shrink_to_fit();
+    }
+
+    /// Takes an entity from where its last version was found to where the new one is. Most of that is the same, and stays as it
+    /// is. `old` is the last version, if anything is derived from it; `ends` are the entity numbers of a living edge's ends, in
+    /// order. (While the log is replayed, they may be found later than the version that has them.)
+    pub fn replace(
+        &mut self,
+        ent: u32,
+        old: Option<&EntityRef<'_>>,
+        new: &EntityRef<'_>,
+        ends: Option<[u32; 2]>,
+        o: &Ontology,
+    ) {
+        let (was, is) = (old.filter(|e| !e.deleted), Some(new).filter(|e| !e.deleted));
+        if is.is_some() {
+            self.types.entry(new.ty).or_default().insert(ent);
+        } else if let Some(living) = self.types.get_mut(&new.ty) {
+            living.remove(ent);
         }
-        if let Some(b) = self.types.get_mut(&e.ty) {
-            b.remove(ent);
+        // An entity has its type for ever.
+        if let Some(t) = o.by_number(new.ty) {
+            for (scope, attr) in &t.unique {
+                let before = was.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
+                let after = is.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
+                if before.query_eq(after) {
+                    continue;
+                }
+                if !before.is_null() {
+                    self.remove_unique(self.unique_hash(*scope, *attr, before), ent);
+                }
+                if !after.is_null() {
+                    self.restore_unique(self.unique_hash(*scope, *attr, after), ent);
+                }
+            }
+            for of in &t.indexed {
+                let before = was.and_then(|e| e.attr_ref(of.1).order_key());
+                let after = is.and_then(|e| e.attr_ref(of.1).order_key());
+                if before == after {
+                    continue;
+                }
+                let set = self.ordered.entry(*of).or_default();
+                if let Some(key) = before {
+                    set.remove(&(key, ent));
+                }
+                if let Some(key) = after {
+                    set.insert((key, ent));
+                }
+            }
         }
-        for (scope, attr, v) in uniques(e, o) {
-            let h = self.unique_hash(scope, attr, v);
-            if let Ok(hit) = self.unique[unique_shard_of(h)].find_entry(mixed(h), |x| *x == (h, ent)) {
-                hit.remove();
-            }
-            if let Some(old) = &mut old {
-                old.uniques.reserve_exact(1);
-                old.uniques.push(h);
-            }
-        }
-        for (scope, key) in order_keys(e, o) {
-            if let Some(set) = self.ordered.get_mut(&scope) {
-                set.remove(&(key, ent));
-            }
-            if let Some(old) = &mut old {
-                old.ordered.reserve_exact(1);
-                old.ordered.push((scope, key));
-            }
-        }
-        if let Some(ends) = self.ends.remove(&ent) {
-            for end in ends {
+        if self.ends(ent) != ends {
+            for end in self.ends.remove(&ent).into_iter().flatten() {
                 self.by_end.remove(&(end, ent));
+            }
+            if let Some(ends) = ends {
+                self.restore_ends(ent, ends);
             }
         }
     }
 
-    /// `ends` are the entity numbers of an edge's ends, in order.
-    pub fn insert(&mut self, ent: u32, e: &EntityRef<'_>, ends: Option<[u32; 2]>, o: &Ontology) {
-        if e.deleted {
-            return;
-        }
-        self.types.entry(e.ty).or_default().insert(ent);
-        for (scope, attr, v) in uniques(e, o) {
-            let h = self.unique_hash(scope, attr, v);
-            self.restore_unique(h, ent);
-        }
-        for (scope, key) in order_keys(e, o) {
-            self.ordered.entry(scope).or_default().insert((key, ent));
-        }
-        if let Some(ends) = ends {
-            self.restore_ends(ent, ends);
+    fn remove_unique(&mut self, hash: u64, ent: u32) {
+        if let Ok(hit) = self.unique[unique_shard_of(hash)].find_entry(mixed(hash), |x| *x == (hash, ent)) {
+            hit.remove();
         }
     }
 
@@ -320,11 +340,4 @@ pub fn order_keys(e: &EntityRef<'_>, o: &Ontology) -> impl Iterator<Item = (Orde
     let e = *e;
     let all = o.by_number(e.ty).into_iter().flat_map(|t| &t.indexed);
     all.filter_map(move |of| Some((*of, e.attr_ref(of.1).order_key()?)))
-}
-
-/// Whether two living versions of an entity have the same place in all that is derived from attributes and ends.
-pub fn is_alike(a: &EntityRef<'_>, b: &EntityRef<'_>, o: &Ontology) -> bool {
-    let Some(t) = o.by_number(a.ty) else { return false };
-    let same = |(_, attr): &(Number, Number)| a.attr_ref(*attr).query_eq(b.attr_ref(*attr));
-    a.ty == b.ty && !a.deleted && !b.deleted && t.unique.iter().chain(&t.indexed).all(same) && a.ends().eq(b.ends())
 }

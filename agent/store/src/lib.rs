@@ -29,7 +29,7 @@ mod view;
 pub use backup::{Backup, Entry};
 pub use checkpoint::CheckpointError;
 pub use disk::{DirDisk, Disk, DiskFile};
-pub use index::{OrderKey, is_alike, order_keys};
+pub use index::OrderKey;
 pub use log::{Loc, LogError, MAX_FRAME};
 pub use mem::{Fault, MemDisk};
 pub use readonly::ReadOnlyDir;

@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::disk::DiskFile;
 use crate::history::{History, Old};
-use crate::index::{Index, is_alike};
+use crate::index::Index;
 use crate::log::{Loc, LogError, RECORD, Record, record_at};
 use crate::segment::Segment;
 use crate::types::{Result, StoreError, Stored};
@@ -139,46 +139,41 @@ impl State {
         let old_loc = self.index.loc(ent);
         // It has its type for ever, and only a living one is among those of its type.
         let is_of_type = |i: &Index| i.of_type(new.ty).is_some_and(|b| b.contains(ent));
-        let mut replaced = self.history.is_kept().then(|| {
+        let replaced = self.history.is_kept().then(|| {
             let ty = is_of_type(&self.index).then_some(new.ty);
             Old { loc: old_loc, ty, ..Old::default() }
         });
+        let mut was = None;
         if old_loc == Loc::NONE {
             self.index.insert_id(new.sync_id, ent);
         } else {
             if self.index.needs_old(new.ty, &o) {
                 // A change of the same batch may have come between, or compaction.
-                let old = match old.filter(|old| old.place == old_loc) {
-                    Some(old) => old.clone(),
-                    None => self.get(ent)?.ok_or_else(|| StoreError::Inconsistent(format!("entity {ent} is gone")))?,
+                was = match old.filter(|old| old.place == old_loc) {
+                    Some(old) => Some(old.clone()),
+                    None => self.get(ent)?,
                 };
-                // Most writes change what nothing is derived from. A look needs to be told all of what was.
-                // (While the log is replayed, an edge's ends may be found only now.)
-                if replaced.is_none() && self.index.ends(ent) == ends && is_alike(&old.entity()?, new, &o) {
-                    self.dead(old_loc);
-                    self.index.set_loc(ent, loc);
-                    return Ok(());
+                if was.is_none() {
+                    return Err(StoreError::Inconsistent(format!("entity {ent} is gone")));
                 }
-                self.index.remove(ent, &old.entity()?, &o, replaced.as_mut());
-            } else if new.deleted {
-                // Without unique values and ends, type membership is all there is; a tombstone carries the type.
-                let mut living = *new;
-                living.deleted = false;
-                self.index.remove(ent, &living, &o, replaced.as_mut());
             }
             self.dead(old_loc);
         }
+        let was = was.as_ref().map(Stored::entity).transpose()?;
         if new.deleted
             && let Some(s) = self.segment_mut(loc.segment())
         {
             s.buried += 1;
             s.buried_ms = s.buried_ms.max(new.time.ms());
         }
-        if let Some(replaced) = replaced {
+        if let Some(mut replaced) = replaced {
+            if let Some(was) = &was {
+                self.index.places(ent, was, &o, &mut replaced);
+            }
             self.history.replaced(ent, replaced);
         }
         self.index.set_loc(ent, loc);
-        self.index.insert(ent, new, ends, &o);
+        self.index.replace(ent, was.as_ref(), new, ends, &o);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! What a transaction writes: checked against the ontology, and indexed for what it reads afterwards.
 
-use super::{Result, Tx, UniqueKey};
+use super::{Result, Tx};
 use crate::error::KernelError;
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
-use mew_store::{Change, Stored, is_alike, order_keys};
+use mew_store::{Change, Stored};
 
 impl Tx<'_> {
     pub fn set_fact(&mut self, key: Vec<u8>, value: Vec<u8>) {
@@ -99,15 +99,7 @@ impl Tx<'_> {
         let new = EntityRef::read(&bytes).map_err(|e| KernelError::Limit(e.to_string()))?;
         let o = self.ontology().clone();
         let ent = match replaces {
-            Some(old) => {
-                if is_alike(&old.entity()?, &new, &o) {
-                    let ent = old.ent;
-                    self.layers[1].put(Change { ent, origin, bytes, found: Some(old.clone()) });
-                    return Ok(ent);
-                }
-                self.unindex(old.ent, &old.entity()?, &o)?;
-                old.ent
-            }
+            Some(old) => old.ent,
             None => {
                 let ent = self.next_entity();
                 let top = &mut self.layers[1];
@@ -116,41 +108,61 @@ impl Tx<'_> {
                 ent
             }
         };
-        if !new.deleted {
-            let ends = new.ends().map(|e| self.find(e)).collect::<Result<Vec<_>>>()?;
-            let top = &mut self.layers[1];
-            top.types.insert((new.ty, ent), true);
-            for ((scope, attr), key) in order_keys(&new, &o) {
-                top.ordered.insert((scope, attr, key, ent), true);
-            }
-            for (scope, attr, key) in unique_keys(&new, &o) {
-                top.unique.insert((scope, attr, key), Some(ent));
-            }
-            if let [Some(a), Some(b)] = ends.as_slice() {
-                top.ends.insert(ent, [*a, *b]);
-                top.by_end.insert((*a, ent), true);
-                top.by_end.insert((*b, ent), true);
-            }
-        }
+        let was = replaces.map(Stored::entity).transpose()?.filter(|was| !was.deleted);
+        self.reindex(ent, was.as_ref(), Some(&new).filter(|new| !new.deleted), &o)?;
         self.layers[1].put(Change { ent, origin, bytes, found: replaces.cloned() });
         Ok(ent)
     }
 
-    fn unindex(&mut self, ent: u32, old: &EntityRef<'_>, o: &Ontology) -> Result<()> {
-        if old.deleted {
-            return Ok(());
+    /// Where the entity is found from now on: what both living versions say stays as it is.
+    fn reindex(
+        &mut self,
+        ent: u32,
+        was: Option<&EntityRef<'_>>,
+        is: Option<&EntityRef<'_>>,
+        o: &Ontology,
+    ) -> Result<()> {
+        let Some(ty) = was.or(is).map(|e| e.ty) else { return Ok(()) };
+        if !ends_of(was).eq(ends_of(is)) {
+            let before = if was.is_some() { self.ends(ent)? } else { None };
+            let after = ends_of(is).map(|id| self.find(id)).collect::<Result<Vec<_>>>()?;
+            let top = &mut self.layers[1];
+            for end in before.into_iter().flatten() {
+                top.by_end.insert((end, ent), false);
+            }
+            if let [Some(a), Some(b)] = after[..] {
+                top.ends.insert(ent, [a, b]);
+                top.by_end.insert((a, ent), true);
+                top.by_end.insert((b, ent), true);
+            }
         }
-        let ends = self.ends(ent)?;
         let top = &mut self.layers[1];
-        top.types.insert((old.ty, ent), false);
-        for ((scope, attr), key) in order_keys(old, o) {
-            top.ordered.insert((scope, attr, key, ent), false);
+        if was.is_some() != is.is_some() {
+            top.types.insert((ty, ent), is.is_some());
         }
-        for (scope, attr, key) in unique_keys(old, o) {
-            top.unique.insert((scope, attr, key), None);
+        let Some(t) = o.by_number(ty) else { return Ok(()) };
+        for (scope, attr) in &t.indexed {
+            let before = was.and_then(|e| e.attr_ref(*attr).order_key());
+            let after = is.and_then(|e| e.attr_ref(*attr).order_key());
+            if before != after {
+                for (key, here) in [(before, false), (after, true)] {
+                    if let Some(key) = key {
+                        top.ordered.insert((*scope, *attr, key, ent), here);
+                    }
+                }
+            }
         }
-        for end in ends.into_iter().flatten() {
-            top.by_end.insert((end, ent), false);
+        for (scope, attr) in &t.unique {
+            let before = was.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
+            let after = is.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
+            if before.query_eq(after) {
+                continue;
+            }
+            for (v, holder) in [(before, None), (after, Some(ent))] {
+                if !v.is_null() {
+                    top.unique.insert((*scope, *attr, entity::value_key(v)), holder);
+                }
+            }
         }
         Ok(())
     }
@@ -182,12 +194,6 @@ impl Tx<'_> {
     }
 }
 
-fn unique_keys(e: &EntityRef<'_>, o: &Ontology) -> Vec<UniqueKey> {
-    let Some(t) = o.by_number(e.ty) else { return Vec::new() };
-    t.unique
-        .iter()
-        .map(|(scope, attr)| (*scope, *attr, e.attr_ref(*attr)))
-        .filter(|(_, _, v)| !v.is_null())
-        .map(|(s, a, v)| (s, a, entity::value_key(v)))
-        .collect()
+fn ends_of<'e>(e: Option<&EntityRef<'e>>) -> impl Iterator<Item = &'e str> + use<'e> {
+    e.copied().into_iter().flat_map(|e| e.ends())
 }
