@@ -6,10 +6,9 @@
 //! And a clock that a test makes wrong: `MEW_CLOCK_OFFSET=<seconds>s`, ahead, or behind if negative.
 
 use mew_net::Passing;
-use mew_store::{Disk, DiskFile};
+use mew_store::{Disk, DiskOp, Hook, Hooked};
 use mew_wire::Frame;
 use mew_wire::frame::Body;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,7 +41,7 @@ impl Failpoints {
     pub fn disk(&self, disk: impl Disk + 'static) -> Arc<dyn Disk> {
         match self.0 {
             None => Arc::new(disk),
-            Some(_) => Arc::new(FailDisk { disk: Arc::new(disk), points: self.clone() }),
+            Some(_) => Arc::new(Hooked::new(disk, self.clone())),
         }
     }
 
@@ -59,6 +58,17 @@ impl Failpoints {
     }
 }
 
+impl Hook for Failpoints {
+    fn after(&self, op: DiskOp<'_>) {
+        match op {
+            DiskOp::Rename { .. } => self.pass("store.rename"),
+            DiskOp::Write { .. } => self.pass("store.write"),
+            DiskOp::Sync => self.pass("store.sync"),
+            _ => {}
+        }
+    }
+}
+
 /// Milliseconds by which the agent's wall clock is ahead. Versions, lags and the age of certificates go by it; TLS itself
 /// goes by the machine's clock.
 pub fn clock_offset_ms() -> i64 {
@@ -71,62 +81,4 @@ pub fn clock_offset_ms() -> i64 {
         tracing::warn!(ms, "MEW_CLOCK_OFFSET makes this agent's clock wrong");
     }
     ms
-}
-
-struct FailDisk {
-    disk: Arc<dyn Disk>,
-    points: Failpoints,
-}
-
-struct FailFile {
-    file: Arc<dyn DiskFile>,
-    points: Failpoints,
-}
-
-impl Disk for FailDisk {
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(FailFile { file: self.disk.open(name)?, points: self.points.clone() }))
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(FailFile { file: self.disk.create(name)?, points: self.points.clone() }))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)?;
-        self.points.pass("store.rename");
-        Ok(())
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync_names()
-    }
-    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock()
-    }
-}
-
-impl DiskFile for FailFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)?;
-        self.points.pass("store.write");
-        Ok(())
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()?;
-        self.points.pass("store.sync");
-        Ok(())
-    }
 }

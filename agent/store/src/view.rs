@@ -314,7 +314,7 @@ fn fact_at(st: RwLockReadGuard<'_, State>, loc: Loc) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use crate::checkpoint::{CHECKPOINT, UNFINISHED};
-    use crate::{Batch, Disk, DiskFile, MemDisk, Opened, Options, Store, StoreError, Upkeep};
+    use crate::{Batch, Disk, DiskOp, Hook, Hooked, MemDisk, Opened, Options, Store, StoreError, Upkeep};
     use mew_model::Ontology;
     use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -367,22 +367,15 @@ mod tests {
     /// Much is committed each time that a checkpoint is begun.
     #[derive(Default)]
     struct Busy {
-        disk: MemDisk,
         store: OnceLock<Weak<Store>>,
         begun: AtomicUsize,
         /// Who may have to wait for the checkpoint.
         writers: Mutex<Vec<JoinHandle<()>>>,
     }
 
-    impl Disk for Busy {
-        fn list(&self) -> io::Result<Vec<String>> {
-            self.disk.list()
-        }
-        fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-            self.disk.open(name)
-        }
-        fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-            if name == UNFINISHED
+    impl Hook for Busy {
+        fn before(&self, op: DiskOp<'_>) -> io::Result<()> {
+            if op == DiskOp::Create(UNFINISHED)
                 && let Some(store) = self.store.get().and_then(Weak::upgrade)
             {
                 match self.begun.fetch_add(1, Ordering::Relaxed) {
@@ -390,19 +383,7 @@ mod tests {
                     _ => self.writers.lock().expect("nobody panicked").push(thread::spawn(move || write(&store))),
                 }
             }
-            self.disk.create(name)
-        }
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.disk.rename(from, to)
-        }
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.disk.remove(name)
-        }
-        fn sync_names(&self) -> io::Result<()> {
-            self.disk.sync_names()
-        }
-        fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-            self.disk.lock()
+            Ok(())
         }
     }
 
@@ -415,24 +396,24 @@ mod tests {
     /// A store under steady writing gets its checkpoint all the same: in the end writers wait until it is read.
     #[test]
     fn a_checkpoint_that_is_overtaken_is_made_again() {
-        let disk = Arc::new(Busy::default());
-        let store = Arc::new(open(disk.clone()).0);
+        let Hooked { disk, hook: busy } = Hooked::<MemDisk, Busy>::default();
+        let store = Arc::new(open(Arc::new(Hooked { disk: disk.clone(), hook: busy.clone() })).0);
         store.state.write().expect("nobody panicked").history.bound(3);
         put(&store, "before");
-        disk.store.set(Arc::downgrade(&store)).expect("it is set once");
+        busy.store.set(Arc::downgrade(&store)).expect("it is set once");
         let kept = store.maintain(&Upkeep::thorough(0, 0)).expect("upkeep succeeds");
         assert!(kept.checkpoint_bytes > 0, "{kept:?}");
-        let writers: Vec<_> = disk.writers.lock().expect("nobody panicked").drain(..).collect();
+        let writers: Vec<_> = busy.writers.lock().expect("nobody panicked").drain(..).collect();
         let waiting = writers.len();
-        assert!(waiting > 0, "it was begun {} times", disk.begun.load(Ordering::Relaxed));
+        assert!(waiting > 0, "it was begun {} times", busy.begun.load(Ordering::Relaxed));
         for w in writers {
             w.join().expect("commits succeed");
         }
-        let (again, how) = open(Arc::new(disk.disk.copy()));
+        let (again, how) = open(Arc::new(disk.copy()));
         assert!(how.records as usize <= waiting * WRITES, "the checkpoint is of what came before: {how:?}");
         assert!(canonical(&again) == canonical(&store));
         drop(again);
-        let copy = disk.disk.copy();
+        let copy = disk.copy();
         copy.remove(CHECKPOINT).expect("it is there");
         assert!(canonical(&open(Arc::new(copy)).0) == canonical(&store), "without the checkpoint");
     }

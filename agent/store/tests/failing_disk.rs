@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::interrupted::Interrupted;
+use common::interrupted::{Interrupted, Interruption};
 use common::*;
 use mew_store::{DirDisk, Fault, MemDisk, Store, StoreError, Upkeep};
 use std::fs;
@@ -340,21 +340,21 @@ fn upkeep_that_fails_for_a_moment_leaves_nothing_behind() {
     for (fault, moment) in faults().into_iter().flat_map(|f| [0, 1, 3].map(|moment| (f.0, moment))) {
         for n in 0.. {
             let when = format!("{fault:?} after {n}, and for {moment} more");
-            let (disk, mut m) = (Interrupted::on(worn_out.copy()), m.clone());
+            let (disk, mut m) = (Interrupted::new(worn_out.copy(), Interruption::default()), m.clone());
             let opened = Store::open(Arc::new(disk.clone()), ontology(), options(segment_bytes));
             let store = opened.expect("the store opens").0;
             let u = EVERYTHING.of(&m);
             let failing = disk.clone();
-            disk.interrupt(
+            disk.hook.plan(
                 n,
                 Box::new(move || {
                     failing.disk.set_fault(fault);
                     let works = failing.disk.clone();
-                    failing.interrupt(moment, Box::new(move || works.set_fault(Fault::default())));
+                    failing.hook.plan(moment, Box::new(move || works.set_fault(Fault::default())));
                 }),
             );
             let kept = store.maintain(&u);
-            let (fails_still, waits) = (disk.disk.has_fault(), disk.leftover().is_some());
+            let (fails_still, waits) = (disk.disk.has_fault(), disk.hook.leftover().is_some());
             disk.disk.set_fault(Fault::default());
             if waits && !fails_still {
                 assert!(n > 20 && kept.is_ok(), "{when}: {kept:?}");

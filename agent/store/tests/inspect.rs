@@ -4,10 +4,9 @@ mod common;
 
 use common::*;
 use mew_store::inspect::{Content, Damage, Report, check, salvage};
-use mew_store::{Batch, Disk, DiskFile, MemDisk, StoreError};
+use mew_store::{Batch, Disk, DiskOp, Hook, Hooked, MemDisk, StoreError};
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 const SEGMENT: u32 = 400;
 /// Frame header, and what it begins with.
@@ -270,52 +269,17 @@ fn what_applications_store_is_not_taken_for_a_commit() {
 
 // ---------------------------------------------------------------- a disk with a bad sector
 
-struct Bad(MemDisk, Range<u64>);
+/// Where it lies in each file.
+struct Bad(Range<u64>);
 
-struct BadFile(Arc<dyn DiskFile>, Range<u64>);
-
-impl Disk for Bad {
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.0.list()
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(BadFile(self.0.open(name)?, self.1.clone())))
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.create(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_names(&self) -> io::Result<()> {
-        self.0.sync_names()
-    }
-    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        self.0.lock()
-    }
-}
-
-impl DiskFile for BadFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if offset < self.1.end && offset + buf.len() as u64 > self.1.start {
-            return Err(io::Error::other("a bad sector"));
+impl Hook for Bad {
+    fn before(&self, op: DiskOp<'_>) -> io::Result<()> {
+        match op {
+            DiskOp::Read { offset, len } if offset < self.0.end && offset + len > self.0.start => {
+                Err(io::Error::other("a bad sector"))
+            }
+            _ => Ok(()),
         }
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
     }
 }
 
@@ -337,7 +301,7 @@ fn a_bad_sector_costs_only_the_commits_that_touch_it() {
             let c = commits.iter().find(|c| c.contains(&(f.1 as usize))).expect("records lie in commits");
             (c.start as u64) < block.end && c.end as u64 > block.start
         };
-        let (r, found) = read(&Bad(disk.copy(), sector.clone()));
+        let (r, found) = read(&Hooked::new(disk.copy(), Bad(sector.clone())));
         let is_listed = |d: &Damage| d.offset == block.start && d.why.contains("a bad sector");
         assert!(r.damages.iter().any(is_listed), "{sector:?}: {:?}", r.damages);
         assert!(found.iter().eq(all.iter().filter(|f| !lost(f))), "{sector:?}: {:?}", r.damages);

@@ -31,7 +31,7 @@ fn looked_up(store: &Store, mut batch: Batch) -> Batch {
 /// Upkeep with these commits before one of its operations on the disk, or after it if it has fewer.
 fn maintain_amid(store: &Arc<Store>, disk: &Interrupted, u: &Upkeep, at: usize, batches: Vec<Batch>) {
     let interrupted = store.clone();
-    disk.interrupt(
+    disk.hook.plan(
         at,
         Box::new(move || {
             for b in &batches {
@@ -40,7 +40,7 @@ fn maintain_amid(store: &Arc<Store>, disk: &Interrupted, u: &Upkeep, at: usize, 
         }),
     );
     store.maintain(u).expect("upkeep succeeds");
-    if let Some(late) = disk.leftover() {
+    if let Some(late) = disk.hook.leftover() {
         late();
     }
 }
@@ -149,7 +149,7 @@ proptest! {
         }
         let acknowledged = Arc::new(AtomicUsize::new(0));
         let (interrupted, counted) = (store.clone(), acknowledged.clone());
-        disk.interrupt(
+        disk.hook.plan(
             at,
             Box::new(move || {
                 let done = batches.iter().take_while(|b| interrupted.commit((*b).clone()).is_ok()).count();
@@ -159,7 +159,7 @@ proptest! {
         disk.disk.set_fault(Fault { stops_after: Some(stops_after), ..Fault::default() });
         // It fails where the machine stops in it.
         let _ = store.maintain(&u);
-        if let Some(late) = disk.leftover() {
+        if let Some(late) = disk.hook.leftover() {
             late();
         }
         drop(store);
@@ -228,7 +228,7 @@ fn a_store_that_breaks_in_the_middle_of_upkeep_leaves_no_half_commit() {
             // Too long to be kept in memory: the second one has to read the first.
             let batch = after.batch(&[put_task(0, 5000, None), put_task(0, 5000, None)]);
             let (breaks, fails) = (store.clone(), disk.disk.clone());
-            disk.interrupt(
+            disk.hook.plan(
                 at,
                 Box::new(move || {
                     let batch = looked_up(&breaks, batch);
@@ -239,7 +239,7 @@ fn a_store_that_breaks_in_the_middle_of_upkeep_leaves_no_half_commit() {
                 }),
             );
             let kept = store.maintain(&u);
-            if disk.leftover().is_some() {
+            if disk.hook.leftover().is_some() {
                 assert!(at > 10 && kept.is_ok(), "{when}: {kept:?}");
                 break;
             }
@@ -275,13 +275,13 @@ fn an_ontology_that_comes_in_the_middle_of_upkeep_finds_its_indexes() {
             let store = Arc::new(open_under(disk.clone(), from));
             let u = EVERYTHING.of(&worn(&store));
             let other = store.clone();
-            disk.interrupt(
+            disk.hook.plan(
                 at,
                 Box::new(move || other.set_ontology(ontology_with_indexes(to)).expect("an index is no rule")),
             );
             let kept = store.maintain(&u).unwrap_or_else(|e| panic!("{when}: {e}"));
             assert!(kept.rewritten > 0 && kept.checkpoint_bytes > 0, "{when}: {kept:?}");
-            let late = disk.leftover();
+            let late = disk.hook.leftover();
             let is_late = late.is_some();
             if let Some(late) = late {
                 late();

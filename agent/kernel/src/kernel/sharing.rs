@@ -5,7 +5,7 @@ use super::{Kernel, lock};
 use crate::names::Params;
 use mew_lang::parse_ontology;
 use mew_model::Value;
-use mew_store::{Disk, DiskFile, MemDisk, Options, Store};
+use mew_store::{Disk, DiskOp, Hook, Hooked, MemDisk, Options, Store};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,106 +27,62 @@ struct Syncs {
     allowed: usize,
 }
 
-/// Holds up the syncs of its files until they are allowed.
-#[derive(Clone, Default)]
-struct Gated {
-    disk: MemDisk,
-    syncs: Arc<(Mutex<Syncs>, Condvar)>,
+/// Holds up the syncs of a disk's files until they are allowed.
+#[derive(Default)]
+struct Gate {
+    syncs: Mutex<Syncs>,
+    changed: Condvar,
 }
 
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    syncs: Arc<(Mutex<Syncs>, Condvar)>,
-}
-
-impl Gated {
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(GatedFile { file, syncs: self.syncs.clone() })
-    }
-
+impl Gate {
     fn count_from_now(&self) {
-        lock(&self.syncs.0).counted = true;
+        lock(&self.syncs).counted = true;
     }
 
     fn allow(&self, syncs: usize) {
-        lock(&self.syncs.0).allowed = syncs;
-        self.syncs.1.notify_all();
+        lock(&self.syncs).allowed = syncs;
+        self.changed.notify_all();
     }
 
     /// For want of a sync it goes on as well, so that the test says what is wrong instead of waiting for ever.
     fn wait_until_begun(&self, n: usize) {
-        let (syncs, changed) = &*self.syncs;
-        let waits = changed.wait_timeout_while(lock(syncs), PATIENCE, |s| s.begun < n);
+        let waits = self.changed.wait_timeout_while(lock(&self.syncs), PATIENCE, |s| s.begun < n);
         drop(waits.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn begun(&self) -> usize {
-        lock(&self.syncs.0).begun
-    }
-
-    /// The numbers that are there after a power loss now: of what is not synced, nothing stays.
-    fn after_power_loss(&self) -> BTreeSet<i64> {
-        let copy = self.disk.copy();
-        copy.crash(0);
-        let k = kernel(Arc::new(copy));
-        let rows = k.execute(NOW_MS, "MATCH t: Task RETURN t.n", &Params::new()).expect("a query").rows;
-        let number = |row: Vec<Value>| match row.as_slice() {
-            [Value::Int(n)] => *n,
-            other => panic!("a task's number: {other:?}"),
-        };
-        rows.into_iter().map(number).collect()
+        lock(&self.syncs).begun
     }
 }
 
-impl Disk for Gated {
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.disk.open(name)?))
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(self.disk.create(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync_names()
-    }
-    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock()
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        let (syncs, changed) = &*self.syncs;
-        let mut s = lock(syncs);
+impl Hook for Gate {
+    fn before(&self, op: DiskOp<'_>) -> io::Result<()> {
+        if op != DiskOp::Sync {
+            return Ok(());
+        }
+        let mut s = lock(&self.syncs);
         if s.counted {
             s.begun += 1;
             let mine = s.begun;
-            changed.notify_all();
-            let waits = changed.wait_while(s, |s| s.allowed < mine);
+            self.changed.notify_all();
+            let waits = self.changed.wait_while(s, |s| s.allowed < mine);
             drop(waits.unwrap_or_else(PoisonError::into_inner));
         }
-        self.file.sync()
+        Ok(())
     }
+}
+
+/// The numbers that are there after a power loss now: of what is not synced, nothing stays.
+fn after_power_loss(disk: &MemDisk) -> BTreeSet<i64> {
+    let copy = disk.copy();
+    copy.crash(0);
+    let k = kernel(Arc::new(copy));
+    let rows = k.execute(NOW_MS, "MATCH t: Task RETURN t.n", &Params::new()).expect("a query").rows;
+    let number = |row: Vec<Value>| match row.as_slice() {
+        [Value::Int(n)] => *n,
+        other => panic!("a task's number: {other:?}"),
+    };
+    rows.into_iter().map(number).collect()
 }
 
 fn kernel(disk: Arc<dyn Disk>) -> Kernel {
@@ -138,33 +94,34 @@ fn kernel(disk: Arc<dyn Disk>) -> Kernel {
 
 #[test]
 fn writers_that_wait_together_share_one_sync_and_are_answered_after_it() {
-    let disk = Gated::default();
-    let k = &kernel(Arc::new(disk.clone()));
-    disk.count_from_now();
+    let gated = Hooked::<MemDisk, Gate>::default();
+    let k = &kernel(Arc::new(gated.clone()));
+    let (disk, gate) = (&gated.disk, &gated.hook);
+    gate.count_from_now();
     let answered = &Mutex::new(BTreeSet::new());
     // What a writer was told is asked of the disk at once, not when all is over.
     let write = |n: i64| {
         let text = format!("SPAWN Task {{n = {n}}}");
         let done = k.execute(NOW_MS, &text, &Params::new()).map(|out| out.summary.spawned).map_err(|e| e.to_string());
-        let is_durable = disk.after_power_loss().contains(&n);
+        let is_durable = after_power_loss(disk).contains(&n);
         lock(answered).insert(n);
         (n, done, is_durable)
     };
-    let durable = || disk.after_power_loss().into_iter().collect::<Vec<_>>();
+    let durable = || after_power_loss(disk).into_iter().collect::<Vec<_>>();
     thread::scope(|scope| {
         let first = scope.spawn(move || write(0));
-        disk.wait_until_begun(1);
+        gate.wait_until_begun(1);
         let others: Vec<_> = (1..WRITERS).map(|n| scope.spawn(move || write(n))).collect();
         while lock(&k.queue).jobs.len() + 1 < WRITERS as usize {
             thread::yield_now();
         }
-        let (early, on_disk, begun) = (lock(answered).clone(), durable(), disk.begun());
+        let (early, on_disk, begun) = (lock(answered).clone(), durable(), gate.begun());
         // What is wrong is told only when nobody waits any more: a panic here would wait for those who wait for it.
-        disk.allow(1);
+        gate.allow(1);
         let of_first = first.join();
-        disk.wait_until_begun(2);
+        gate.wait_until_begun(2);
         let (half, half_on_disk) = (lock(answered).clone(), durable());
-        disk.allow(usize::MAX);
+        gate.allow(usize::MAX);
         let of_others: Vec<_> = others.into_iter().map(|t| t.join()).collect();
 
         assert!(early.is_empty() && on_disk.is_empty(), "the first sync had not ended: {early:?}, {on_disk:?}");
@@ -177,7 +134,7 @@ fn writers_that_wait_together_share_one_sync_and_are_answered_after_it() {
             assert!(is_durable, "writer {n} was told of a commit that a power loss takes");
         }
     });
-    assert_eq!(disk.begun(), 2, "one sync for the first writer, and one for all the others");
+    assert_eq!(gate.begun(), 2, "one sync for the first writer, and one for all the others");
     assert_eq!(durable(), (0..WRITERS).collect::<Vec<_>>());
     assert_eq!(k.head(), WRITERS as u64, "each of them wrote one entity");
 }

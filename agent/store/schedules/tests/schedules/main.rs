@@ -15,7 +15,7 @@ mod setup;
 mod witness;
 
 use common::*;
-use disks::Watched;
+use disks::{Watched, kept};
 use explore::{explore, failure, repeat};
 use mew_model::name::number;
 use mew_store::{MemDisk, Store, StoreError};
@@ -178,14 +178,14 @@ fn a_look_closes() {
         s.spawn(|| w.maintain(&store, true));
         s.spawn(|| {
             same(&look(&held), &before, "a look that is held");
-            if disk.kept().iter().any(|name| name.ends_with(".seg")) {
+            if kept(&disk).iter().any(|name| name.ends_with(".seg")) {
                 KEPT.fetch_add(1, Ordering::Relaxed);
             }
             drop(held);
         });
     });
     w.commit(&store, &second);
-    assert!(disk.kept().is_empty(), "all looks are closed, and there was a commit: {:?}", disk.kept());
+    assert!(kept(&disk).is_empty(), "all looks are closed, and there was a commit: {:?}", kept(&disk));
     close(&disk.disk, store, &w);
 }
 

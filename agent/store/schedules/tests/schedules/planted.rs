@@ -1,7 +1,7 @@
 //! Bugs that the schedules must find: each does beside the store what a bug in it would do.
 
 use crate::common::*;
-use crate::disks::Forgetful;
+use crate::disks::forgetful;
 use crate::setup::{TINY, furnished, work};
 use crate::witness::Witness;
 use mew_store::{Disk, MemDisk, Upkeep};
@@ -26,7 +26,7 @@ pub fn a_look_at_two_commits() {
 
 /// As if segments were put away without regard to looks: what a look that is open would read there is gone.
 pub fn a_look_whose_segments_are_gone() {
-    let (store, mut m) = furnished(Forgetful::default());
+    let (store, mut m) = furnished(forgetful());
     let batches = work(&mut m, 0);
     let held = store.view();
     let is_lost = AtomicBool::new(false);
