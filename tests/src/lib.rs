@@ -17,6 +17,7 @@ pub mod packages;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod seed;
 pub mod sim;
 pub mod small_disk;
 pub mod standalone;
