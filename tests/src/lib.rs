@@ -16,6 +16,7 @@ pub mod output;
 pub mod packages;
 pub mod pki;
 pub mod ports;
+pub mod power_loss;
 pub mod process;
 pub mod seed;
 pub mod sim;
