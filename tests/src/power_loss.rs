@@ -42,7 +42,7 @@ const FILE_SYSTEM: [&str; 8] = [
 /// answers before it said that the disk is mounted, and nothing is at its standard input from then on: the disk must have
 /// nobody who keeps it open but who serves it.
 const SCRIPT: &str = r#"mount -n -i -t fuse -o fd=0,rootmode=40000,user_id=0,group_id=0 disk "$1" && exec </dev/null &&
-echo mounted && mount -n -t ext4 -o loop,errors=remount-ro "$1/$2" "$3" && shift 3 && exec "$@""#;
+echo mounted && mount -n -t ext4 -o "loop,errors=remount-ro,barrier=$4" "$1/$2" "$3" && shift 4 && exec "$@""#;
 const MOUNTED: &str = "mounted";
 /// Everything here takes a moment; this is for a machine that is busy with something else.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -87,16 +87,26 @@ fn succeed(command: Command) -> Result<()> {
     Ok(())
 }
 
+/// When the file system tells the disk to flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushes {
+    /// For whoever syncs, and for its own journal.
+    AsNeeded,
+    /// A file system that promises what it does not keep: what is synced is written to the disk, and no more.
+    Never,
+}
+
 /// A machine without power.
 pub struct Machine {
     dir: PathBuf,
     image: Vec<u8>,
+    flushes: Flushes,
 }
 
 impl Machine {
     /// With an empty file system. Its files and logs go to `dir`.
-    pub fn new(dir: &Path) -> Result<Self> {
-        let m = Machine { dir: dir.to_owned(), image: Vec::new() };
+    pub fn new(dir: &Path, flushes: Flushes) -> Result<Self> {
+        let m = Machine { dir: dir.to_owned(), image: Vec::new(), flushes };
         for at in [m.disk(), m.data()] {
             fs::create_dir_all(&at).with_context(|| at.display().to_string())?;
         }
@@ -117,8 +127,9 @@ impl Machine {
     /// Mounts what the last power loss left and starts a program on it, which says what it does in lines.
     pub fn start(&mut self, program: &Command) -> Result<Running<'_>> {
         let kernel = open(Path::new("/dev/fuse"))?;
+        let barrier = if self.flushes == Flushes::Never { "0" } else { "1" };
         let mut c = dying_with_us(Path::new("unshare"));
-        c.args(["--mount", "--", "sh", "-c", SCRIPT, "sh"]).arg(self.disk()).arg(NAME).arg(self.data());
+        c.args(["--mount", "--", "sh", "-c", SCRIPT, "sh"]).arg(self.disk()).arg(NAME).arg(self.data()).arg(barrier);
         let stdin = Stdio::from(kernel.try_clone()?);
         let (process, out) = Process::piped_from("machine", behind(c, program), stdin, &self.dir)?;
         let (tx, lines) = sync_channel(LINES);
@@ -167,10 +178,14 @@ impl Running<'_> {
         }
     }
 
-    /// The power goes after so many more writes and flushes of the disk, whatever they are for. Returns when it is gone.
-    pub fn lose_power_after(&self, requests: u64) -> Result<()> {
+    /// The power goes after so many more writes and flushes of the disk, whatever they are for. Does not wait for it.
+    pub fn lose_power_after(&self, requests: u64) {
         self.power.goes_after(requests);
-        until("the power is gone", LIMIT, || Ok(self.device.is_finished().then_some(())))
+    }
+
+    /// If so, nothing that the program has said until now is for want of power.
+    pub fn has_power(&self) -> bool {
+        !self.power.is_gone()
     }
 
     /// Kills the program. If there is still power, it goes before anything else arrives at the disk. Also returns what the

@@ -40,7 +40,7 @@ const HEADER: usize = 40;
 /// In a write, its bytes come after this.
 const BEFORE_BYTES: usize = 40;
 
-/// How many writes and flushes are still taken before the power goes.
+/// How many writes and flushes still come until the power is gone. It goes with the last of them, which is not taken.
 pub struct Power(AtomicU64);
 
 impl Power {
@@ -48,13 +48,18 @@ impl Power {
         Power(AtomicU64::new(u64::MAX))
     }
 
-    /// It goes with the write or the flush that comes after so many.
+    /// It goes with the write or the flush that comes after so many, if not before.
     pub fn goes_after(&self, requests: u64) {
-        self.0.store(requests, Ordering::SeqCst);
+        self.0.fetch_min(requests.saturating_add(1), Ordering::SeqCst);
+    }
+
+    /// Whoever met a disk without power finds that it is gone.
+    pub fn is_gone(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
     }
 
     fn takes_one(&self) -> bool {
-        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+        matches!(self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)), Ok(2..))
     }
 }
 
