@@ -39,9 +39,14 @@ impl Process {
     }
 
     /// Starts it; only its errors go to the log.
-    pub fn piped(name: &str, mut command: Command, logs: &Path) -> Result<(Self, ChildStdout)> {
+    pub fn piped(name: &str, command: Command, logs: &Path) -> Result<(Self, ChildStdout)> {
+        Self::piped_from(name, command, Stdio::null(), logs)
+    }
+
+    /// The same, with something at its standard input.
+    pub fn piped_from(name: &str, mut command: Command, stdin: Stdio, logs: &Path) -> Result<(Self, ChildStdout)> {
         let (log, file) = open_log(name, logs)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(file);
         let mut p = Self::spawned(name, command, log)?;
         let out = p.child.stdout.take().context("no pipe")?;
         Ok((p, out))

@@ -6,13 +6,14 @@
 use anyhow::{Context, Result, bail, ensure};
 use mew_tests::dirs::scratch;
 use mew_tests::process::progress;
+use mew_tests::seed::{number, seed};
 use mew_tests::standalone::{Side, connect};
 use mew_tests::wait::until;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const NAMESPACE: &str = "crash";
 const ROUNDS: u64 = 50;
@@ -85,9 +86,8 @@ struct Pair {
 
 #[test]
 fn no_loss_and_no_double() -> Result<()> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-    let seed = from_env("MEW_CRASH_SEED")?.unwrap_or(clock);
-    let rounds = from_env("MEW_CRASH_ROUNDS")?.unwrap_or(ROUNDS);
+    let seed = seed("MEW_CRASH_SEED")?;
+    let rounds = number("MEW_CRASH_ROUNDS")?.unwrap_or(ROUNDS);
     progress(&format!("crash rounds: MEW_CRASH_SEED={seed} MEW_CRASH_ROUNDS={rounds}"));
     let mut p = start(seed)?;
     let r: Result<()> = (0..rounds).try_for_each(|i| {
@@ -100,13 +100,6 @@ fn no_loss_and_no_double() -> Result<()> {
     r.and_then(|()| p.verdict(rounds)).with_context(|| {
         format!("MEW_CRASH_SEED={seed} MEW_CRASH_ROUNDS={rounds}\n{}\n{}", p.source.tail(), p.sink.tail())
     })
-}
-
-fn from_env(name: &str) -> Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name}={text:?} is no number"))?)),
-        Err(_) => Ok(None),
-    }
 }
 
 fn start(seed: u64) -> Result<Pair> {
