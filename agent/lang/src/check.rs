@@ -89,12 +89,16 @@ impl Checker<'_> {
         }
     }
 
+    /// Never `_`, of which there may be several.
     fn find(&self, name: &str) -> Option<usize> {
-        self.vars.iter().position(|v| v.name == name)
+        self.vars.iter().position(|v| v.name == name && v.name != "_")
     }
 
     fn slot(&self, n: &Name) -> Checked<usize> {
         self.find(&n.text).ok_or_else(|| {
+            if n.text == "_" {
+                return names_nothing(n);
+            }
             let d = Diagnostic::new(n.span.clone(), format!("unknown variable {}", n.text));
             if self.scope.bound.contains_key(&n.text) {
                 return d
@@ -124,7 +128,7 @@ impl Checker<'_> {
     }
 
     fn declare(&mut self, n: &Name, ty: Option<Number>, is_edge: bool) -> Checked<usize> {
-        if n.text != "_" && self.find(&n.text).is_some() {
+        if self.find(&n.text).is_some() {
             return Err(Diagnostic::new(n.span.clone(), format!("variable {} is declared twice", n.text)));
         }
         self.vars.push(Var { name: n.text.clone(), ty, is_edge });
@@ -388,6 +392,13 @@ fn takes_hint(e: &ast::Expr) -> bool {
         ExprKind::Binary(a, Op::Coalesce, b) => takes_hint(a) && takes_hint(b),
         _ => false,
     }
+}
+
+/// A place that asks for one entity, and `_` in it.
+fn names_nothing(n: &Name) -> Diagnostic {
+    Diagnostic::new(n.span.clone(), "`_` names nothing: it is whatever may be there")
+        .label("this cannot be read or changed")
+        .help("give what is meant a name, as in `v: Type` or `edge(a, b) AS v`, and use that")
 }
 
 fn comparable(a: Option<Kind>, b: Option<Kind>, span: &Span) -> Checked<()> {

@@ -1,11 +1,16 @@
 //! What is suggested for a name that is not known: a name that can stand there, or how to make it known.
 
 use mew_lang::check::{Scope, check};
-use mew_lang::{Diagnostic, parse_ontology, parse_script};
+use mew_lang::{Diagnostic, PatternText, parse_ontology, parse_script};
+use mew_model::Ontology;
+
+fn ontology() -> Ontology {
+    parse_ontology("node Task { n: Int? } edge next(a: Task, b: Task)").expect("the ontology is right")
+}
 
 /// Why the script is refused, if it is.
 fn refusal(script: &str) -> Option<Diagnostic> {
-    let o = parse_ontology("node Task { n: Int? } edge next(a: Task, b: Task)").expect("the ontology is right");
+    let o = ontology();
     let mut scope = Scope::default();
     let statements = parse_script(script).expect("it is a script");
     statements.iter().find_map(|s| check(&o, &mut scope, s).err())
@@ -37,6 +42,52 @@ fn what_has_no_name_is_not_suggested() {
     {
         assert_eq!(refusal(script), None, "{script}");
     }
+}
+
+/// `?` is where `_` is used as if it were a variable.
+#[test]
+fn anything_is_never_read() {
+    let used = [
+        "MATCH _: Task RETURN ?.n",
+        "MATCH _: Task RETURN ?._id",
+        "MATCH _: Task RETURN ?",
+        "MATCH _: Task RETURN COUNT(?)",
+        "MATCH t: Task, _: Task RETURN t ORDER BY ?.n",
+        "MATCH _: Task WHERE ?.n = 1 RETURN COUNT(*)",
+        "MATCH _: Task WHERE ?: Task RETURN COUNT(*)",
+        "MATCH _: Task, _: Task WHERE ?.n = 1 RETURN COUNT(*)",
+        "MATCH t: Task WHERE exists(_: Task WHERE ?.n = t.n) RETURN t",
+        "MATCH t: Task, next(_, t) RETURN ?.n",
+        "MATCH next(_, _) AS _ RETURN ?._id",
+        "MATCH _: Task SET ?.n = 1",
+        "MATCH _: Task KILL ?",
+        "MATCH next(_, _) AS _ UNLINK ?",
+        "MATCH t: Task, _: Task LINK next(t, ?)",
+        "MATCH t: Task SPAWN Task {n = 1} LINK next(t, ?)",
+        "KILL {MATCH _: Task RETURN ?}",
+        "SPAWN _: Task {n = 1} RETURNING ?.n",
+        "SPAWN _: Task {n = 1}; KILL ?",
+    ];
+    for marked in used {
+        let at = marked.find('?').expect("a mark");
+        let d = refused(&marked.replace('?', "_"));
+        assert!(d.message.starts_with("`_` names nothing"), "{marked}: {}", d.message);
+        assert_eq!((d.span, d.suggestion), (at..at + 1, None), "{marked}");
+        assert!(d.help.is_some_and(|h| h.contains("a name")), "{marked}");
+    }
+    for script in [
+        "MATCH _: Task RETURN COUNT(*)",
+        "MATCH _: Task, _: any, next(_, _) AS _ RETURN COUNT(*)",
+        "MATCH t: Task WHERE exists(next(t, _)) RETURN t",
+        "SPAWN _: Task {n = 1}; SPAWN Task {n = 2} AS _",
+        "UNLINK next(_, _)",
+    ] {
+        assert_eq!(refusal(script), None, "{script}");
+    }
+    let o = ontology();
+    let pattern = |text: &str| PatternText::parse(text).expect("it is a pattern").check(&o).err().map(|d| d.span);
+    assert_eq!(pattern("_: Task WHERE _.n = 1"), Some(14..15));
+    assert_eq!((pattern("_: Task"), pattern("t: Task WHERE t.n = 1")), (None, None));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Actions: what a statement changes, and that it may.
 
-use super::{Checked, Checker};
+use super::{Checked, Checker, names_nothing};
 use crate::ast::{self, Name};
 use crate::diagnostic::{Diagnostic, Span, nearest};
 use crate::plan::{Action, Expr, Target};
@@ -77,6 +77,7 @@ impl Checker<'_> {
                 Some(ty) => (Target::Bound(n.text.clone()), *ty),
                 None => (Target::Reference(n.text.clone()), None),
             },
+            ast::Target::Var(n) if n.text == "_" => return Err(names_nothing(n)),
             ast::Target::Var(n) => match (self.find(&n.text), self.scope.bound.get(&n.text)) {
                 (Some(i), _) => (Target::Slot(i), self.vars[i].ty),
                 (None, Some(ty)) => (Target::Bound(n.text.clone()), *ty),
