@@ -5,6 +5,7 @@ use crate::out::{self, Out};
 use crate::table::render;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
+use mew_lang::ast::{Statement, StatementKind};
 use mew_model::Value;
 use mew_sync::shapes::value_from_wire;
 use std::collections::BTreeMap;
@@ -31,8 +32,8 @@ pub struct StatementArgs {
     /// How rows are shown
     #[arg(short, long, default_value = "table")]
     output: Output,
-    /// Wait for a kernel that is not ready, and run the statement again until it returns a row, for so long: 30s, 2m. A write
-    /// of which the answer is lost is not run again
+    /// Wait for a kernel that is not ready, and run the statement again until it returns a row, for so long: 30s, 2m. No write
+    /// is run again: one of which the answer is lost fails, and a script that writes before it returns rows is refused
     #[arg(long, value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 }
@@ -57,6 +58,10 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
     let Some(wait) = a.wait else { return once().await };
     // No waiting makes it one.
     check_address(&a.address)?;
+    ensure!(
+        !writes_first(text),
+        "with --wait, what this script writes would be written again until its last statement returns a row: run the writes by themselves, and then wait for the row"
+    );
     let end = Instant::now() + wait;
     loop {
         let late = match once().await {
@@ -74,7 +79,19 @@ async fn execute(a: &StatementArgs, text: &str, params: &BTreeMap<String, Value>
 
 fn only_reads(text: &str) -> bool {
     let script = mew_lang::parse_script(text);
-    script.is_ok_and(|all| all.iter().all(|s| matches!(s.kind, mew_lang::ast::StatementKind::Query(..))))
+    script.is_ok_and(|all| all.iter().all(|s| matches!(s.kind, StatementKind::Query(..))))
+}
+
+/// Whether something is written before the statement that returns rows. One that does both at once has changed nothing if it
+/// returns none.
+fn writes_first(text: &str) -> bool {
+    // What is wrong with it the kernel says.
+    let Ok(script) = mew_lang::parse_script(text) else { return false };
+    let kinds = script.iter().map(|s| &s.kind);
+    let mut backwards = kinds.filter(|k| matches!(k, StatementKind::Query(..) | StatementKind::Mutate(..))).rev();
+    let last = backwards.next();
+    matches!(last, Some(StatementKind::Query(..) | StatementKind::Mutate(_, _, Some(_))))
+        && backwards.any(|k| matches!(k, StatementKind::Mutate(..)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -159,7 +176,7 @@ pub async fn run(a: StatementArgs) -> Result<()> {
 fn literal(text: &str) -> Value {
     let script = format!("MATCH x: any RETURN {text}");
     if let Ok(s) = mew_lang::parse_script(&script)
-        && let [mew_lang::ast::Statement { kind: mew_lang::ast::StatementKind::Query(_, r), .. }] = s.as_slice()
+        && let [Statement { kind: StatementKind::Query(_, r), .. }] = s.as_slice()
         && let [(e, None)] = r.columns.as_slice()
         && let mew_lang::ast::ExprKind::Value(v) = &e.kind
     {

@@ -178,6 +178,40 @@ async fn a_write_that_may_have_run_is_not_run_again() {
     }
 }
 
+/// While the last statement finds nothing, the whole script would run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_script_writes_again_to_wait_for_a_row() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let stop = serve(listener);
+    for script in [
+        "SPAWN Task {n = 1}; MATCH t: Task WHERE t.n = 2 RETURN t.n",
+        "MATCH t: Task RETURN t.n; SPAWN Task {n = 1}; MATCH t: Task WHERE t.n = 2 RETURN t.n",
+        "BEGIN; SPAWN Task {n = 1}; MATCH t: Task WHERE t.n = 2 RETURN t.n; COMMIT",
+        "SPAWN Task {n = 1}; MATCH t: Task WHERE t.n = 2 SET t.n = 3 RETURNING t.n",
+    ] {
+        for command in ["exec", "query"] {
+            let words = ["with --wait", "run the writes by themselves"];
+            refused(&[command, "--wait=10m", "--address", &address, script], &words);
+        }
+    }
+    let count = ["query", "--output=csv", "--address", &address, "MATCH t: Task RETURN COUNT(t)"];
+    assert!(String::from_utf8_lossy(&mew(&count).stdout).ends_with("\n0\n"), "something was written");
+    // What changes nothing until it returns a row is waited for, and what returns no rows runs once.
+    let claim = "MATCH t: Task WHERE t.n = 7 SET t.n = 8 RETURNING t.n";
+    let mut c = command(&["exec", "--wait=10m", "--output=csv", "--address", &address, claim]);
+    let child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let o = mew(&["exec", "--wait=10m", "--address", &address, "SPAWN Task {n = 7}; SPAWN Task {n = 9}"]);
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let waited = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let o = timeout(PATIENCE, waited).await.expect("in time").expect("it is looked at").expect("it ends");
+    let said = String::from_utf8_lossy(&o.stderr);
+    assert!(o.status.success() && said.contains("1 set"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&o.stdout), "t.n\n8\n");
+    assert!(String::from_utf8_lossy(&mew(&count).stdout).ends_with("\n2\n"), "something was written twice");
+    stop.cancel();
+}
+
 #[test]
 fn what_is_not_there_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
