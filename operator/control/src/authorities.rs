@@ -156,6 +156,12 @@ impl Authorities {
         self.roots().concat()
     }
 
+    /// Another trust domain that one of them names: what it signed under the name of this one, nobody would take who trusts it. One
+    /// that was made elsewhere may name none.
+    pub fn other_domain(&self, trust_domain: &str) -> Option<String> {
+        self.all().filter_map(|(_, c)| c.authority.trust_domain()).find(|d| d != trust_domain)
+    }
+
     // ----------------------------------------------------------------- steps
 
     /// What comes next in a rotation that has begun.
@@ -318,6 +324,21 @@ mod tests {
             assert_eq!(a.bundle().matches("BEGIN CERTIFICATE").count(), roots);
             assert_eq!(a.roots().concat(), a.bundle());
             assert!(!a.bundle().contains("PRIVATE KEY"));
+        }
+    }
+
+    /// One that is only published would sign next.
+    #[test]
+    fn one_of_another_trust_domain_is_noticed_in_every_state() {
+        let here = Authorities::first(ca(1));
+        assert_eq!(here.other_domain("here.example"), None);
+        assert_eq!(here.other_domain("there.example").as_deref(), Some("here.example"));
+        let there = Ca::new(Authority::new("there.example").expect("a CA"), 2).expect("it has a fingerprint");
+        let published = here.publish(there).expect("a step");
+        let signing = published.sign(3).expect("a step");
+        for mixed in [published, signing] {
+            assert_eq!(mixed.other_domain("here.example").as_deref(), Some("there.example"));
+            assert_eq!(mixed.other_domain("there.example").as_deref(), Some("here.example"));
         }
     }
 

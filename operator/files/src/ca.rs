@@ -43,11 +43,8 @@ pub fn kept_authorities(state: &Path, trust_domain: &str) -> Result<Authorities>
     )
 }
 
-/// Under the name of another domain, certificates would be signed that nobody takes who trusts this CA. One that was put there
-/// by hand may name none.
 fn of_domain(state: &Path, trust_domain: &str, a: Authorities) -> Result<Authorities> {
-    let other = a.all().filter_map(|(_, c)| c.authority().trust_domain()).find(|d| d != trust_domain);
-    if let Some(kept) = other {
+    if let Some(kept) = a.other_domain(trust_domain) {
         bail!(
             "the CA in {} is of the trust domain {kept}, not {trust_domain}: say --trust-domain {kept}, or give {trust_domain} a state directory of its own",
             path(state).display()

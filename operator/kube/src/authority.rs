@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Loads the CA; makes one if there is none and nobody can depend on one yet. A CA that is missing while Remotes exist is
 /// not replaced: peers trust the old one, and a silent change would cut every link.
 pub async fn ensure(client: &Client, o: &OperatorOptions) -> Result<Authorities> {
-    let cas = match load(client, &o.namespace).await? {
+    let cas = match load(client, o).await? {
         Some(a) => a,
         None => {
             let all: Vec<Api<Remote>> = match o.watched.as_slice() {
@@ -52,8 +52,21 @@ pub async fn ensure(client: &Client, o: &OperatorOptions) -> Result<Authorities>
 }
 
 /// What the Secret holds; `None` if there is none.
-pub async fn load(client: &Client, namespace: &str) -> Result<Option<Authorities>> {
-    find(client, namespace).await?.as_ref().map(from_secret).transpose()
+pub async fn load(client: &Client, o: &OperatorOptions) -> Result<Option<Authorities>> {
+    find(client, &o.namespace).await?.as_ref().map(|s| of_domain(s, o)).transpose()
+}
+
+/// What it holds, of the trust domain that this operator is of.
+fn of_domain(s: &Secret, o: &OperatorOptions) -> Result<Authorities> {
+    let cas = from_secret(s)?;
+    if let Some(kept) = cas.other_domain(&o.trust_domain) {
+        bail!(
+            "the CA in the Secret {SECRET} in {} is of the trust domain {kept}, not {}: say --trust-domain {kept} (`trustDomain` of the chart); or, to begin with a new CA, delete all Remotes and this Secret first",
+            o.namespace,
+            o.trust_domain
+        );
+    }
+    Ok(cas)
 }
 
 async fn find(client: &Client, namespace: &str) -> Result<Option<Secret>> {
@@ -96,7 +109,7 @@ async fn create(client: &Client, o: &OperatorOptions) -> Result<Authorities> {
             Ok(cas)
         }
         // Another replica was faster: its CA holds.
-        Err(kube::Error::Api(s)) if s.is_already_exists() => from_secret(&timeout(CALL, secrets.get(SECRET)).await??),
+        Err(kube::Error::Api(s)) if s.is_already_exists() => of_domain(&timeout(CALL, secrets.get(SECRET)).await??, o),
         Err(e) => Err(e).context("the CA cannot be stored"),
     }
 }

@@ -83,7 +83,7 @@ impl Follower {
 
     async fn follow(&mut self) -> Result<()> {
         let now = self.authorities.borrow().clone();
-        let found = authority::load(&self.client, &self.options.namespace).await?;
+        let found = authority::load(&self.client, &self.options).await?;
         let next = found.with_context(|| format!("the Secret {SECRET} is gone; restore it from a backup"))?;
         if next == *now {
             // Only after a look: a replica that does not know of newer ones must not put older ones in their place.
