@@ -44,6 +44,7 @@ impl Store {
     pub fn backup(&self) -> Result<Backup> {
         let (kernel_id, incarnation) = (self.kernel_id().to_owned(), self.incarnation().to_owned());
         let (head, entries) = {
+            let _held = self.hold_segments();
             let st = self.read();
             let entry = |s: &Segment| Entry { name: segment_name(s.id), len: s.end.into(), file: s.file.clone() };
             (st.index.last_seq, st.segments.values().map(entry).collect::<Vec<_>>())

@@ -53,6 +53,8 @@ pub struct Store {
     keeps: AtomicBool,
     /// Files that upkeep is done with, to be removed from the last to the first.
     upkeep: Mutex<Vec<String>>,
+    /// See [`Store::hold_segments`].
+    segments: Mutex<()>,
     /// Bytes of commits that the checkpoint does not cover.
     behind: AtomicU64,
     next_id: Mutex<u32>,
@@ -102,6 +104,7 @@ impl Store {
             looks: Mutex::default(),
             keeps: AtomicBool::new(false),
             upkeep: Mutex::default(),
+            segments: Mutex::default(),
             behind: AtomicU64::new(replayed_bytes),
             next_id: Mutex::new(next_id),
             _lock: lock,
@@ -145,6 +148,13 @@ impl Store {
     }
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Upkeep holds it from when it forgets tombstones until segments without them are in the place of those with them. An id
+    /// that is free again may be given to another entity meanwhile: who copied both would have it twice. Taken before the
+    /// state, and neither by readers nor by commits.
+    pub(crate) fn hold_segments(&self) -> MutexGuard<'_, ()> {
+        lock(&self.segments)
     }
 
     /// What is committed now.

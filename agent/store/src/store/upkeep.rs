@@ -114,6 +114,7 @@ impl Store {
             done.rewritten += x.old.len() as u64;
             done.freed_bytes += x.freed_bytes;
             done.forgotten += x.forgotten.len() as u64;
+            let _held = self.hold_segments();
             // These need not go with the segment, and there may be many.
             for part in x.forgotten.chunks(PART) {
                 self.changed(|st| compact::forget(st, part));

@@ -1,5 +1,7 @@
 //! Disks that tell more, or do less, than one in memory.
 
+use crate::common::CHECKPOINT;
+use crate::common::interrupted::Job;
 use mew_store::{Disk, DiskOp, Hook, Hooked, MemDisk};
 use std::collections::BTreeMap;
 use std::io;
@@ -40,6 +42,33 @@ impl Hook for OpenFiles {
 pub fn kept(watched: &Watched) -> Vec<String> {
     let there = watched.disk.list().expect("a disk in memory");
     watched.hook.lock().keys().filter(|name| !there.contains(name)).cloned().collect()
+}
+
+pub type Checkpointed = Hooked<MemDisk, NextCheckpoint>;
+
+/// Does something else as soon as the next checkpoint has its name.
+#[derive(Default)]
+pub struct NextCheckpoint(Mutex<Option<Job>>);
+
+impl NextCheckpoint {
+    fn lock(&self) -> MutexGuard<'_, Option<Job>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn plan(&self, job: Job) {
+        *self.lock() = Some(job);
+    }
+}
+
+impl Hook for NextCheckpoint {
+    fn after(&self, op: DiskOp<'_>) {
+        if matches!(op, DiskOp::Rename { to: CHECKPOINT, .. }) {
+            let job = self.lock().take();
+            if let Some(job) = job {
+                job();
+            }
+        }
+    }
 }
 
 /// What a file holds goes with its name, as if nobody kept it open.

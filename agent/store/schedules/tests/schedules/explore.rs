@@ -1,7 +1,7 @@
 //! Runs a scenario under many schedules: shuttle decides at each lock, atomic and file operation which thread goes on.
 
 use shuttle::scheduler::UncontrolledNondeterminismCheckScheduler;
-use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, Runner};
 
 /// Schedules of each scenario, unless `MEW_SCHEDULES` says how many.
@@ -46,13 +46,64 @@ impl Drop for Hint {
     }
 }
 
+/// Whether `MEW_REPLAY` said what to run.
+fn replayed(scenario: fn()) -> bool {
+    let Ok(schedule) = std::env::var("MEW_REPLAY") else { return false };
+    run(scenario, ReplayScheduler::new_from_encoded(&schedule));
+    true
+}
+
 pub fn explore(scenario: fn()) {
     let _hint = Hint;
-    if let Ok(schedule) = std::env::var("MEW_REPLAY") {
-        return run(scenario, ReplayScheduler::new_from_encoded(&schedule));
+    if replayed(scenario) {
+        return;
     }
     let n = std::env::var("MEW_SCHEDULES").map_or(SCHEDULES, |n| n.parse().expect("MEW_SCHEDULES is a number"));
     run_some(scenario, n);
+}
+
+/// Lets the scenario's first thread stand still once, for as long as others can go on: at each of its steps beside them, one in
+/// each schedule. This finds what can go wrong at one step of very many; the others are best begun late.
+pub fn at_each_step(scenario: fn()) {
+    let _hint = Hint;
+    if !replayed(scenario) {
+        run(scenario, OneStop::default());
+    }
+}
+
+#[derive(Default)]
+struct OneStop {
+    /// The step at which it stands still, of those at which another thread could go on.
+    at: usize,
+    /// Such steps that are left until then.
+    left: usize,
+}
+
+impl Scheduler for OneStop {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        // The last time there was no such step any more.
+        if self.left > 0 {
+            return None;
+        }
+        self.at += 1;
+        self.left = self.at;
+        Some(Schedule::new(SEED))
+    }
+
+    fn next_task(&mut self, runnable: &[&Task], _current: Option<TaskId>, _is_yielding: bool) -> Option<TaskId> {
+        let first = TaskId::from(0);
+        if runnable.len() > 1 && runnable.iter().any(|t| t.id() == first) {
+            self.left = self.left.saturating_sub(1);
+        }
+        let goes_first = self.left > 0;
+        let next = runnable.iter().find(|t| (t.id() == first) == goes_first).or(runnable.first());
+        next.map(|t| t.id())
+    }
+
+    /// No scenario draws one.
+    fn next_u64(&mut self) -> u64 {
+        SEED
+    }
 }
 
 /// How it fails, under the first schedule that is found under which it does.

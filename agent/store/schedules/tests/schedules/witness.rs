@@ -154,7 +154,7 @@ fn as_left(mut m: Model, found: &Dump, buried: u64) -> Model {
     m
 }
 
-fn restore(b: &Backup) -> MemDisk {
+pub fn restore(b: &Backup) -> MemDisk {
     let disk = MemDisk::new();
     for e in &b.entries {
         let mut bytes = vec![0; e.len as usize];
