@@ -238,6 +238,9 @@ fn open_kernel(
         if opened.cut_bytes > 0 {
             tracing::warn!(bytes = opened.cut_bytes, "a commit that was never acknowledged was cut off the log");
         }
+        if let Some(why) = &opened.bad_checkpoint {
+            tracing::warn!("the checkpoint was thrown away, and the whole log read instead; nothing is lost: {why}");
+        }
         Ok(Kernel::new(store))
     })?;
     Ok((Arc::new(kernel), file))

@@ -6,8 +6,8 @@
 //!              | ordered values | crc32c u32
 //! ```
 //! Every list is its length and its items, little-endian. The active segment is listed as far as it went; opening replays the
-//! rest of it. All of it follows from the log, so it can be thrown away; a damaged one, or one that was made under other unique
-//! or indexed attributes, is.
+//! rest of it. All of it follows from the log, so it can be thrown away; one that is damaged or cannot be read, or that was made
+//! under other unique or indexed attributes, is.
 
 mod writing;
 
@@ -96,24 +96,29 @@ impl<'a> In<'a> {
     }
 }
 
-/// `None` if there is none, or none that can be used.
-pub fn read(disk: &dyn Disk, o: &Ontology) -> Result<Option<Checkpoint>, CheckpointError> {
+/// `None` if there is none, or one that was not made for this ontology. `Err` of the inner result says what is wrong with one
+/// that is as good as none.
+pub fn read(disk: &dyn Disk, o: &Ontology) -> Result<Result<Option<Checkpoint>, String>, CheckpointError> {
     let file = match disk.open(CHECKPOINT) {
         Ok(f) => f,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ok(None)),
         Err(e) => return Err(e.into()),
     };
     let mut all = vec![0; file.len()? as usize];
-    let n = file.read_at(&mut all, 0)?;
-    all.truncate(n);
+    match file.read_at(&mut all, 0) {
+        Ok(n) => all.truncate(n),
+        // If more of the disk is bad than this, reading the log tells.
+        Err(e) => return Ok(Err(format!("it cannot be read: {e}"))),
+    }
     if all.len() >= 8 && all.starts_with(b"MEWCKP") && &all[..8] != MAGIC {
         return Err(CheckpointError::Version(String::from_utf8_lossy(&all[..8]).into_owned()));
     }
-    let Some(body) = all.len().checked_sub(4) else { return Ok(None) };
-    if !all.starts_with(MAGIC) || all[body..] != crc32c::crc32c(&all[..body]).to_le_bytes() {
-        return Ok(None);
+    match all.len().checked_sub(4) {
+        Some(body) if all.starts_with(MAGIC) && all[body..] == crc32c::crc32c(&all[..body]).to_le_bytes() => {
+            Ok(Ok(decode(&all[8..body], fingerprint(o))))
+        }
+        _ => Ok(Err("its checksum is wrong".to_owned())),
     }
-    Ok(decode(&all[8..body], fingerprint(o)))
 }
 
 /// What a checkpoint begins with; it means something without an ontology, too.

@@ -1,6 +1,6 @@
 //! From files to state: the checkpoint, then the frames after it; without a checkpoint all frames.
 
-use crate::checkpoint::{self, CHECKPOINT, UNFINISHED};
+use crate::checkpoint::{self, CHECKPOINT, Checkpoint, UNFINISHED};
 use crate::disk::Disk;
 use crate::index::Index;
 use crate::log::{Kind, Loc, LogError, RECORD, Record, for_each_record};
@@ -51,13 +51,21 @@ pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>) -> Result<Recovered> {
         }
     }
     let next_id = ids.iter().max().map_or(0, |m| m + 1);
-    let covered = from_checkpoint(disk, &ontology, &mut found)?;
+    let (checkpoint, bad_checkpoint) = match checkpoint::read(disk, &ontology)? {
+        Ok(c) => (c, None),
+        Err(why) => (None, Some(why)),
+    };
+    let covered = match checkpoint {
+        Some(c) => from_checkpoint(c, &ontology, &mut found)?,
+        None => None,
+    };
     let is_covered = covered.is_some();
     let Covered { mut state, mut next_frame, active } = covered.unwrap_or_else(|| {
         let state = State::new(Index::new(), ontology);
         Covered { state, next_frame: 0, active: None }
     });
-    let mut r = Replay { state: &mut state, unresolved: Vec::new(), how: Opened::default() };
+    let how = Opened { bad_checkpoint, ..Opened::default() };
+    let mut r = Replay { state: &mut state, unresolved: Vec::new(), how };
     let mut replayed_bytes = 0;
     let mut rest: Vec<Segment> = found.into_values().collect();
     // Of two with the same frames, the one that compaction made counts.
@@ -95,9 +103,8 @@ pub fn recover(disk: &dyn Disk, ontology: Arc<Ontology>) -> Result<Recovered> {
     Ok(Recovered { state, next_frame, next_id, how, replayed_bytes, leftovers })
 }
 
-/// If there is a checkpoint whose segments are all there; takes those out of `found`.
-fn from_checkpoint(disk: &dyn Disk, o: &Arc<Ontology>, found: &mut BTreeMap<u32, Segment>) -> Result<Option<Covered>> {
-    let Some(c) = checkpoint::read(disk, o)? else { return Ok(None) };
+/// If the checkpoint's segments are all there; takes those out of `found`.
+fn from_checkpoint(c: Checkpoint, o: &Arc<Ontology>, found: &mut BTreeMap<u32, Segment>) -> Result<Option<Covered>> {
     let lost = |offset, why: &str| LogError::Damaged { segment: c.active, offset, why: why.to_owned() };
     let Some(active) = found.get(&c.active) else { return Err(lost(0, "the file is missing").into()) };
     let len = active.file.len()?;

@@ -44,12 +44,14 @@ pub struct Options {
     pub segment_bytes: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
     /// Records that were replayed; what the checkpoint covers is not among them.
     pub records: u64,
     /// Bytes of a torn last commit, never acknowledged, that were cut off.
     pub cut_bytes: u64,
+    /// What is wrong with a checkpoint that was thrown away. Nothing is lost with it.
+    pub bad_checkpoint: Option<String>,
 }
 
 /// One commit, in the order in which it takes effect.

@@ -1,12 +1,14 @@
-//! The checkpoint is made from the log alone: lost, damaged or made under another ontology, it changes nothing. And what it
-//! saves from being read on opening is checked when it is read.
+//! The checkpoint is made from the log alone: lost, damaged, unreadable or made under another ontology, it changes nothing. And
+//! what it saves from being read on opening is checked when it is read.
 
 mod common;
 
 use common::*;
 use mew_model::name::number;
-use mew_store::{Disk, MemDisk, Place, Store, StoreError, Upkeep};
+use mew_store::{Disk, DiskOp, Hook, Hooked, MemDisk, Place, Store, StoreError, Upkeep};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SEGMENT: u32 = 400;
 
@@ -65,6 +67,7 @@ fn a_damaged_checkpoint_is_ignored() {
     let ignored = |copy: &MemDisk, when: &str| {
         let (store, how) = try_open(copy, SEGMENT).unwrap_or_else(|e| panic!("{when}: {e}"));
         assert_eq!(how.records, all, "{when}");
+        assert_eq!(how.bad_checkpoint.as_deref(), Some("its checksum is wrong"), "{when}");
         same(&dump(&store), &right, when);
         assert!(!has_checkpoint(copy), "{when}");
     };
@@ -95,6 +98,45 @@ fn a_damaged_checkpoint_is_ignored() {
     }
 }
 
+/// The first read after the checkpoint was opened fails: it is of that.
+#[derive(Default)]
+struct BadSector(AtomicBool);
+
+impl Hook for BadSector {
+    fn before(&self, op: DiskOp<'_>) -> io::Result<()> {
+        let is_bad = matches!(op, DiskOp::Read { .. }) && self.0.swap(false, Ordering::Relaxed);
+        if is_bad { Err(io::Error::other("a bad sector")) } else { Ok(()) }
+    }
+
+    fn after(&self, op: DiskOp<'_>) {
+        if op == DiskOp::Open(CHECKPOINT) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// As a damaged one. The next upkeep makes another.
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_ignored() {
+    let (disk, store, mut m) = covered();
+    let (right, all) = (dump(&store), all_records(&disk));
+    drop(store);
+    let bad = Hooked::new(disk.clone(), BadSector::default());
+    let (store, how) = Store::open(Arc::new(bad), ontology(), options(SEGMENT)).expect("the log has all of it");
+    assert_eq!(how.records, all);
+    assert_eq!(how.bad_checkpoint.as_deref(), Some("it cannot be read: a bad sector"));
+    same(&dump(&store), &right, "without it");
+    assert!(!has_checkpoint(&disk));
+    let u = EVERYTHING.of(&m);
+    let kept = store.maintain(&u).expect("upkeep succeeds");
+    assert!(kept.checkpoint_bytes > 0, "{kept:?}");
+    m.maintained(&store, &u);
+    drop(store);
+    let (store, how) = try_open(&disk, SEGMENT).expect("the store opens");
+    assert!(how.records == 0 && how.bad_checkpoint.is_none(), "{how:?}");
+    agrees(&store, &m, "with the next one");
+}
+
 #[test]
 fn a_checkpoint_from_other_unique_attributes_is_ignored() {
     let (disk, store, m) = covered();
@@ -102,7 +144,7 @@ fn a_checkpoint_from_other_unique_attributes_is_ignored() {
     drop(store);
     let opened = Store::open(Arc::new(disk.clone()), ontology_with(true), options(SEGMENT));
     let (store, how) = opened.expect("the store opens");
-    assert_eq!(how.records, all);
+    assert!(how.records == all && how.bad_checkpoint.is_none(), "{how:?}");
     let person = m.newest.iter().flatten().find(|r| entity(r).sync_id == "p1").expect("a person is there");
     let title = entity(person).attr(number("title"));
     let holder = store.view().unique(number("Person"), number("title"), title.borrowed());

@@ -40,7 +40,7 @@ fn reopening_gives_the_same() {
     same(&dump(&store), expected.last().expect("there are commits"), "at the end");
     let facts: usize = batches.iter().map(|b| b.facts.len()).sum();
     let changes: usize = batches.iter().map(|b| b.changes.len()).sum();
-    assert_eq!(how, Opened { records: (2 + facts + changes) as u64, cut_bytes: 0 });
+    assert_eq!(how, Opened { records: (2 + facts + changes) as u64, cut_bytes: 0, bad_checkpoint: None });
 }
 
 #[test]
