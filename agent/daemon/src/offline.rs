@@ -3,7 +3,7 @@
 use crate::SEGMENT_BYTES;
 use crate::ontology;
 use crate::state::StateDir;
-use crate::upkeep::TOMBSTONES_MS;
+use crate::upkeep::tombstones;
 use anyhow::{Context, Result, bail, ensure};
 use mew_kernel::Kernel;
 use mew_model::Ontology;
@@ -226,7 +226,8 @@ pub fn compact(data: &Path, ontology: &Path) -> Result<Compacted> {
     let kernel = Kernel::new(store);
     let before = kernel.usage().0;
     let floor = mew_sync::floor(&kernel, now_ms)?;
-    let kept = kernel.maintain(&Upkeep::thorough(floor, now_ms.saturating_sub(TOMBSTONES_MS)))?;
+    let old = tombstones::old(&kernel)?;
+    let kept = kernel.maintain(&Upkeep::thorough(floor, old))?;
     Ok(Compacted { before, after: kernel.usage().0, kept })
 }
 

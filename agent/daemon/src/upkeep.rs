@@ -1,17 +1,17 @@
 //! The store's upkeep: checkpoints and compaction, beside everything else.
 
+pub mod tombstones;
+
 use mew_kernel::Kernel;
 use mew_net::Hub;
-use mew_store::{StoreError, Upkeep};
+use mew_store::{Kept, StoreError, Upkeep};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+use tombstones::Hours;
 
 /// Between two looks; one that finds nothing to do costs nothing.
 const EVERY: Duration = Duration::from_secs(5);
-/// Tombstones are kept at least this long, also when every flow has passed them: a deletion here must win against an older
-/// version that comes from elsewhere.
-pub const TOMBSTONES_MS: u64 = 7 * 24 * 3_600_000;
 /// What failed may have rewritten much in vain. After each failure in a row it is left alone for twice as many looks, up to five
 /// minutes of them.
 const MOST_SKIPPED: u32 = 60;
@@ -20,6 +20,7 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
     let mut tick = tokio::time::interval(EVERY);
     // Looks to be skipped after a failure, and how many of those are left.
     let (mut pause, mut skip) = (0, 0);
+    let (started, mut hours) = (Instant::now(), Hours::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -32,16 +33,16 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
             let _ = tokio::task::spawn_blocking(move || k.maintain(&Upkeep::small())).await?;
             continue;
         }
+        let mono_ms = started.elapsed().as_millis() as u64;
         let done = tokio::task::spawn_blocking(move || {
-            // What flows need is not known: everything stays, and whatever else is due is done all the same.
-            let (floor, unknown) = match mew_sync::floor(&k, now_ms) {
-                Ok(floor) => (floor, None),
-                Err(e) => (0, Some(StoreError::Inconsistent(format!("what flows still need cannot be read: {e}")))),
-            };
-            let kept = k.maintain(&Upkeep::routine(floor, now_ms.saturating_sub(TOMBSTONES_MS)))?;
-            unknown.map_or(Ok(kept), Err)
+            let mut hours = hours;
+            // A note that cannot be made is made later; commits say as well what is in the way, and compaction may make the room.
+            let _ = hours.look(&k, mono_ms);
+            (tidy_up(&k, now_ms), hours)
         });
-        match done.await? {
+        let (done, looked) = done.await?;
+        hours = looked;
+        match done {
             Ok(kept) => {
                 pause = 0;
                 if kept.checkpoint_bytes > 0 {
@@ -64,4 +65,16 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
             }
         }
     }
+}
+
+fn tidy_up(kernel: &Kernel, now_ms: u64) -> Result<Kept, StoreError> {
+    // Where what flows or tombstones need is not known everything stays, and whatever else is due is done all the same.
+    let needs = mew_sync::floor(kernel, now_ms).map_err(|e| e.to_string());
+    let needs = needs.and_then(|floor| Ok((floor, tombstones::old(kernel).map_err(|e| e.to_string())?)));
+    let ((floor, old), unknown) = match needs {
+        Ok(needs) => (needs, None),
+        Err(e) => ((0, 0), Some(StoreError::Inconsistent(format!("what is still needed cannot be read: {e}")))),
+    };
+    let kept = kernel.maintain(&Upkeep::routine(floor, old))?;
+    unknown.map_or(Ok(kept), Err)
 }

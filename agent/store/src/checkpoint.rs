@@ -46,7 +46,6 @@ pub struct Listed {
     pub dead: u32,
     pub stuck: u32,
     pub buried: u32,
-    pub buried_ms: u64,
     pub marks: Vec<(u64, u32)>,
 }
 
@@ -150,7 +149,6 @@ fn head_of(r: &mut In<'_>) -> Option<Head> {
             dead: r.u32()?,
             stuck: r.u32()?,
             buried: 0,
-            buried_ms: 0,
             marks: Vec::new(),
         };
         for _ in 0..r.count(12)? {
@@ -159,7 +157,7 @@ fn head_of(r: &mut In<'_>) -> Option<Head> {
         segments.push(k);
     }
     for k in &mut segments {
-        (k.buried, k.buried_ms) = (r.u32()?, r.u64()?);
+        k.buried = r.u32()?;
         // What no segment of that size can have.
         let most = k.end / (RECORD as u32 + 1);
         if [k.records, k.dead, k.stuck, k.buried].iter().any(|n| *n > most) || k.marks.iter().any(|m| m.1 >= k.end) {

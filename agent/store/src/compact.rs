@@ -46,7 +46,7 @@ const MOST_READ: u64 = 1 << 31;
 fn worth(closed: &[&Segment], u: &Upkeep) -> usize {
     let (mut all, mut gone, mut worth) = (0_u64, 0_u64, 0);
     for (i, s) in closed.iter().enumerate() {
-        let here = s.gone(true, u.tombstones_before_ms);
+        let here = s.gone(true, u.tombstones_up_to);
         // Where nothing is gone nothing is rewritten.
         if here == 0 {
             continue;
@@ -76,7 +76,7 @@ pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment
     let (mut open, mut clean) = (false, true);
     let (mut size, mut read) = (0_u64, 0_u64);
     for (i, s) in closed.iter().enumerate() {
-        let gone = s.gone(clean, u.tombstones_before_ms);
+        let gone = s.gone(clean, u.tombstones_up_to);
         let pays = u64::from(gone) * 100 >= u64::from(s.records) * u64::from(u.dead_percent);
         let dirty = gone > 0 && (i < worth || pays);
         // Two small neighbours are better as one, also if nothing is dead in them.
@@ -218,7 +218,7 @@ fn keep(
             continue;
         }
         let e = EntityRef::read(body).map_err(|e| StoreError::Inconsistent(e.to_string()))?;
-        let is_old = e.deleted && e.time.ms() < u.tombstones_before_ms;
+        let is_old = e.deleted && r.seq <= u.tombstones_up_to;
         // An edge must find its ends again when the log is replayed.
         if is_old && clean && state.index.edges_of(r.ent).next().is_none() {
             forgotten.push(Forgotten { ent: r.ent, from, sync_id: e.sync_id.into() });
@@ -246,7 +246,7 @@ fn settle(moves: &mut [Move], id: u32, frame_at: u64) -> Result<()> {
 
 /// Reads the new file's frames for its end, its marks and what is in it.
 fn counted(store: &Store, mut new: Segment, moves: &[Move]) -> Result<Segment> {
-    let (mut buried, mut buried_ms) = (0, 0);
+    let mut buried = 0;
     new.replay(false, |_, frame| {
         let state = store.read();
         for_each_record(frame, |at, r| {
@@ -256,12 +256,11 @@ fn counted(store: &Store, mut new: Segment, moves: &[Move]) -> Result<Segment> {
                 && state.index.edges_of(r.ent).next().is_none()
             {
                 buried += 1;
-                buried_ms = e.time.ms().max(buried_ms);
             }
         });
         Ok(())
     })?;
-    (new.buried, new.buried_ms) = (buried, buried_ms);
+    new.buried = buried;
     new.dead = new.records.saturating_sub(moves.len() as u32);
     new.stuck = new.dead;
     Ok(new)

@@ -121,8 +121,7 @@ fn from_checkpoint(c: Checkpoint, o: &Arc<Ontology>, found: &mut BTreeMap<u32, S
     for k in c.segments {
         let Some(mut s) = found.remove(&k.id) else { continue };
         (s.end, s.end_frame, s.last_seq, s.marks) = (k.end, k.end_frame, k.last_seq, k.marks);
-        (s.records, s.dead, s.stuck) = (k.records, k.dead, k.stuck);
-        (s.buried, s.buried_ms) = (k.buried, k.buried_ms);
+        (s.records, s.dead, s.stuck, s.buried) = (k.records, k.dead, k.stuck, k.buried);
         if s.id == c.active {
             active = Some(s);
         } else {
@@ -161,7 +160,7 @@ impl Replay<'_> {
             })
             .or_else(|e| failed.map_or(Err(e.into()), Err))?;
         if let Some(k) = self.state.segment(id) {
-            (s.dead, s.buried, s.buried_ms) = (k.dead, k.buried, k.buried_ms);
+            (s.dead, s.buried) = (k.dead, k.buried);
         }
         if s.entities > 0 {
             self.state.index.raise_next(s.entities);

@@ -51,9 +51,8 @@ pub struct Segment {
     pub dead: u32,
     /// As many of them had to stay when compaction made it.
     pub stuck: u32,
-    /// Tombstones in it, and the time of the latest in milliseconds.
+    /// Tombstones in it.
     pub buried: u32,
-    pub buried_ms: u64,
     /// (first seq of a frame, its offset), ascending.
     pub marks: Vec<(u64, u32)>,
 }
@@ -96,7 +95,6 @@ impl Segment {
             dead: 0,
             stuck: 0,
             buried: 0,
-            buried_ms: 0,
             marks: vec![],
         }
     }
@@ -189,10 +187,10 @@ impl Segment {
     }
 
     /// Records that compaction takes. If nothing older holds what was replaced (`clean`), also what only takes something away,
-    /// and tombstones, once they are from before this time.
-    pub fn gone(&self, clean: bool, before_ms: u64) -> u32 {
+    /// and tombstones, once all of it is as old as those that may go.
+    pub fn gone(&self, clean: bool, tombstones_up_to: u64) -> u32 {
         let n = match clean {
-            true if self.buried_ms < before_ms => self.dead + self.buried,
+            true if self.last_seq <= tombstones_up_to => self.dead + self.buried,
             true => self.dead,
             // That has to stay as long as what it takes away may lie in something older.
             false => self.dead.saturating_sub(self.stuck),

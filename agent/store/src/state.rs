@@ -164,7 +164,6 @@ impl State {
             && let Some(s) = self.segment_mut(loc.segment())
         {
             s.buried += 1;
-            s.buried_ms = s.buried_ms.max(new.time.ms());
         }
         if let Some(mut replaced) = replaced {
             if let Some(was) = &was {

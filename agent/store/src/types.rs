@@ -116,8 +116,9 @@ impl Place {
 pub struct Upkeep {
     /// History up to this seq is needed by nobody: older versions and, if they are old enough, tombstones may go.
     pub floor: u64,
-    /// Tombstones of versions before this time may go, in milliseconds since 1970.
-    pub tombstones_before_ms: u64,
+    /// Tombstones up to this seq are old enough. Their versions' times say when something was deleted somewhere, and not since
+    /// when that is known here.
+    pub tombstones_up_to: u64,
     /// Segments are rewritten from this share of dead records on, in percent; tombstones that may go count as dead.
     pub dead_percent: u32,
     /// A checkpoint is written when more bytes of commits than these came after the last,
@@ -128,20 +129,20 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// What a running kernel does: half dead is rewritten, and a restart replays a few segments at most.
-    pub fn routine(floor: u64, tombstones_before_ms: u64) -> Self {
+    pub fn routine(floor: u64, tombstones_up_to: u64) -> Self {
         let (checkpoint_bytes, checkpoint_percent) = (192 << 20, 50);
-        Upkeep { floor, tombstones_before_ms, dead_percent: 50, checkpoint_bytes, checkpoint_percent }
+        Upkeep { floor, tombstones_up_to, dead_percent: 50, checkpoint_bytes, checkpoint_percent }
     }
 
     /// Nothing that takes long: a spare, and a look whether a disk that refused takes commits again.
     pub fn small() -> Self {
         let never = u64::MAX;
-        Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: never, checkpoint_percent: 0 }
+        Upkeep { floor: 0, tombstones_up_to: 0, dead_percent: 100, checkpoint_bytes: never, checkpoint_percent: 0 }
     }
 
     /// Everything that can be done.
-    pub fn thorough(floor: u64, tombstones_before_ms: u64) -> Self {
-        Upkeep { floor, tombstones_before_ms, dead_percent: 1, checkpoint_bytes: 0, checkpoint_percent: 0 }
+    pub fn thorough(floor: u64, tombstones_up_to: u64) -> Self {
+        Upkeep { floor, tombstones_up_to, dead_percent: 1, checkpoint_bytes: 0, checkpoint_percent: 0 }
     }
 }
 

@@ -104,11 +104,11 @@ fn old_tombstones_go_and_no_number_comes_back() {
     for n in 0..12 {
         write(&store, &mut m, &[put_task(n, 10, None)]);
     }
-    // Every second one dies: three before the floor and the time, one after the time, two after the floor.
+    // Every second one dies: three that are old enough, one that is younger, two after the floor.
     for which in [0, 2, 4] {
         write(&store, &mut m, &[Op::Delete { which }]);
     }
-    let before_ms = m.clock + 1;
+    let old = m.seq;
     write(&store, &mut m, &[Op::Delete { which: 6 }]);
     let floor = m.seq;
     for which in [8, 10] {
@@ -117,7 +117,7 @@ fn old_tombstones_go_and_no_number_comes_back() {
     for _ in 0..4 {
         write(&store, &mut m, &[]);
     }
-    let u = Upkeep::thorough(floor, before_ms);
+    let u = Upkeep::thorough(floor, old);
     assert_eq!(m.may_forget(&u), [0, 2, 4]);
     assert_eq!(maintain(&store, &mut m, &u).forgotten, 3);
     assert_eq!(m.forgotten.iter().map(String::as_str).collect::<Vec<_>>(), ["t0", "t2", "t4"]);
@@ -143,6 +143,34 @@ fn old_tombstones_go_and_no_number_comes_back() {
         agrees(&store, &m, "with forgotten ids again");
         drop(store);
         agrees(&open(&without_checkpoint(&copy), 300), &m, "rebuilt with forgotten ids again");
+    }
+}
+
+/// One that arrives late has an old version, and is as young as all that was buried here at that time.
+#[test]
+fn a_tombstone_is_as_old_as_its_being_here() {
+    let disk = MemDisk::new();
+    let store = open(&disk, 300);
+    let mut m = Model::new();
+    for n in 0..8 {
+        write(&store, &mut m, &[put_task(n, 10, None)]);
+    }
+    let before = m.seq;
+    m.clock = 0;
+    write(&store, &mut m, &[Op::Delete { which: 0 }]);
+    assert_eq!(entity(m.newest[0].as_ref().expect("it is there")).time.ms(), 1, "the time of the first version of all");
+    for n in 1..4 {
+        write(&store, &mut m, &[put_task(n, 10, None)]);
+    }
+    let (young, old) = (Upkeep::thorough(m.seq, before), Upkeep::thorough(m.seq, m.seq));
+    let kept = maintain(&store, &mut m, &young);
+    assert!(kept.rewritten > 0 && kept.forgotten == 0, "{kept:?}");
+    drop(store);
+    for (copy, when) in [(disk.copy(), "opened again"), (without_checkpoint(&disk), "without a checkpoint")] {
+        let (store, mut m) = (open(&copy, 300), m.clone());
+        assert_eq!(maintain(&store, &mut m, &young).forgotten, 0, "{when}");
+        assert_eq!(maintain(&store, &mut m, &old).forgotten, 1, "{when}");
+        assert!(m.forgotten.contains("t0"), "{when}");
     }
 }
 
@@ -262,12 +290,12 @@ fn an_entity_that_was_deleted_stays_deleted() {
     for n in 20..22 {
         commit(&store, &m.batch(&[put_task(n, 1800, None)]));
     }
-    let u = Upkeep::routine(m.seq, m.clock + 1);
+    let u = Upkeep::routine(m.seq, m.seq);
     let kept = maintain(&store, &mut m, &u);
     assert!(kept.rewritten > 0 && kept.forgotten == 0, "{kept:?}");
     assert!(!compacted(&disk).contains(&FIRST.to_owned()) && files(&disk).contains(&FIRST.to_owned()));
     rebuilds_alike(&disk, segment_bytes, "with its older version");
-    let u = Upkeep::thorough(m.seq, m.clock + 1);
+    let u = Upkeep::thorough(m.seq, m.seq);
     assert_eq!(maintain(&store, &mut m, &u).forgotten, 1);
     assert_eq!(m.forgotten.len(), 1);
     rebuilds_alike(&disk, segment_bytes, "with nothing left of it");
@@ -293,7 +321,7 @@ fn a_replaced_record_at_the_beginning_keeps_no_tombstones() {
         let ops = short_life(&m, 20 + n);
         commit(&store, &m.batch(&ops));
         if n % 20 == 19 {
-            let u = Upkeep::routine(m.seq, m.clock + 1);
+            let u = Upkeep::routine(m.seq, m.seq);
             let kept = maintain(&store, &mut m, &u);
             assert!(kept.forgotten > 0, "after {n}: {kept:?}");
             assert!(segments(&disk).len() <= 12, "after {n}: {:?}", segments(&disk));
@@ -318,7 +346,7 @@ fn segments_of_nothing_but_old_tombstones_are_worth_rewriting() {
     let kept = maintain(&store, &mut m, &young);
     assert!(kept.checkpoint_bytes > 0 && kept.forgotten == 0, "{kept:?}");
     let before = store.usage().0;
-    let old = Upkeep::routine(m.seq, m.clock + 1);
+    let old = Upkeep::routine(m.seq, m.seq);
     let kept = maintain(&store, &mut m, &old);
     assert!(kept.forgotten > 20 && m.forgotten.len() as u64 == kept.forgotten, "{kept:?}");
     assert!(store.usage().0 < before / 2, "{} bytes of {before}", store.usage().0);
@@ -371,7 +399,7 @@ fn small_leftovers_become_one_segment() {
     rebuilds_alike(&disk, segment_bytes, "with small leftovers");
 }
 
-/// Compaction drops neither what came after the floor nor, with a time of 0, any tombstone.
+/// Compaction drops neither what came after the floor nor, where none is old enough, any tombstone.
 #[test]
 fn nothing_goes_before_its_time() {
     let disk = MemDisk::new();

@@ -56,6 +56,8 @@ struct Pair {
     last_conn: ConnId,
     queue: VecDeque<(usize, Event)>,
     mono_ms: u64,
+    /// How far the source had come, and when.
+    heads: Vec<(u64, u64)>,
 }
 
 impl Pair {
@@ -80,6 +82,7 @@ impl Pair {
             last_conn: 0,
             queue: VecDeque::new(),
             mono_ms: 0,
+            heads: Vec::new(),
         };
         p.configure();
         p
@@ -132,6 +135,7 @@ impl Pair {
 
     /// The sink cannot be reached for so long.
     fn away(&mut self, ms: u64) {
+        self.heads.push((self.mono_ms, self.ends[SOURCE].kernel.head()));
         self.online = false;
         self.queue.clear();
         self.hang_up();
@@ -194,8 +198,8 @@ impl Pair {
     fn tidy_up(&self) -> Kept {
         let kernel = &self.ends[SOURCE].kernel;
         let floor = floor(kernel, self.wall_ms()).expect("a disk in memory");
-        let kept = kernel.maintain(&Upkeep::thorough(floor, self.wall_ms() - WEEK_MS));
-        kept.expect("upkeep succeeds")
+        let old = self.heads.iter().rev().find(|(at, _)| at + WEEK_MS <= self.mono_ms).map_or(0, |(_, head)| *head);
+        kernel.maintain(&Upkeep::thorough(floor, old)).expect("upkeep succeeds")
     }
 
     fn source_knows(&self, id: &str) -> bool {

@@ -1,6 +1,6 @@
 //! What the worker of the soak does: clients that never wait, and upkeep as in an agent.
 
-use crate::embedded::{self, Indexes, codes, execute, live, new_rows, now_ms, updates};
+use crate::embedded::{self, Indexes, codes, execute, live, new_rows, updates};
 use crate::measure::Histogram;
 use crate::ours::{SPAWN, UPDATE};
 use crate::race::{Figures, distinct};
@@ -10,6 +10,7 @@ use crate::worker::{Work, answer};
 use anyhow::{Context, Result, ensure};
 use mew_kernel::{Kernel, Table};
 use mew_store::Upkeep;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -21,8 +22,8 @@ const CLIENTS: u32 = 2;
 const SIZES: [usize; 3] = [1, 10, 100];
 /// Between two looks for what is to be tidied up, as in an agent.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// An agent keeps tombstones for a week; here they go soon, so that a soak of minutes sees all of their life.
-const TOMBSTONES_MS: u64 = 10_000;
+/// An agent keeps tombstones for a week; here they go so many looks later, so that a soak of minutes sees all of their life.
+const TOMBSTONES: usize = 2;
 const ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -76,9 +77,13 @@ impl Counted {
 }
 
 fn upkeep(k: &Kernel, counted: &Counted) {
+    // How far the log had come at the last looks.
+    let mut heads = VecDeque::from([0; TOMBSTONES]);
     loop {
         thread::sleep(UPKEEP);
-        match k.maintain(&Upkeep::routine(u64::MAX, now_ms().saturating_sub(TOMBSTONES_MS))) {
+        heads.push_back(k.head());
+        let old = heads.pop_front().unwrap_or(0);
+        match k.maintain(&Upkeep::routine(u64::MAX, old)) {
             Ok(kept) => {
                 counted.checkpoints.fetch_add(u64::from(kept.checkpoint_bytes > 0), Ordering::Relaxed);
                 counted.rewritten.fetch_add(kept.rewritten, Ordering::Relaxed);

@@ -22,7 +22,7 @@ const EXACT: u32 = 52;
 
 /// A checkpoint and nothing else, whatever came after the last one.
 pub const ONLY_A_CHECKPOINT: Upkeep =
-    Upkeep { floor: 0, tombstones_before_ms: 0, dead_percent: 100, checkpoint_bytes: 0, checkpoint_percent: 0 };
+    Upkeep { floor: 0, tombstones_up_to: 0, dead_percent: 100, checkpoint_bytes: 0, checkpoint_percent: 0 };
 
 pub fn kernel(w: &Work, indexes: Indexes) -> Result<Kernel> {
     Ok(Kernel::new(embedded::open(&w.log(), indexes)?.0))

@@ -213,7 +213,6 @@ fn head(out: &mut Out, image: &Image<'_>, segments: &[Segment]) -> io::Result<()
     }
     for s in segments {
         out.u32(s.buried)?;
-        out.u64(s.buried_ms)?;
     }
     Ok(())
 }

@@ -162,7 +162,7 @@ impl Store {
         let (mut bytes, mut records) = (0, 0);
         for group in compact::groups(closed, u, self.options.segment_bytes) {
             for s in group.of.iter().filter_map(|first| st.segments.get(first)) {
-                let gone = s.gone(group.clean, u.tombstones_before_ms);
+                let gone = s.gone(group.clean, u.tombstones_up_to);
                 due.gain += s.bytes_of(gone);
                 bytes += u64::from(s.end);
                 records += u64::from(s.records - s.dead.min(s.records));

@@ -235,7 +235,7 @@ impl Model {
 
     /// The tombstones that upkeep may take away: old ones that no living edge has as an end.
     pub fn may_forget(&self, u: &Upkeep) -> Vec<u32> {
-        let is_old = |r: &Row| r.1 <= u.floor && entity(r).deleted && entity(r).time.ms() < u.tombstones_before_ms;
+        let is_old = |r: &Row| entity(r).deleted && r.1 <= u.floor.min(u.tombstones_up_to);
         let needed: BTreeSet<u32> = self.there().filter_map(|r| self.ends(r)).flatten().collect();
         self.there().filter(|r| is_old(r) && !needed.contains(&r.0)).map(|r| r.0).collect()
     }
@@ -291,7 +291,7 @@ pub fn agrees_from_everywhere(store: &Store, m: &Model) {
     }
 }
 
-/// What upkeep may touch: up to so many quarters of all seqs and of all time.
+/// What upkeep may touch: up to so many quarters of all seqs, and of those with tombstones.
 #[derive(Clone, Copy, Debug)]
 pub struct Quarters {
     pub floor: u64,
@@ -301,10 +301,10 @@ pub struct Quarters {
 
 impl Quarters {
     pub fn of(self, m: &Model) -> Upkeep {
-        let (floor, before_ms) = (m.seq * self.floor / 4, (m.clock + 1) * self.old / 4);
+        let (floor, old) = (m.seq * self.floor / 4, m.seq * self.old / 4);
         match self.thorough {
-            true => Upkeep::thorough(floor, before_ms),
-            false => Upkeep::routine(floor, before_ms),
+            true => Upkeep::thorough(floor, old),
+            false => Upkeep::routine(floor, old),
         }
     }
 }

@@ -60,8 +60,8 @@ impl Witness {
         if tombstones {
             self.buried.fetch_max(head, Ordering::Relaxed);
         }
-        let before_ms = if tombstones { u64::MAX } else { 0 };
-        store.maintain(&Upkeep::thorough(head, before_ms)).expect("upkeep succeeds");
+        let old = if tombstones { u64::MAX } else { 0 };
+        store.maintain(&Upkeep::thorough(head, old)).expect("upkeep succeeds");
     }
 
     /// Opens a look and looks twice.
