@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! checkpoint   "MEWCKP02" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
-//!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts
-//!              | ordered values | crc32c u32
+//!              | segments | their tombstones | ids by shard | next entity u32 | entities u32
+//!              | pages, until they hold all entities: first number u32 | positions
+//!              | types | unique values | ends | facts | ordered values | crc32c u32
 //! ```
-//! Every list is its length and its items, little-endian. The active segment is listed as far as it went; opening replays the
-//! rest of it. All of it follows from the log, so it can be thrown away; a damaged one, or one that was made under other unique
-//! or indexed attributes, is.
+//! Every list is its length and its items, little-endian. Numbers that are in no page, or have no position in theirs, were given
+//! out and are forgotten. The active segment is listed as far as it went; opening replays the rest of it. All of it follows from
+//! the log, so it can be thrown away; a damaged one, or one that was made under other unique or indexed attributes, is.
 
 mod writing;
 
@@ -179,8 +180,7 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
             index.restore_id(shard, r.u32()?, r.u32()?);
         }
     }
-    let n = r.count(8)?;
-    index.locs = r.take(8 * n)?.chunks_exact(8).map(|c| Loc::from_raw(u64_of(c))).collect();
+    places(&mut r, &mut index)?;
     for _ in 0..r.count(8)? {
         let ty = r.u32()?;
         index.types.insert(ty, RoaringBitmap::deserialize_from(r.bytes()?).ok()?);
@@ -205,6 +205,31 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
     }
     let Head { segments, next_frame, active, .. } = h;
     r.0.is_empty().then_some(Checkpoint { index, segments, next_frame, active })
+}
+
+fn places(r: &mut In<'_>, index: &mut Index) -> Option<()> {
+    let (next, mut left) = (r.u32()?, r.u32()?);
+    // Whatever has a number was written, and each write has a seq.
+    if u64::from(next) > index.last_seq {
+        return None;
+    }
+    index.raise_next(next);
+    let mut end = 0;
+    while left > 0 {
+        let (first, n) = (r.u32()?, r.count(8)?);
+        if first < end {
+            return None;
+        }
+        end = first.checked_add(u32::try_from(n).ok()?).filter(|end| *end <= next)?;
+        for (ent, c) in (first..end).zip(r.take(8 * n)?.chunks_exact(8)) {
+            let loc = Loc::from_raw(u64_of(c));
+            if loc != Loc::NONE {
+                index.set_loc(ent, loc);
+                left = left.checked_sub(1)?;
+            }
+        }
+    }
+    Some(())
 }
 
 fn u64_of(b: &[u8]) -> u64 {
