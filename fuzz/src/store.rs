@@ -237,6 +237,9 @@ pub fn checkpoint(data: &[u8]) {
 
 fn one_checkpoint(bytes: &[u8]) {
     static GOOD: OnceLock<(MemDisk, Dump)> = OnceLock::new();
+    if seal::claims_many(bytes) {
+        return;
+    }
     let (good, there) = GOOD.get_or_init(|| {
         let disk = samples::directory();
         let (store, _) = open(&disk.copy(), samples::HERE).expect("a sample");

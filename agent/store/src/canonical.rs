@@ -94,7 +94,7 @@ fn entities(st: &State, out: &mut Out<'_>) -> Result<Counts> {
     let (index, o) = (&st.index, &*st.ontology);
     let mut n = Counts::default();
     out.count(Counts::of(index).entities)?;
-    for ent in 0..index.next() {
+    for ent in index.entities() {
         let Some(s) = st.get(ent)? else { continue };
         let e = s.entity()?;
         let missed = |by: &str| StoreError::Inconsistent(format!("entity {ent} is not found by {by}"));
@@ -176,7 +176,7 @@ fn edges(index: &Index, out: &mut Out<'_>) -> Result<()> {
     // By end, each edge is there once for each of its ends, and nothing is there besides.
     let mut left: usize = all.iter().map(|(_, [source, target])| 1 + usize::from(source != target)).sum();
     let by_end = |ent: &u32| index.edges_of(*ent).next().is_some();
-    let ends: Vec<u32> = (0..index.next()).filter(by_end).collect();
+    let ends: Vec<u32> = index.entities().filter(by_end).collect();
     out.count(ends.len())?;
     for end in ends {
         let here: Vec<u32> = index.edges_of(end).collect();

@@ -1,13 +1,15 @@
 //! The derived state after one commit, in one file, so that opening replays only what came after.
 //!
 //! ```text
-//! checkpoint   "MEWCKP02" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
-//!              | segments | their tombstones | ids by shard | positions | types | unique values | ends | facts
-//!              | ordered values | crc32c u32
+//! checkpoint   "MEWCKP03" | ontology u64 | hash keys u64 u64 | next frame u64 | active segment u32 | last seq u64
+//!              | segments | their tombstones | ids by shard | next entity u32 | entities u32
+//!              | pages, until they hold all entities: first number u32 | positions
+//!              | types | unique values | ends | facts | ordered values | crc32c u32
 //! ```
-//! Every list is its length and its items, little-endian. The active segment is listed as far as it went; opening replays the
-//! rest of it. All of it follows from the log, so it can be thrown away; one that is damaged or cannot be read, or that was made
-//! under other unique or indexed attributes, is.
+//! Every list is its length and its items, little-endian. Numbers that are in no page, or have no position in theirs, were given
+//! out and are forgotten. The active segment is listed as far as it went; opening replays the rest of it. All of it follows from
+//! the log, so it can be thrown away; one that is damaged or cannot be read, or that was made under other unique or indexed
+//! attributes, is.
 
 mod writing;
 
@@ -26,7 +28,7 @@ use thiserror::Error;
 pub const CHECKPOINT: &str = "checkpoint";
 /// Its name until it is whole.
 pub const UNFINISHED: &str = "checkpoint.new";
-pub const MAGIC: &[u8; 8] = b"MEWCKP02";
+pub const MAGIC: &[u8; 8] = b"MEWCKP03";
 
 #[derive(Debug, Error)]
 pub enum CheckpointError {
@@ -109,12 +111,15 @@ pub fn read(disk: &dyn Disk, o: &Ontology) -> Result<Result<Option<Checkpoint>, 
         // If more of the disk is bad than this, reading the log tells.
         Err(e) => return Ok(Err(format!("it cannot be read: {e}"))),
     }
-    if all.len() >= 8 && all.starts_with(b"MEWCKP") && &all[..8] != MAGIC {
+    if all.len() >= 8 && all.starts_with(b"MEWCKP") && all[..8] > MAGIC[..] {
         return Err(CheckpointError::Version(String::from_utf8_lossy(&all[..8]).into_owned()));
     }
     match all.len().checked_sub(4) {
         Some(body) if all.starts_with(MAGIC) && all[body..] == crc32c::crc32c(&all[..body]).to_le_bytes() => {
             Ok(Ok(decode(&all[8..body], fingerprint(o))))
+        }
+        _ if all.starts_with(b"MEWCKP") && all.len() >= 8 && all[..8] < MAGIC[..] => {
+            Ok(Err("it is of an older version".to_owned()))
         }
         _ => Ok(Err("its checksum is wrong".to_owned())),
     }
@@ -182,8 +187,7 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
             index.restore_id(shard, r.u32()?, r.u32()?);
         }
     }
-    let n = r.count(8)?;
-    index.locs = r.take(8 * n)?.chunks_exact(8).map(|c| Loc::from_raw(u64_of(c))).collect();
+    places(&mut r, &mut index)?;
     for _ in 0..r.count(8)? {
         let ty = r.u32()?;
         index.types.insert(ty, RoaringBitmap::deserialize_from(r.bytes()?).ok()?);
@@ -208,6 +212,31 @@ fn decode(b: &[u8], fingerprint: u64) -> Option<Checkpoint> {
     }
     let Head { segments, next_frame, active, .. } = h;
     r.0.is_empty().then_some(Checkpoint { index, segments, next_frame, active })
+}
+
+fn places(r: &mut In<'_>, index: &mut Index) -> Option<()> {
+    let (next, mut left) = (r.u32()?, r.u32()?);
+    // Whatever has a number was written, and each write has a seq.
+    if u64::from(next) > index.last_seq {
+        return None;
+    }
+    index.raise_next(next);
+    let mut end = 0;
+    while left > 0 {
+        let (first, n) = (r.u32()?, r.count(8)?);
+        if first < end {
+            return None;
+        }
+        end = first.checked_add(u32::try_from(n).ok()?).filter(|end| *end <= next)?;
+        for (ent, c) in (first..end).zip(r.take(8 * n)?.chunks_exact(8)) {
+            let loc = Loc::from_raw(u64_of(c));
+            if loc != Loc::NONE {
+                index.set_loc(ent, loc);
+                left = left.checked_sub(1)?;
+            }
+        }
+    }
+    Some(())
 }
 
 fn u64_of(b: &[u8]) -> u64 {

@@ -1,8 +1,11 @@
 //! What is derived from the log, in memory: never written per commit, rebuilt by replay.
 
+mod locs;
+
 use crate::history::Old;
 use crate::log::Loc;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use locs::Locs;
 use mew_model::entity::value_key;
 use mew_model::{EntityRef, Number, Ontology, ValueRef};
 use roaring::RoaringBitmap;
@@ -10,6 +13,8 @@ use siphasher::sip::SipHasher13;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::ops::{Bound, RangeInclusive};
+
+pub use locs::PAGE;
 
 /// So that a growing table never stops the kernel for long.
 pub const SHARDS: usize = 64;
@@ -51,7 +56,7 @@ pub struct Index {
     pub keys: Keys,
     /// (32 bits of the hash of a `sync_id`, entity number). The id itself is only in the log: a hit is verified there.
     pub ids: Vec<HashTable<(u32, u32)>>,
-    pub locs: Vec<Loc>,
+    locs: Locs,
     /// Living entities by exact type.
     pub types: BTreeMap<Number, RoaringBitmap>,
     /// (hash of type, attribute and value, entity): living entities' unique values; verified in the log.
@@ -97,7 +102,7 @@ impl Index {
         Index {
             keys,
             ids: (0..SHARDS).map(|_| HashTable::new()).collect(),
-            locs: Vec::new(),
+            locs: Locs::default(),
             types: BTreeMap::new(),
             unique: (0..UNIQUE_SHARDS).map(|_| HashTable::new()).collect(),
             ordered: BTreeMap::new(),
@@ -168,25 +173,35 @@ impl Index {
 
     /// The number that the next new entity gets.
     pub fn next(&self) -> u32 {
-        self.locs.len() as u32
+        self.locs.next()
     }
 
     /// Numbers below this were given out, also those of entities that are forgotten.
     pub fn raise_next(&mut self, entities: u32) {
-        if self.locs.len() < entities as usize {
-            self.locs.resize(entities as usize, Loc::NONE);
-        }
+        self.locs.raise_next(entities);
     }
 
     pub fn loc(&self, ent: u32) -> Loc {
-        self.locs.get(ent as usize).copied().unwrap_or(Loc::NONE)
+        self.locs.get(ent)
     }
 
     pub fn set_loc(&mut self, ent: u32, loc: Loc) {
-        if self.locs.len() <= ent as usize {
-            self.locs.resize(ent as usize + 1, Loc::NONE);
-        }
-        self.locs[ent as usize] = loc;
+        self.locs.set(ent, loc);
+    }
+
+    /// How many entities there are, living and dead.
+    pub fn held(&self) -> u32 {
+        self.locs.held()
+    }
+
+    /// Their numbers, ascending.
+    pub fn entities(&self) -> impl Iterator<Item = u32> + '_ {
+        self.locs.entities()
+    }
+
+    /// Of the first [`PAGE`] numbers from this one's on in which an entity lies: the first number, and where they lie.
+    pub fn page_from(&self, ent: u32) -> Option<(u32, &[Loc])> {
+        self.locs.page_from(ent)
     }
 
     pub fn of_type(&self, ty: Number) -> Option<&RoaringBitmap> {

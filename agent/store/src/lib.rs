@@ -36,5 +36,7 @@ pub use log::{Loc, LogError, MAX_FRAME};
 pub use mem::{Fault, MemDisk};
 pub use readonly::ReadOnlyDir;
 pub use store::Store;
-pub use types::{Batch, Change, Kept, Opened, Options, Place, Result, StoreError, Stored, Upkeep, is_fact};
+pub use types::{
+    Batch, Change, Kept, MOST_ENTITIES, Opened, Options, Place, Result, StoreError, Stored, Upkeep, is_fact,
+};
 pub use view::View;

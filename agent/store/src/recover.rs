@@ -6,7 +6,7 @@ use crate::index::Index;
 use crate::log::{Kind, Loc, LogError, RECORD, Record, for_each_record};
 use crate::segment::{Segment, id_of, segment_name};
 use crate::state::State;
-use crate::types::{Opened, Result, StoreError};
+use crate::types::{MOST_ENTITIES, Opened, Result, StoreError};
 use mew_model::{EntityRef, Ontology};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -148,7 +148,7 @@ impl Replay<'_> {
             .replay(is_last, |off, frame| {
                 let mut todo = Vec::new();
                 for_each_record(frame, |at, r| todo.push((at, r)));
-                let known = self.state.index.next().max(entities) as usize + todo.len();
+                let known = (self.state.index.next().max(entities) as usize + todo.len()).min(MOST_ENTITIES as usize);
                 for (at, r) in todo {
                     let body = &frame[at + RECORD..at + RECORD + r.len as usize];
                     if let Err(e) = self.record(Loc::new(id, off + at as u32), r, body, known) {
@@ -170,7 +170,8 @@ impl Replay<'_> {
         Ok(s)
     }
 
-    /// Entities are numbered without a gap, so in what is known there are at most `known` of them: a number costs memory.
+    /// Entities are numbered without a gap, so in what is known there are at most `known` of them: a number may cost memory for
+    /// a page of others.
     fn record(&mut self, loc: Loc, r: Record, body: &[u8], known: usize) -> Result<()> {
         self.how.records += 1;
         if (r.kind == Kind::Fact) != (r.seq == 0) || r.kind == Kind::Entity && r.ent as usize >= known {

@@ -269,10 +269,10 @@ impl Store {
         *next - 1
     }
 
-    /// (bytes of all segments, entities with tombstones).
+    /// (bytes of all segments, entities with the tombstones that are there).
     pub fn usage(&self) -> (u64, u64) {
         let st = self.read();
-        (st.segments.values().map(|s| u64::from(s.end)).sum(), u64::from(st.index.next()))
+        (st.segments.values().map(|s| u64::from(s.end)).sum(), u64::from(st.index.held()))
     }
 }
 

@@ -8,6 +8,10 @@ use mew_model::{EntityRef, KernelKey};
 use std::io;
 use thiserror::Error;
 
+/// How many entities a data directory can ever have: numbers are below this. None is given out twice, so that one always means
+/// the same entity, and the number itself stays unused: it is what comes next when none is left.
+pub const MOST_ENTITIES: u32 = u32::MAX;
+
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Nothing was written; it works again once there is space.
@@ -26,6 +30,9 @@ pub enum StoreError {
     OtherKernel { found: String, expected: String },
     #[error("commit of {0} bytes; at most {MAX_FRAME} are allowed")]
     TooLarge(usize),
+    /// Nothing was written. What is there can still be changed and deleted.
+    #[error("this data directory has had {MOST_ENTITIES} entities, and can number no more; a new one can")]
+    NoNumbers,
     /// More was committed since a look began than is kept for it.
     #[error("the read took too long: too much was changed since it began; read less at once, or again")]
     Outdated,
@@ -69,7 +76,7 @@ pub fn is_fact(key: &[u8], value: &[u8]) -> bool {
 
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Numbers of new entities follow [`crate::View::next_entity`].
+    /// Numbers of new entities follow [`crate::View::next_entity`], below [`MOST_ENTITIES`].
     pub ent: u32,
     pub origin: KernelKey,
     pub bytes: Bytes,

@@ -5,7 +5,7 @@ use crate::error::KernelError;
 use bytes::Bytes;
 use mew_model::ontology::{Type, Violation};
 use mew_model::{Draft, EntityRef, KernelKey, Number, Ontology, ValueRef, entity};
-use mew_store::{Change, Stored};
+use mew_store::{Change, MOST_ENTITIES, StoreError, Stored};
 
 impl Tx<'_> {
     pub fn set_fact(&mut self, key: Vec<u8>, value: Vec<u8>) {
@@ -16,9 +16,9 @@ impl Tx<'_> {
         self.layers[1].set_fact(key, Vec::new());
     }
 
-    /// The local number that the next new entity gets.
+    /// The local number that the next new entity gets; [`MOST_ENTITIES`] if there is none left.
     pub fn next_entity(&self) -> u32 {
-        self.view.next_entity() + self.layers.iter().map(|l| l.new_entities).sum::<u32>()
+        self.layers.iter().fold(self.view.next_entity(), |next, l| next.saturating_add(l.new_entities))
     }
 
     /// Checks everything that the ontology asks of a living entity: attributes, unique values, and that an edge's ends
@@ -102,6 +102,10 @@ impl Tx<'_> {
             Some(old) => old.ent,
             None => {
                 let ent = self.next_entity();
+                // The store would refuse it, and all that share the commit with it.
+                if ent == MOST_ENTITIES {
+                    return Err(KernelError::Limit(StoreError::NoNumbers.to_string()));
+                }
                 let top = &mut self.layers[1];
                 top.new_entities += 1;
                 top.ids.insert(new.sync_id.to_owned(), ent);

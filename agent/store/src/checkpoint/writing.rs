@@ -3,7 +3,7 @@
 use super::{CHECKPOINT, MAGIC, UNFINISHED, fingerprint};
 use crate::compact::{Move, Rewritten};
 use crate::disk::{Disk, DiskFile};
-use crate::index::{Keys, OrderScope, SHARDS, UNIQUE_SHARDS};
+use crate::index::{Keys, OrderScope, PAGE, SHARDS, UNIQUE_SHARDS};
 use crate::log::Loc;
 use crate::segment::Segment;
 use crate::state::State;
@@ -29,6 +29,7 @@ pub struct Image<'a> {
     /// As far as they went.
     segments: Vec<Segment>,
     keys: Keys,
+    entities: usize,
     types: Vec<(Number, RoaringBitmap)>,
     uniques: usize,
     ends: usize,
@@ -46,6 +47,7 @@ impl<'a> Image<'a> {
             active: state.last()?.id,
             segments: state.segments.values().cloned().collect(),
             keys: i.keys,
+            entities: i.held() as usize,
             types: i.types.iter().map(|(ty, all)| (*ty, all.clone())).collect(),
             uniques: i.uniques(),
             ends: i.ends.len(),
@@ -165,7 +167,8 @@ pub fn write(disk: &dyn Disk, image: Image<'_>, rewritten: &[Rewritten], is_read
     let mut out = Out { file, buf: Vec::with_capacity(2 * CHUNK), written: 0, synced: 0, crc: 0 };
     let moved = Moved::of(&image.view, rewritten)?;
     head(&mut out, &image, &image.listed(rewritten, &moved))?;
-    ids_and_places(&mut out, &image.view, &moved)?;
+    ids(&mut out, &image.view, &moved)?;
+    places(&mut out, &image, &moved)?;
     out.count(image.types.len())?;
     for (ty, all) in &image.types {
         let mut bytes = Vec::with_capacity(all.serialized_size());
@@ -217,7 +220,7 @@ fn head(out: &mut Out, image: &Image<'_>, segments: &[Segment]) -> io::Result<()
     Ok(())
 }
 
-fn ids_and_places(out: &mut Out, view: &View<'_>, moved: &Moved<'_>) -> Result<()> {
+fn ids(out: &mut Out, view: &View<'_>, moved: &Moved<'_>) -> Result<()> {
     for shard in 0..SHARDS {
         let mut ids = view.ids_of(shard)?;
         ids.retain(|(_, ent)| !moved.forgotten.contains(*ent));
@@ -227,17 +230,36 @@ fn ids_and_places(out: &mut Out, view: &View<'_>, moved: &Moved<'_>) -> Result<(
             out.u32(ent)?;
         }
     }
-    let all = view.next_entity();
-    out.u32(all)?;
-    let mut moved = moved.entities.iter().peekable();
-    for first in (0..all).step_by(PART) {
-        let ents = first..all.min(first + PART as u32);
-        for (ent, loc) in ents.clone().zip(view.places_of(ents)?) {
-            let loc = moved.next_if(|m| m.0 == ent).map_or(loc, |m| m.1);
-            out.u64(loc.raw())?;
-        }
-    }
     Ok(())
+}
+
+/// Pages in which nothing lies are left out.
+fn places(out: &mut Out, image: &Image<'_>, moved: &Moved<'_>) -> Result<()> {
+    let mut left = image.entities.saturating_sub(moved.forgotten.len() as usize);
+    out.u32(image.view.next_entity())?;
+    out.count(left)?;
+    let mut moved = moved.entities.iter().peekable();
+    let mut from = Some(0);
+    while let Some(ent) = from
+        && let Some((first, mut page)) = image.view.places_from(ent)?
+    {
+        let before = left;
+        for (ent, loc) in (first..=u32::MAX).zip(&mut page) {
+            if let Some((_, to)) = moved.next_if(|m| m.0 == ent) {
+                *loc = *to;
+            }
+            if *loc != Loc::NONE {
+                left = counted(left, "entities")?;
+            }
+        }
+        if left < before {
+            out.u32(first)?;
+            out.count(page.len())?;
+            page.iter().try_for_each(|loc| out.u64(loc.raw()))?;
+        }
+        from = first.checked_add(PAGE);
+    }
+    none_left(left, "entities")
 }
 
 fn uniques(out: &mut Out, image: &Image<'_>) -> Result<()> {

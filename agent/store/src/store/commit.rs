@@ -6,7 +6,7 @@ use crate::log::{Kind, Loc, MAX_FRAME, Record};
 use crate::recover::SPARE;
 use crate::segment::{SEGMENT_HEADER, Segment, segment_name};
 use crate::sync::atomic::Ordering;
-use crate::types::{Batch, Change, Result, StoreError, Stored, is_fact};
+use crate::types::{Batch, Change, MOST_ENTITIES, Result, StoreError, Stored, is_fact};
 use mew_model::EntityRef;
 use mew_model::entity::MAX_ENTITY;
 use std::collections::HashMap;
@@ -94,6 +94,9 @@ impl Store {
         let mut new = HashMap::new();
         let mut entities = Vec::with_capacity(batch.changes.len());
         for c in &batch.changes {
+            if c.ent == MOST_ENTITIES {
+                return Err(StoreError::NoNumbers);
+            }
             if c.bytes.len() > MAX_ENTITY {
                 return Err(wrong(format!("an entity of {} bytes", c.bytes.len())));
             }

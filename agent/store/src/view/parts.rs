@@ -1,7 +1,7 @@
 //! A look in parts, which a checkpoint is made of: each is read under the lock for a moment only.
 
 use super::View;
-use crate::index::{OrderKey, OrderScope, SHARDS, hashes_of};
+use crate::index::{OrderKey, OrderScope, PAGE, SHARDS, hashes_of};
 use crate::log::Loc;
 use crate::types::Result;
 use std::collections::BTreeMap;
@@ -23,6 +23,22 @@ impl View<'_> {
             return Ok(ents.map(|ent| st.index.loc(ent)).collect());
         }
         Ok(ents.map(|ent| self.old(&st, ent).map_or_else(|| st.index.loc(ent), |old| old.loc)).collect())
+    }
+
+    /// Where entities lie, a page at a time: of the first page from this number's on in which something lies now, the first
+    /// number, and where all of it lie for this look. Numbers are forgotten by upkeep alone, of which this is a part, so in
+    /// what is passed over nothing lies.
+    pub(crate) fn places_from(&self, ent: u32) -> Result<Option<(u32, Vec<Loc>)>> {
+        let st = self.state()?;
+        let Some((first, now)) = st.index.page_from(ent).filter(|(first, _)| *first < self.next_entity) else {
+            return Ok(None);
+        };
+        let numbers = first..self.next_entity.min(first.saturating_add(PAGE));
+        let now = numbers.zip(now.iter().copied());
+        if self.is_newest(&st) {
+            return Ok(Some((first, now.map(|(_, loc)| loc).collect())));
+        }
+        Ok(Some((first, now.map(|(ent, loc)| self.old(&st, ent).map_or(loc, |old| old.loc)).collect())))
     }
 
     /// Where this fact lies, if it is there.
