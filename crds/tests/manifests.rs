@@ -159,3 +159,30 @@ fn a_new_object_is_not_observed_yet() {
         assert_eq!(status["default"]["observedGeneration"], -1, "{file}");
     }
 }
+
+/// Collects the lists of values.
+fn listed<'v>(v: &'v Value, out: &mut Vec<&'v Value>) {
+    match v {
+        Value::Object(o) => {
+            out.extend(o.get("enum").filter(|e| e.is_array()));
+            o.values().for_each(|v| listed(v, out));
+        }
+        Value::Array(a) => a.iter().for_each(|v| listed(v, out)),
+        _ => {}
+    }
+}
+
+/// `kubectl explain` and the refusals of the API server name what is listed.
+#[test]
+fn only_values_that_can_be_given_are_listed() {
+    for (file, crd) in definitions() {
+        let v: Value = serde_saphyr::from_str(&yaml(&crd)).expect("a definition is YAML");
+        let mut lists = Vec::new();
+        listed(&v, &mut lists);
+        assert!(!lists.is_empty(), "{file}: no list was found");
+        for l in lists {
+            let values = l.as_array().into_iter().flatten();
+            assert!(values.clone().count() > 0 && values.clone().all(Value::is_string), "{file}: {l}");
+        }
+    }
+}
