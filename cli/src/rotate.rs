@@ -31,7 +31,7 @@ pub struct RotateArgs {
     /// Take the step although it is held up: what it names as hindered may break
     #[arg(long)]
     force: bool,
-    /// Trust domain of this side; a cluster's operator says it by itself
+    /// Trust domain of this side, needed only if its CA names none; a cluster's operator says it by itself
     #[arg(long)]
     trust_domain: Option<String>,
     /// Namespace of the operator in the cluster
@@ -129,7 +129,8 @@ pub async fn run(a: RotateArgs) -> Result<()> {
 // ---------------------------------------------------------------- where the CAs are kept
 
 enum Store {
-    Directory(PathBuf, Authorities),
+    /// With the trust domain of the CAs.
+    Directory(PathBuf, String, Authorities),
     Cluster(Box<Stored>),
 }
 
@@ -139,19 +140,20 @@ impl Store {
             let (client, _) = cluster(&a.source).await?;
             return Ok(Store::Cluster(Box::new(Stored::read(client, &a.operator_namespace).await?)));
         };
-        Ok(Store::Directory(state.clone(), mew_files::kept_authorities(state, &domain_of(a)?)?))
+        let (trust_domain, kept) = mew_files::kept_authorities(state, a.trust_domain.as_deref())?;
+        Ok(Store::Directory(state.clone(), trust_domain, kept))
     }
 
     fn authorities(&self) -> &Authorities {
         match self {
-            Store::Directory(_, a) => a,
+            Store::Directory(_, _, a) => a,
             Store::Cluster(s) => &s.authorities,
         }
     }
 
     async fn trust_domain(&self, a: &RotateArgs) -> Result<String> {
         match self {
-            Store::Directory(..) => domain_of(a),
+            Store::Directory(_, trust_domain, _) => Ok(trust_domain.clone()),
             Store::Cluster(_) => {
                 let (client, _) = cluster(&a.source).await?;
                 Ok(mew_kube::published(client, &a.operator_namespace).await?.trust_domain)
@@ -162,7 +164,7 @@ impl Store {
     /// Every Remote with its status. Without an operator nobody knows what peers accept today.
     async fn remotes(&self, a: &RotateArgs) -> Result<BTreeMap<String, Remote>> {
         let objects = match self {
-            Store::Directory(state, _) => standalone_objects(state, "remotes", "").await?,
+            Store::Directory(state, ..) => standalone_objects(state, "remotes", "").await?,
             Store::Cluster(_) => {
                 let (client, _) = cluster(&a.source).await?;
                 if !mew_kube::is_led(client, &a.operator_namespace).await? {
@@ -203,7 +205,7 @@ impl Store {
 
     async fn put(self, a: &RotateArgs, next: &Authorities) -> Result<()> {
         match self {
-            Store::Directory(state, was) => mew_files::replace_authorities(&state, &was, next),
+            Store::Directory(state, _, was) => mew_files::replace_authorities(&state, &was, next),
             Store::Cluster(s) => {
                 (*s).replace(next, MANAGER).await?;
                 follows(a, next).await
@@ -248,11 +250,6 @@ async fn follows(a: &RotateArgs, next: &Authorities) -> Result<()> {
     }
     eprintln!("warning: no operator in {} has followed yet; it does when it runs", a.operator_namespace);
     Ok(())
-}
-
-fn domain_of(a: &RotateArgs) -> Result<String> {
-    let Some(domain) = a.trust_domain.clone() else { bail!("--trust-domain is needed with --state") };
-    Ok(domain)
 }
 
 fn now_ms() -> u64 {

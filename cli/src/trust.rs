@@ -25,7 +25,7 @@ pub struct ExportArgs {
     /// Address under which the other side reaches its federation port, if it is known already
     #[arg(long)]
     address: Option<String>,
-    /// Trust domain of this side; a cluster's operator says it by itself
+    /// Trust domain of this side, needed only if its CA names none; a cluster's operator says it by itself
     #[arg(long)]
     trust_domain: Option<String>,
     /// Namespace of the operator in the cluster
@@ -78,10 +78,9 @@ struct Side {
 }
 
 fn of_directory(a: &ExportArgs, state: &Path) -> Result<Side> {
-    let Some(trust_domain) = a.trust_domain.clone() else { bail!("--trust-domain is needed with --state") };
     let namespace = a.source.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let roots = mew_files::kept_authorities(state, &trust_domain)?.bundle();
-    Ok(Side { namespace, roots, trust_domain })
+    let (trust_domain, kept) = mew_files::kept_authorities(state, a.trust_domain.as_deref())?;
+    Ok(Side { namespace, roots: kept.bundle(), trust_domain })
 }
 
 async fn of_cluster(a: &ExportArgs) -> Result<Side> {

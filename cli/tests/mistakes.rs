@@ -1,10 +1,12 @@
 //! Common mistakes: each is refused with what is wrong, where, and what to do, and nothing is said twice.
 
+use mew_control::{Authorities, Ca};
 use mew_kernel::Kernel;
 use mew_lang::parse_ontology;
 use mew_net::api::{Api, serve_api};
 use mew_net::{Gate, Hub, HubConfig, serve_standby};
 use mew_store::{Fault, MemDisk, Options, Store};
+use mew_tls::Authority;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -277,4 +279,44 @@ fn files_without_anything_to_check_are_not_called_good() {
     assert!(said.contains("typo.yaml: no Remote, Sync") && !said.contains(": ok"), "{said}");
     fs::write(dir.path().join("a.ontology"), "ontology A { node T { a: Strin } }").expect("a file");
     refused(&["validate", &here], &["error: unknown scalar type Strin", "a.ontology"]);
+}
+
+/// A state directory as an operator leaves it.
+fn state_with(ca: Authority) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let all = Authorities::first(Ca::new(ca, 7).expect("it has a fingerprint"));
+    let bytes = serde_json::to_vec(&all.to_data()).expect("JSON");
+    fs::write(dir.path().join("ca.json"), bytes).expect("a file");
+    dir
+}
+
+#[test]
+fn the_trust_domain_of_a_state_directory_is_that_of_its_ca() {
+    let done = |args: &[&str]| {
+        let o = mew(args);
+        assert!(o.status.success(), "{args:?}: {}", String::from_utf8_lossy(&o.stderr));
+        String::from_utf8_lossy(&o.stdout).into_owned()
+    };
+    let here = state_with(Authority::new("here.example").expect("a CA"));
+    let state = here.path().display().to_string();
+    let export = ["trust", "export", "--kernel", "shop", "--state", &state];
+    let steps: [&[&str]; 3] =
+        [&["trust", "rotate", "--state", &state], &["trust", "rotate", "publish", "--state", &state], &export];
+    for args in steps {
+        let other = [args, ["--trust-domain", "there.example"].as_slice()].concat();
+        let words = ["is of the trust domain here.example, not there.example", "say --trust-domain here.example"];
+        refused(&other, &words);
+        done(args);
+    }
+    let said = done(&export);
+    assert!(said.contains("trustDomain: here.example"), "{said}");
+    // What was published is of it as well.
+    assert_eq!(said.matches("-----BEGIN CERTIFICATE-----").count(), 2, "{said}");
+    done(&[export.as_slice(), ["--trust-domain", "here.example"].as_slice()].concat());
+
+    let own = state_with(Authority::of_servers("a CA of one's own", 3600).expect("a CA"));
+    let state = own.path().display().to_string();
+    let rotate = ["trust", "rotate", "--state", &state];
+    refused(&rotate, &["names no trust domain", "--trust-domain"]);
+    done(&[rotate.as_slice(), ["--trust-domain", "here.example"].as_slice()].concat());
 }

@@ -162,16 +162,6 @@ fn a_published_root_can_be_withdrawn() {
 }
 
 #[test]
-fn a_side_must_be_named() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
-    c.args(["trust", "rotate", "--state"]).arg(dir.path());
-    let o = c.output().expect("it starts");
-    assert!(!o.status.success() && String::from_utf8_lossy(&o.stderr).contains("--trust-domain is needed"));
-    assert!(std::fs::read_dir(dir.path()).expect("the directory").next().is_none(), "something was made");
-}
-
-#[test]
 fn a_side_is_of_one_trust_domain() {
     let s = Side::new();
     let words = ["is of the trust domain here.example, not there.example", "--trust-domain here.example"];

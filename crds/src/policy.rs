@@ -34,7 +34,9 @@ use std::collections::BTreeMap;
 pub struct FederationPolicySpec {
     /// Remotes that the policy is about; `{}` is all of the namespace.
     pub remote_selector: RemoteSelector,
-    /// Which foreign kernels may be dealt with at all. StrictIsolation if absent. Of several policies the strictest holds.
+    /// Which foreign kernels may be dealt with at all: none by StrictIsolation, which holds if absent; those in
+    /// allowedKernels by ExplicitBridging; by PermissiveBridging all that have a Remote. Of several policies the strictest
+    /// holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,15 +100,13 @@ impl RemoteSelector {
     }
 }
 
-/// Ascending by strictness from last to first. More values may be added.
+/// The strictest first: the order decides. More values may be added.
+// No value has a doc comment of its own: the comment of a field that may be absent would be lost in the schema.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Default)]
 pub enum Mode {
-    /// Only kernels of the own trust domain.
     #[default]
     StrictIsolation,
-    /// Also foreign kernels that allowedKernels lists.
     ExplicitBridging,
-    /// Also foreign kernels that have a Remote and are not listed.
     PermissiveBridging,
 }
 

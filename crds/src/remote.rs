@@ -183,7 +183,8 @@ pub struct SendPermission {
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^(\*|[A-Za-z][A-Za-z0-9_]*)$"))]
     pub ty: String,
-    /// Whether the peer may change entities that it did not introduce. Never if absent.
+    /// Whether the peer may change entities that it did not introduce. Never if absent. OnConflict: yes, and of versions in
+    /// conflict the later wins. Always: yes, and in a conflict the peer's wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrite_local: Option<OverwriteLocal>,
     /// Allow: the peer may also delete what it did not introduce. Deny: nothing. If absent, only what it introduced.

@@ -159,3 +159,65 @@ fn a_new_object_is_not_observed_yet() {
         assert_eq!(status["default"]["observedGeneration"], -1, "{file}");
     }
 }
+
+/// Collects the lists of values.
+fn listed<'v>(v: &'v Value, out: &mut Vec<&'v Value>) {
+    match v {
+        Value::Object(o) => {
+            out.extend(o.get("enum").filter(|e| e.is_array()));
+            o.values().for_each(|v| listed(v, out));
+        }
+        Value::Array(a) => a.iter().for_each(|v| listed(v, out)),
+        _ => {}
+    }
+}
+
+/// `kubectl explain` and the refusals of the API server name what is listed.
+#[test]
+fn only_values_that_can_be_given_are_listed() {
+    for (file, crd) in definitions() {
+        let v: Value = serde_saphyr::from_str(&yaml(&crd)).expect("a definition is YAML");
+        let mut lists = Vec::new();
+        listed(&v, &mut lists);
+        assert!(!lists.is_empty(), "{file}: no list was found");
+        for l in lists {
+            let values = l.as_array().into_iter().flatten();
+            assert!(values.clone().count() > 0 && values.clone().all(Value::is_string), "{file}: {l}");
+        }
+    }
+}
+
+/// The fields that need not be given and take one of a list of values.
+fn optional_choices<'v>(v: &'v Value, out: &mut Vec<(&'v str, &'v Value)>) {
+    match v {
+        Value::Object(o) => {
+            let required: Vec<&str> =
+                o.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+            for (name, field) in o.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                if field["enum"].is_array() && !required.contains(&name.as_str()) {
+                    out.push((name.as_str(), field));
+                }
+            }
+            o.values().for_each(|v| optional_choices(v, out));
+        }
+        Value::Array(a) => a.iter().for_each(|v| optional_choices(v, out)),
+        _ => {}
+    }
+}
+
+/// A comment that a value has by itself takes the place of the field's.
+#[test]
+fn what_may_be_left_out_says_what_holds_then() {
+    let mut seen = 0;
+    for (file, crd) in definitions() {
+        let v = serde_json::to_value(&crd).expect("a definition is JSON");
+        let mut fields = Vec::new();
+        optional_choices(&v["spec"]["versions"], &mut fields);
+        seen += fields.len();
+        for (name, field) in fields {
+            let said = field["description"].as_str().unwrap_or_default();
+            assert!(said.contains("absent"), "{file}: {name}: {said:?}");
+        }
+    }
+    assert!(seen >= 8, "only {seen} fields were found");
+}

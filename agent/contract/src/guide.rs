@@ -16,7 +16,7 @@ pub fn guide(r: Reason) -> (&'static str, &'static str) {
         ),
         InSyncWithFailures => (
             "The flow works, and some entities could not be applied at the sink: they are held there, durable and counted, and are tried again when what blocks them changes; or they were refused for good.",
-            "On the sink's side run `mew held`: it names each entity, why it waits and for what. A missing end arrives when its entity does; a clash of unique values needs one of the two to change.",
+            "On the sink's side run `mew held`: it names each entity, why it waits and for what. A missing end arrives when its entity does; a clash of unique values needs one of the two to change. [Held entities](../concepts.md#held-entities) says what helps for each reason.",
         ),
         Enforced => ("The policy is in force.", "Nothing."),
         Suspended => (

@@ -12,10 +12,11 @@ pub enum KernelError {
     #[error("{}", .0.iter().map(|d| d.message.as_str()).collect::<Vec<_>>().join("; "))]
     Text(Vec<Diagnostic>),
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(EvalError),
     /// A rule of the ontology forbids it.
     #[error("{0}")]
     Violation(Violation),
+    /// Whether it is a target or stands in an expression.
     #[error("{0} not found")]
     NotFound(String),
     #[error("{0}")]
@@ -28,6 +29,15 @@ pub enum KernelError {
     /// The store could not keep it; shared, because one failed commit fails all that were in it.
     #[error("{0}")]
     Store(Arc<StoreError>),
+}
+
+impl From<EvalError> for KernelError {
+    fn from(e: EvalError) -> Self {
+        match e {
+            EvalError::NotFound(what) => KernelError::NotFound(what),
+            e => KernelError::Eval(e),
+        }
+    }
 }
 
 impl From<StoreError> for KernelError {

@@ -92,7 +92,7 @@ impl Env for RowEnv<'_, '_> {
             Ok(Some(s)) => {
                 s.entity().map(|e| Value::Id(e.sync_id.to_owned())).map_err(|e| EvalError::Other(e.to_string()))
             }
-            Ok(None) => Err(EvalError::Other(format!("#{name} not found"))),
+            Ok(None) => Err(EvalError::NotFound(format!("#{name}"))),
             Err(e) => Err(EvalError::Other(e.to_string())),
         }
     }
@@ -110,6 +110,7 @@ impl Env for RowEnv<'_, '_> {
         match r {
             Ok(_) => Ok(found),
             Err(KernelError::Eval(e)) => Err(e),
+            Err(KernelError::NotFound(what)) => Err(EvalError::NotFound(what)),
             Err(e) => Err(EvalError::Other(e.to_string())),
         }
     }

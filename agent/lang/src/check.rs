@@ -301,7 +301,7 @@ impl Checker<'_> {
                 let mut out = Vec::new();
                 for l in list {
                     let (z, lk) = self.expr(l, k)?;
-                    comparable(k, lk, &l.span)?;
+                    comparable((x.as_ref(), k), (l, lk), &l.span)?;
                     out.push(z);
                 }
                 (Expr::In(y, out), Some(Kind::Bool))
@@ -364,7 +364,7 @@ impl Checker<'_> {
             (x, ka) = self.expr(a, kb)?;
         }
         let kind = if compares {
-            comparable(ka, kb, &whole.span)?;
+            comparable((a, ka), (b, kb), &whole.span)?;
             Some(Kind::Bool)
         } else if text {
             for (k, e) in [(ka, a), (kb, b)] {
@@ -401,15 +401,32 @@ fn names_nothing(n: &Name) -> Diagnostic {
         .help("give what is meant a name, as in `v: Type` or `edge(a, b) AS v`, and use that")
 }
 
-fn comparable(a: Option<Kind>, b: Option<Kind>, span: &Span) -> Checked<()> {
+/// Two expressions, each with its kind, if that is known.
+fn comparable(a: (&ast::Expr, Option<Kind>), b: (&ast::Expr, Option<Kind>), span: &Span) -> Checked<()> {
+    for ((e, _), (_, other)) in [(a, b), (b, a)] {
+        no_local_id(e, other)?;
+    }
     let numeric = |k| matches!(k, Kind::Int | Kind::Float);
     let textual = |k| matches!(k, Kind::String | Kind::Id);
-    match (a, b) {
+    match (a.1, b.1) {
         (Some(a), Some(b)) if a != b && !(numeric(a) && numeric(b)) && !(textual(a) && textual(b)) => {
             Err(Diagnostic::new(span.clone(), format!("Cannot compare {a} with {b}")))
         }
         _ => Ok(()),
     }
+}
+
+/// An ID is compared by its `_sync_id`, which an `_id` never equals: nothing would be found.
+fn no_local_id(e: &ast::Expr, other: Option<Kind>) -> Checked<()> {
+    let ExprKind::Attr(v, field) = &e.kind else { return Ok(()) };
+    if other != Some(Kind::Id) || field.text != "_id" {
+        return Ok(());
+    }
+    let v = &v.text;
+    Err(Diagnostic::new(e.span.clone(), format!("{v}._id is a text and never equals an ID"))
+        .label("the id that the entity has in this kernel")
+        .suggest(Some(v.as_str()))
+        .help(format!("an entity is compared by itself: `{v} = #<id>`, where the id may be its _id or its _sync_id")))
 }
 
 fn arithmetic(op: Op, a: Option<Kind>, b: Option<Kind>) -> Result<Option<Kind>, String> {

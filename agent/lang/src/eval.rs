@@ -18,6 +18,9 @@ pub enum EvalError {
     DurationOverflow,
     #[error("{0} does not work on {1} and {2}")]
     Kinds(&'static str, Value, Value),
+    /// What a reference means, as it is written.
+    #[error("{0} not found")]
+    NotFound(String),
     #[error("{0}")]
     Other(String),
 }
@@ -29,7 +32,7 @@ pub trait Env {
     /// Whether the entity in the slot is of the type or a subtype.
     fn is_type(&self, slot: usize, ty: Number) -> bool;
     fn param(&self, name: &str) -> Option<&Value>;
-    /// The `sync_id` that a `#reference` means, as an ID; an error if there is no such entity.
+    /// The `sync_id` that a `#reference` means, as an ID; `NotFound` if there is no such entity.
     fn reference(&self, name: &str) -> Result<Value, EvalError>;
     fn exists(&self, m: &Match) -> Result<bool, EvalError>;
     /// Milliseconds since 1970; constant inside a transaction.

@@ -112,3 +112,34 @@ fn a_slip_of_a_name_that_can_stand_there_is_mended() {
         assert_eq!(refused(script).suggestion.as_deref().unwrap_or("none"), want, "{script}");
     }
 }
+
+/// The kinds of text would let it pass, and it would find nothing.
+#[test]
+fn an_entity_is_not_compared_by_its_local_id() {
+    let wrong = [
+        "MATCH t: Task WHERE t._id = #e1_7 RETURN t",
+        "MATCH t: Task WHERE #\"task-7\" != t._id RETURN t",
+        "MATCH t: Task WHERE t._id IN [#e1_7] RETURN t",
+        "MATCH t: Task WHERE #e1_7 IN [\"task-7\", t._id] RETURN t",
+        "MATCH t: any, u: Task WHERE u.n = 1 AND t._id = u RETURN t",
+        "MATCH t: Task WHERE t._id = coalesce($id?, #e1_7) KILL t",
+    ];
+    for script in wrong {
+        let at = script.find("t._id").expect("a mark");
+        let d = refused(script);
+        assert_eq!((d.span, d.suggestion.as_deref()), (at..at + 5, Some("t")), "{script}: {}", d.message);
+        assert!(d.help.is_some_and(|h| h.contains("`t = #<id>`")), "{script}");
+    }
+    for script in [
+        "MATCH t: Task WHERE t = #e1_7 RETURN t",
+        "MATCH t: Task WHERE t IN [#e1_7] RETURN t",
+        "MATCH t: Task WHERE t._sync_id = #e1_7 RETURN t",
+        "MATCH t: Task WHERE t._id = $id OR t._id = \"e1_7\" RETURN t",
+        "MATCH t: Task, u: Task WHERE t._id != u._id RETURN t",
+    ] {
+        assert_eq!(refusal(script), None, "{script}");
+    }
+    let o = ontology();
+    let pattern = PatternText::parse("t: Task WHERE t._id = #e1_7").expect("it is a pattern");
+    assert_eq!(pattern.check(&o).err().map(|d| d.span), Some(14..19));
+}

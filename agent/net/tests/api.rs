@@ -130,6 +130,36 @@ async fn requests_that_are_wrong_are_refused_and_do_nothing() {
     stop.cancel();
 }
 
+/// In a condition, in a value or as a target: one answer, by both protocols.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_to_nothing_is_not_found() {
+    let (kernel, address, stop) = start().await;
+    let (code, said) = execute(address, &json!({"text": r#"SPAWN Task {_sync_id = "there", name = "a"}"#})).await;
+    assert_eq!(code, 200, "{said}");
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let mut client = KernelClient::new(endpoint.connect().await.expect("it listens"));
+    for text in [
+        "KILL #nobody",
+        "SET #there.name = #nobody",
+        "MATCH t: Task WHERE t = #nobody RETURN t",
+        "MATCH t: Task WHERE t IN [#there, #nobody] KILL t",
+        "MATCH t: Task WHERE exists(u: Task WHERE u = #nobody) RETURN t",
+        "MATCH t: Task RETURN t = #nobody AS same",
+    ] {
+        let (code, said) = execute(address, &json!({"text": text})).await;
+        assert!(code == 404 && said.contains("#nobody not found"), "{text}: {code}: {said}");
+        let refused = client.execute(wire::ExecuteRequest { text: text.into(), ..Default::default() }).await;
+        let refused = refused.expect_err(text);
+        assert!(refused.code() == Code::NotFound && refused.message().contains("#nobody not found"), "{refused}");
+    }
+    // Also where it runs for rows.
+    let body = json!({"text": "MATCH t: Task WHERE t = #nobody SET t.n = $n", "rowNames": ["n"], "rows": [[1], [2]]});
+    let (code, said) = execute(address, &body).await;
+    assert!(code == 404 && said.contains("#nobody not found"), "{code}: {said}");
+    assert_eq!(kernel.head(), 1, "something was written");
+    stop.cancel();
+}
+
 /// The ends of what 64 bits hold go in and come out as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_and_smallest_integers_come_back() {

@@ -156,6 +156,11 @@ impl Authorities {
         self.roots().concat()
     }
 
+    /// The trust domain that they name; `None` if they were made elsewhere and name none.
+    pub fn trust_domain(&self) -> Option<String> {
+        self.all().find_map(|(_, c)| c.authority.trust_domain())
+    }
+
     /// Another trust domain that one of them names: what it signed under the name of this one, nobody would take who trusts it. One
     /// that was made elsewhere may name none.
     pub fn other_domain(&self, trust_domain: &str) -> Option<String> {
@@ -331,6 +336,7 @@ mod tests {
     #[test]
     fn one_of_another_trust_domain_is_noticed_in_every_state() {
         let here = Authorities::first(ca(1));
+        assert_eq!(here.trust_domain().as_deref(), Some("here.example"));
         assert_eq!(here.other_domain("here.example"), None);
         assert_eq!(here.other_domain("there.example").as_deref(), Some("here.example"));
         let there = Ca::new(Authority::new("there.example").expect("a CA"), 2).expect("it has a fingerprint");

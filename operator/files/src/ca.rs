@@ -31,16 +31,26 @@ fn load(state: &Path) -> Result<Option<Authorities>> {
     Authorities::from_data(&data).map(Some).with_context(usable)
 }
 
-/// The CAs that are there. Nothing is made.
-pub fn kept_authorities(state: &Path, trust_domain: &str) -> Result<Authorities> {
-    if let Some(a) = load(state)? {
-        return of_domain(state, trust_domain, a);
-    }
-    must_be_fresh(state)?;
-    bail!(
-        "there is no CA in {}: is it the state directory of an operator? `mew run` makes the CA when it begins there",
-        state.display()
-    )
+/// The CAs that are there, and their trust domain: what is asked for, or else what they name. Nothing is made.
+pub fn kept_authorities(state: &Path, trust_domain: Option<&str>) -> Result<(String, Authorities)> {
+    let Some(a) = load(state)? else {
+        must_be_fresh(state)?;
+        bail!(
+            "there is no CA in {}: is it the state directory of an operator? `mew run` makes the CA when it begins there",
+            state.display()
+        );
+    };
+    let domain = match trust_domain {
+        Some(t) => t.to_owned(),
+        None => a.trust_domain().with_context(|| {
+            format!(
+                "the CA in {} names no trust domain: give that of this side by --trust-domain",
+                path(state).display()
+            )
+        })?,
+    };
+    let a = of_domain(state, &domain, a)?;
+    Ok((domain, a))
 }
 
 fn of_domain(state: &Path, trust_domain: &str, a: Authorities) -> Result<Authorities> {
@@ -196,11 +206,14 @@ mod tests {
     fn who_only_looks_makes_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = dir.path().join("typo");
-        let e = kept_authorities(&state, DOMAIN).err().map(|e| format!("{e:#}")).unwrap_or_default();
+        let e = kept_authorities(&state, None).err().map(|e| format!("{e:#}")).unwrap_or_default();
         assert!(e.contains("there is no CA in") && e.contains("typo"), "{e:?}");
         assert!(!state.exists(), "a directory was made");
         let first = authorities(&state, DOMAIN, 1).expect("they are made");
-        assert!(kept_authorities(&state, DOMAIN).expect("they are there") == first);
+        for asked in [None, Some(DOMAIN)] {
+            let (domain, kept) = kept_authorities(&state, asked).expect("they are there");
+            assert!(domain == DOMAIN && kept == first, "{asked:?}");
+        }
     }
 
     #[test]
@@ -208,7 +221,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let state = dir.path();
         let first = authorities(state, DOMAIN, 1).expect("they are made");
-        for refused in [authorities(state, "there.example", 2).err(), kept_authorities(state, "there.example").err()] {
+        let looked = kept_authorities(state, Some("there.example")).err();
+        for refused in [authorities(state, "there.example", 2).err(), looked] {
             let e = refused.map(|e| format!("{e:#}")).unwrap_or_default();
             for word in [DOMAIN, "not there.example", "--trust-domain here.example", "ca.json"] {
                 assert!(e.contains(word), "{word:?} is not in {e:?}");
@@ -219,7 +233,9 @@ mod tests {
         let nobodys = Authority::of_servers("a CA of one's own", 3600).expect("a CA");
         let own = Authorities::first(Ca::new(nobodys, 7).expect("it has a fingerprint"));
         replace_authorities(state, &first, &own).expect("it is written");
-        assert!(kept_authorities(state, DOMAIN).expect("it is taken") == own);
+        assert!(kept_authorities(state, Some(DOMAIN)).expect("it is taken").1 == own);
+        let e = kept_authorities(state, None).err().map(|e| format!("{e:#}")).unwrap_or_default();
+        assert!(e.contains("names no trust domain") && e.contains("--trust-domain"), "{e:?}");
     }
 
     /// Peers trust it: another one in its place would cut them all off.
@@ -228,7 +244,7 @@ mod tests {
         for former in FORMER {
             let dir = tempfile::tempdir().expect("a directory");
             fs::write(dir.path().join(former), "PEM").expect("a file");
-            for refused in [authorities(dir.path(), DOMAIN, 1).err(), kept_authorities(dir.path(), DOMAIN).err()] {
+            for refused in [authorities(dir.path(), DOMAIN, 1).err(), kept_authorities(dir.path(), None).err()] {
                 let e = refused.map(|e| format!("{e:#}")).unwrap_or_default();
                 assert!(e.contains(former) && e.contains("ca.json"), "{e:?}");
             }
