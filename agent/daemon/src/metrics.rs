@@ -1,5 +1,6 @@
 //! Prometheus metrics with the names of the requirements (A0-52), made from the same reports as the status.
 
+use crate::VERSION;
 use mew_contract::report::{FlowReport, LinkState, RemoteReport};
 use mew_contract::snapshot::Direction;
 use mew_kernel::Kernel;
@@ -10,7 +11,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -40,10 +43,18 @@ struct ConflictLabels {
 type Gauges = Family<FlowLabels, Gauge<f64, AtomicU64>>;
 type Counters = Family<FlowLabels, Counter>;
 
+/// The page of an agent whose kernel is not open: a scrape that fails would look like an agent that is gone.
+pub fn of_waiting() -> Result<String, fmt::Error> {
+    let mut r = Registry::default();
+    register_agent(&mut r, false);
+    encoded(&r)
+}
+
 /// The whole page. A registry is made for each scrape, so that what no longer exists leaves no series behind.
-pub fn text(kernel: &Kernel, hub: &Hub, attached: bool) -> String {
+pub fn of_open(kernel: &Kernel, hub: &Hub, serves: bool, attached: bool) -> Result<String, fmt::Error> {
     let (remotes, syncs) = hub.report();
     let mut r = Registry::default();
+    register_agent(&mut r, serves);
     let up = remotes.iter().filter(|x| x.state == LinkState::Connected).count();
     r.register("federation_connections_active", "Connections to peers that are up", ConstGauge::new(up as i64));
     let count = |n: &AtomicU64| ConstCounter::new(n.load(Ordering::Relaxed));
@@ -84,11 +95,22 @@ pub fn text(kernel: &Kernel, hub: &Hub, attached: bool) -> String {
     r.register("mew_kernel_log_bytes", "Size of the kernel's log", ConstGauge::new(bytes as i64));
     r.register("mew_kernel_entities", "Entities, tombstones included", ConstGauge::new(all as i64));
     r.register("mew_agent_attached", "1 while the operator is attached", ConstGauge::new(i64::from(attached)));
+    encoded(&r)
+}
+
+fn encoded(r: &Registry) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    match encode(&mut out, &r) {
-        Ok(()) => out,
-        Err(_) => String::new(),
-    }
+    encode(&mut out, r)?;
+    Ok(out)
+}
+
+fn register_agent(r: &mut Registry, serves: bool) {
+    r.register("mew_agent", "The version of the agent", Info::new([("version", VERSION)]));
+    r.register(
+        "mew_agent_serving",
+        "1 while the agent has its kernel open; 0 before that, and while it stands by",
+        ConstGauge::new(i64::from(serves)),
+    );
 }
 
 /// An outage is seen by this at either end: a side that only accepts makes no tries that could fail.
@@ -144,9 +166,7 @@ mod tests {
     fn page(fill: impl FnOnce(&mut Registry)) -> String {
         let mut r = Registry::default();
         fill(&mut r);
-        let mut out = String::new();
-        encode(&mut out, &r).expect("a string takes everything");
-        out
+        encoded(&r).expect("a string takes everything")
     }
 
     /// Of a series, if it is on the page.
