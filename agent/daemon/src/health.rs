@@ -23,6 +23,8 @@ struct Inner {
     kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
     attached: bool,
     opening: bool,
+    /// Why the operator did not say who this kernel is, when it was asked last.
+    unidentified: Option<String>,
     standby: Option<String>,
     stopping: bool,
     ontology: Option<String>,
@@ -30,8 +32,12 @@ struct Inner {
 
 impl Inner {
     /// Why the kernel is not open, if nobody else has it.
-    fn lacks(&self) -> &'static str {
-        if self.opening { "its data is being read" } else { "the operator has not said yet who this kernel is" }
+    fn lacks(&self) -> &str {
+        match &self.unidentified {
+            _ if self.opening => "its data is being read",
+            Some(why) => why,
+            None => "the operator has not said yet who this kernel is",
+        }
     }
 }
 
@@ -51,6 +57,11 @@ impl Health {
     /// Who this kernel is is known; a large log is read for minutes.
     pub fn set_opening(&self) {
         self.lock().opening = true;
+    }
+
+    /// The operator was asked who this kernel is, and did not say.
+    pub fn set_unidentified(&self, why: String) {
+        self.lock().unidentified = Some(why);
     }
 
     pub fn set_attached(&self, yes: bool) {
@@ -149,6 +160,11 @@ mod tests {
         let h = Health::new();
         let said = h.ready().expect_err("the kernel is not open");
         assert!(said.contains("the operator has not said yet who this kernel is"), "{said}");
+        // It is asked again, and until then there is a reason.
+        let refused = "the operator refuses this agent: kernel shop is held by pod-1 with another data directory";
+        h.set_unidentified(refused.to_owned());
+        assert_eq!(h.ready(), Err(format!("the kernel is not open yet: {refused}\n")));
+        assert_eq!(h.waits_for(), refused, "applications are told the same");
         h.set_standby(Some("pod-1 still holds kernel shop".to_owned()));
         assert_eq!(h.ready(), Ok("standby: pod-1 still holds kernel shop\n".to_owned()));
         h.set_opening();
