@@ -164,7 +164,7 @@ pub struct SyncStatus {
     /// Age of the oldest change that has not arrived, coarse; `-` when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
-    /// Changes in the source's log behind the sink's position, coarse.
+    /// Changes in the source's log behind the sink's position, coarse; absent when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
     /// Progress of the initial copy.

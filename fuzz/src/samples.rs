@@ -301,10 +301,15 @@ pub fn session() -> Vec<Body> {
         }),
         Body::SyncPush(batch(1, 0, 2, &[task(1), task(2)])),
         Body::FlowOpen(pull(3, OTHERS, None)),
-        Body::SyncAck(wire::SyncAck { flow: 2, upto: 1, counts: Some(wire::Counts::default()) }),
+        Body::SyncAck(wire::SyncAck {
+            flow: 2,
+            upto: 1,
+            counts: Some(wire::Counts::default()),
+            ..wire::SyncAck::default()
+        }),
         Body::Ping(wire::Ping { nonce: 5 }),
         Body::SyncPush(batch(1, 2, 3, &[link(1, 2), link(1, 7)])),
-        Body::SyncAck(wire::SyncAck { flow: 3, upto: 1, counts: None }),
+        Body::SyncAck(wire::SyncAck { flow: 3, upto: 1, ..wire::SyncAck::default() }),
         Body::RulesChanged(wire::RulesChanged {}),
         Body::Pong(wire::Pong { nonce: 1, now_ms: NOW_MS }),
         Body::SyncPush(leaving),

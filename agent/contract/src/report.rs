@@ -169,7 +169,8 @@ pub struct FlowReport {
     pub problem: Option<Problem>,
     /// Age of the oldest matching change that is not durable at the sink; 0 when there is none, `None` when unknown.
     pub lag_ms: Option<u64>,
-    /// Changes in the source's log behind the sink's position; `None` when unknown.
+    /// Changes in the source's log behind the sink's position, while it is away behind the last that it confirmed; `None` when
+    /// unknown.
     pub pending: Option<u64>,
     pub initial_percent: Option<u8>,
     /// Changes applied at the sink since the flow began.

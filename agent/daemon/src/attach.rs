@@ -94,7 +94,14 @@ pub async fn first_identity(
                 // Another pod of the workload is this kernel until it ends, with data that ends with it; it would never end
                 // if this one were not ready before.
                 Err(e) if options.ephemeral && is_refused_claim(&e) => health.set_standby(Some(format!("{e:#}"))),
-                Err(e) => tracing::warn!("{e:#}"),
+                Err(e) => {
+                    health.set_unidentified(format!("{e:#}"));
+                    // Whoever holds it now does not end because this one waits.
+                    if is_refused_claim(&e) {
+                        health.set_standby(None);
+                    }
+                    tracing::warn!("{e:#}");
+                }
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);

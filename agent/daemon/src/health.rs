@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 #[derive(Clone, Default)]
 pub struct Health(Arc<Mutex<Inner>>);
 
@@ -21,6 +23,8 @@ struct Inner {
     kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
     attached: bool,
     opening: bool,
+    /// Why the operator did not say who this kernel is, when it was asked last.
+    unidentified: Option<String>,
     standby: Option<String>,
     stopping: bool,
     ontology: Option<String>,
@@ -28,8 +32,12 @@ struct Inner {
 
 impl Inner {
     /// Why the kernel is not open, if nobody else has it.
-    fn lacks(&self) -> &'static str {
-        if self.opening { "its data is being read" } else { "the operator has not said yet who this kernel is" }
+    fn lacks(&self) -> &str {
+        match &self.unidentified {
+            _ if self.opening => "its data is being read",
+            Some(why) => why,
+            None => "the operator has not said yet who this kernel is",
+        }
     }
 }
 
@@ -49,6 +57,11 @@ impl Health {
     /// Who this kernel is is known; a large log is read for minutes.
     pub fn set_opening(&self) {
         self.lock().opening = true;
+    }
+
+    /// The operator was asked who this kernel is, and did not say.
+    pub fn set_unidentified(&self, why: String) {
+        self.lock().unidentified = Some(why);
     }
 
     pub fn set_attached(&self, yes: bool) {
@@ -99,6 +112,17 @@ impl Health {
             },
         }
     }
+
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let (open, stands_by, attached) = {
+            let i = self.lock();
+            (i.kernel.clone(), i.standby.is_some(), i.attached)
+        };
+        match open {
+            Some((kernel, hub)) => metrics::of_open(&kernel, &hub, !stands_by, attached),
+            None => metrics::of_waiting(),
+        }
+    }
 }
 
 pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
@@ -113,14 +137,9 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
         )
         .route(
             "/metrics",
-            get(async |State(h): State<Health>| {
-                let (both, attached) = {
-                    let i = h.lock();
-                    (i.kernel.clone(), i.attached)
-                };
-                let text = both.map_or_else(String::new, |(k, hub)| metrics::text(&k, &hub, attached));
-                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
-                    .into_response()
+            get(async |State(h): State<Health>| match h.metrics() {
+                Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+                Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
             }),
         )
         .with_state(health);
@@ -132,18 +151,46 @@ mod failing_disk;
 
 #[cfg(test)]
 mod tests {
-    use super::Health;
+    use super::failing_disk::{listener, send};
+    use super::{Health, serve};
+    use tokio_util::sync::CancellationToken;
 
     #[test]
     fn a_standby_is_ready_and_says_for_what_it_waits() {
         let h = Health::new();
         let said = h.ready().expect_err("the kernel is not open");
         assert!(said.contains("the operator has not said yet who this kernel is"), "{said}");
+        // It is asked again, and until then there is a reason.
+        let refused = "the operator refuses this agent: kernel shop is held by pod-1 with another data directory";
+        h.set_unidentified(refused.to_owned());
+        assert_eq!(h.ready(), Err(format!("the kernel is not open yet: {refused}\n")));
+        assert_eq!(h.waits_for(), refused, "applications are told the same");
         h.set_standby(Some("pod-1 still holds kernel shop".to_owned()));
         assert_eq!(h.ready(), Ok("standby: pod-1 still holds kernel shop\n".to_owned()));
         h.set_opening();
         h.set_standby(None);
         let said = h.ready().expect_err("the kernel is not open");
         assert!(said.contains("its data is being read"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_waits_for_its_kernel_has_a_page_of_metrics() {
+        let h = Health::new();
+        let (port, address) = listener().await;
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(h.clone(), port, stop.clone()));
+        for standby in [None, Some("pod-1 still holds kernel shop".to_owned())] {
+            h.set_standby(standby.clone());
+            let (code, page) = send(address, "GET /metrics HTTP/1.1\r\nHost: localhost", "").await;
+            assert_eq!(code, 200, "{standby:?}: {page}");
+            // What a scraper reads until: without it the page is cut off, and all of it is thrown away.
+            assert!(page.ends_with("# EOF\n"), "{standby:?}: {page}");
+            for known in ["\nmew_agent_serving 0\n", "\nmew_agent_info{version=\""] {
+                assert!(page.contains(known), "{known:?}, {standby:?}: {page}");
+            }
+            // There is an alert on it that says that data flows on.
+            assert!(!page.contains("mew_agent_attached"), "{standby:?}: {page}");
+        }
+        stop.cancel();
     }
 }

@@ -33,7 +33,23 @@ pub enum Outcome {
     /// Waits for what blocks it.
     Held,
     /// Refused for good.
-    Rejected(String),
+    Rejected(Refusal),
+}
+
+/// Why a version was refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For this side's people.
+    pub why: String,
+    /// For the peer: nothing of what it may do here, and nothing of what is here but what it says itself.
+    pub told: String,
+}
+
+impl Refusal {
+    /// What is wrong with what the peer says itself.
+    fn open(why: String) -> Self {
+        Refusal { told: why.clone(), why }
+    }
 }
 
 /// Why a version cannot be applied now.
@@ -84,16 +100,20 @@ impl HeldRoom {
 pub fn apply(tx: &mut Tx<'_>, from: &Incoming, bytes: &Bytes, room: &mut HeldRoom) -> Result<Outcome, KernelError> {
     let e = match EntityRef::validate(bytes) {
         Ok(e) => e,
-        Err(why) => return Ok(Outcome::Rejected(format!("malformed entity: {why}"))),
+        Err(why) => return Ok(Outcome::Rejected(Refusal::open(format!("malformed entity: {why}")))),
     };
     if !from.rules.import.contains(&e.ty) {
-        return Ok(Outcome::Rejected(format!("type {} may not come from this peer", tx.ontology().type_name(e.ty))));
+        return Ok(Outcome::Rejected(Refusal {
+            why: format!("type {} may not come from this peer", tx.ontology().type_name(e.ty)),
+            told: format!("the sink denies {:?}", e.sync_id),
+        }));
     }
     if let Some(k) = name::kernel_of_sync_id(e.sync_id)
         && k != from.peer_kernel_id
         && k != tx.identity().kernel_id
     {
-        return Ok(Outcome::Rejected(format!("{:?} names the kernel {k}, and forwarding is not allowed", e.sync_id)));
+        let why = format!("{:?} names the kernel {k}, and forwarding is not allowed", e.sync_id);
+        return Ok(Outcome::Rejected(Refusal::open(why)));
     }
     let r = decide(tx, from, bytes, &e)?;
     settle(tx, from, &e, bytes, r, room)
@@ -351,13 +371,17 @@ pub fn leave(tx: &mut Tx<'_>, from: &Incoming, l: &wire::Leave) -> Result<Outcom
         return Ok(Outcome::Known);
     }
     let Some(local) = tx.living_as(&l.sync_id)? else { return Ok(Outcome::Known) };
+    let stays = |why: String| {
+        let told = format!("{:?} left the pattern and is not deleted at the sink", l.sync_id);
+        Outcome::Rejected(Refusal { why, told })
+    };
     let (_, delete) = from.rules.grant(local.entity()?.ty);
     let introduced = local.origin == from.peer;
     if !(delete == Some(true) || (delete.is_none() && introduced)) {
-        return Ok(Outcome::Rejected(format!("{:?} left the pattern and the peer may not delete it here", l.sync_id)));
+        return Ok(stays(format!("{:?} left the pattern and the peer may not delete it here", l.sync_id)));
     }
     match take_dependents(tx, from, &local)? {
         Ok(()) => take(tx, from, &local, (l.kernel == from.peer.0).then_some(Hlc(l.time))).map(|()| Outcome::Applied),
-        Err(b) => Ok(Outcome::Rejected(b.message)),
+        Err(b) => Ok(stays(b.message)),
     }
 }

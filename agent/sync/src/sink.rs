@@ -1,6 +1,6 @@
 //! The receiving end of a flow: one commit per batch, with its position and counts, before it is acknowledged.
 
-use crate::apply::{HeldRoom, Incoming, Outcome, apply, leave};
+use crate::apply::{HeldRoom, Incoming, Outcome, Refusal, apply, leave};
 use crate::records;
 use mew_contract::{Problem, Reason};
 use mew_kernel::{Kernel, KernelError, Tx};
@@ -54,7 +54,7 @@ pub fn counts(kernel: &Kernel, flow: &str) -> (u64, wire::Counts) {
 pub struct Applied {
     pub counts: wire::Counts,
     /// The last refusal in the batch.
-    pub rejected: Option<String>,
+    pub rejected: Option<Refusal>,
 }
 
 /// Applies a batch and its position in one commit.

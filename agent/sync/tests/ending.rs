@@ -131,7 +131,7 @@ impl Side {
     }
 
     fn acks(&mut self, flow: u32, upto: u64) {
-        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, counts: None }));
+        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, ..wire::SyncAck::default() }));
     }
 
     fn outstanding(&self) -> Vec<Outstanding> {

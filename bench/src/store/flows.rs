@@ -51,7 +51,7 @@ pub fn two(k: &Kernel) -> Result<Link> {
                 if p.live && p.pending == 0 {
                     live.insert(p.flow);
                 }
-                Body::SyncAck(wire::SyncAck { flow: p.flow, upto: p.upto, counts: None })
+                Body::SyncAck(wire::SyncAck { flow: p.flow, upto: p.upto, ..wire::SyncAck::default() })
             }
             Some(other) => bail!("the link says what the peer does not expect: {other:?}"),
             None => bail!("the link stands still with {} of {} flows live", live.len(), PATTERNS.len()),

@@ -210,7 +210,8 @@ pub(crate) fn status(
         observed_generation: s.metadata.generation,
         phase: Some(phase(s, report, problem.as_ref()).into()),
         lag: Some(buckets::lag(report.and_then(|r| r.lag_ms), old.lag.as_deref())),
-        pending: report.and_then(|r| r.pending).map(buckets::count).or(old.pending),
+        // As the lag: what it was is no answer to how much waits now.
+        pending: report.and_then(|r| r.pending).map(buckets::count),
         initial: report.and_then(|r| r.initial_percent).map(buckets::percent).or(old.initial),
         failed: Some(report.map_or(old.failed.unwrap_or(0), |r| total(r.rejected.saturating_add(r.held)))),
         held: Some(report.map_or(old.held.unwrap_or(0), |r| total(r.held))),

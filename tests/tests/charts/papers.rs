@@ -161,3 +161,18 @@ fn metrics_of_alerts_and_dashboard_exist() -> Result<()> {
     ensure!(dashboard["panels"].as_array().is_some_and(|p| p.len() >= 20), "the dashboard is nearly empty");
     Ok(())
 }
+
+/// Whoever dials: a side that only accepts makes no tries that could fail, and of a peer that is away neither a lag nor what it has
+/// for this side is known.
+#[test]
+fn an_outage_is_an_alert_at_both_sides() -> Result<()> {
+    let text = Chart::named("mew-operator")?.read("files/alerts.yaml")?;
+    let alerts: Value = serde_saphyr::from_str(&text).map_err(|e| anyhow!("{e}"))?;
+    let groups = alerts["groups"].as_array().context("no groups")?;
+    let mut rules = groups.iter().flat_map(|g| g["rules"].as_array()).flatten();
+    let rule = rules.find(|r| r["expr"] == "federation_remote_connected == 0").context("no alert of an outage")?;
+    ensure!(rule["alert"] == "MewPeerUnreachable" && rule["labels"]["severity"] == "critical", "{rule}");
+    let told = rule["annotations"]["description"].as_str().unwrap_or_default();
+    ensure!(told.contains("$labels.remote"), "it does not say which Remote: {told}");
+    Ok(())
+}

@@ -35,7 +35,7 @@ struct Agent {
     stop: CancellationToken,
 }
 
-async fn listener() -> (TcpListener, SocketAddr) {
+pub(super) async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     (listener, address)
@@ -148,7 +148,7 @@ fn spawn(name: &str) -> String {
 }
 
 /// Status and body of the answer.
-async fn send(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
+pub(super) async fn send(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
     let ask = async {
         let mut tcp = TcpStream::connect(address).await?;
         let length = body.len();
@@ -171,6 +171,8 @@ async fn with_three() -> (Agent, Vec<String>) {
     for name in &names {
         a.must_write(name, "at first").await;
     }
+    let (code, page) = a.get("/metrics").await;
+    assert!(code == 200 && page.contains("\nmew_agent_serving 1\n") && page.ends_with("# EOF\n"), "{code}: {page}");
     a.is_ready("at first").await;
     (a, names)
 }

@@ -8,6 +8,7 @@ use crate::members::Members;
 use crate::records;
 use crate::source::Source;
 use crate::{held, sink};
+use mew_contract::problem::shortened;
 use mew_contract::{Problem, Reason};
 use mew_kernel::Kernel;
 use mew_wire as wire;
@@ -165,6 +166,9 @@ impl Link {
                         // Only now: a sink that refuses every batch would seem well for a moment after each try.
                         o.problem = None;
                         (o.percent, o.live, o.attempt) = (Some(source.percent()), source.is_live(), 0);
+                        if !a.refusal.is_empty() {
+                            o.last_error = Some(Problem::new(Reason::SinkError, a.refusal));
+                        }
                     }
                 }
             }
@@ -276,13 +280,15 @@ impl Link {
             Ok(done) => {
                 let rescan = sink.at.as_ref().is_some_and(|(r, _)| *r != revision);
                 (sink.at, sink.acked) = (Some((revision, upto)), upto);
-                send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(done.counts) }));
+                let (why, told) = done.rejected.map(|r| (r.why, r.told)).unzip();
+                let refusal = shortened(told.unwrap_or_default());
+                send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(done.counts), refusal }));
                 if let Some(o) = self.own.get_mut(&name).filter(|_| own) {
                     o.problem = None;
                     (o.counts, o.live, o.attempt) = (done.counts, live && pending == 0 || o.live && !rescan, 0);
                     o.percent = Some(if o.live || live { 100 } else { percent.min(100) as u8 });
                     o.behind = Some((pending, if pending > 0 { oldest } else { 0 }));
-                    if let Some(why) = done.rejected {
+                    if let Some(why) = why {
                         o.last_error = Some(Problem::new(Reason::SinkError, why));
                     }
                 }
@@ -326,7 +332,8 @@ impl Link {
         // The other side shows how many are held.
         let conn = s.conn.conn;
         for (flow, upto, counts) in done {
-            send(out, conn, Body::SyncAck(wire::SyncAck { flow, upto, counts: Some(counts) }));
+            let ack = wire::SyncAck { flow, upto, counts: Some(counts), refusal: String::new() };
+            send(out, conn, Body::SyncAck(ack));
         }
     }
 }

@@ -37,7 +37,8 @@ impl Handover {
     }
 
     /// Puts what was known in the place of what is not known again yet. A change that has not arrived is at most as old as
-    /// the oldest one was then, and the time since.
+    /// the oldest one was then, and the time since. How many wait, a source knows all the time, and a sink is told again with the
+    /// first batch.
     fn cover(&self, wall_ms: u64, remote: &mut RemoteReport, flows: &mut [FlowReport]) {
         match remote.state {
             LinkState::Connected => remote.inbound.clone_from(&self.remote.inbound),
@@ -50,7 +51,8 @@ impl Handover {
         let is_known = |f: &FlowReport| f.problem.is_some() || f.state == FlowState::Live && f.lag_ms.is_some();
         for f in flows.iter_mut().filter(|f| !is_known(f)) {
             let Some(was) = self.flows.iter().find(|w| w.name == f.name) else { continue };
-            *f = FlowReport { lag_ms: was.lag_ms.map(|l| l.saturating_add(passed)), pending: None, ..was.clone() };
+            let lag_ms = was.lag_ms.map(|l| l.saturating_add(passed));
+            *f = FlowReport { lag_ms, pending: f.pending.or(was.pending), ..was.clone() };
         }
     }
 }

@@ -54,6 +54,8 @@ impl Link {
                     (Direction::Push, Some(s), _) => {
                         (o.live.then(|| s.lag_ms(wall_ms)).flatten(), Some(s.pending(kernel.head())))
                     }
+                    // The sink is away: how old the oldest is that matches is not known without reading the log.
+                    (Direction::Push, None, _) => (None, o.confirmed.map(|at| kernel.head().saturating_sub(at))),
                     (Direction::Pull, _, Some((pending, oldest))) if state == FlowState::Live => {
                         (Some(if oldest == 0 { 0 } else { wall_ms.saturating_sub(oldest) }), Some(pending))
                     }

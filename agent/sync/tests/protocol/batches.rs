@@ -2,7 +2,7 @@
 
 use crate::common::NOW_MS;
 use crate::peer::{OTHERS, TASKS, batch, bytes, draft, open, task};
-use crate::side::{Side, content, ids, position};
+use crate::side::{Did, Side, content, ids, position};
 use bytes::Bytes;
 use mew_contract::Reason;
 use mew_contract::samples::THERE;
@@ -108,9 +108,32 @@ fn a_version_that_may_not_come_is_rejected_and_the_flow_goes_on() {
         let did = s.push(batch(1, 0, 2, vec![b, task(1)]));
         let counts = did.acked().and_then(|a| a.counts).unwrap_or_else(|| panic!("{what}: {did:?}"));
         assert_eq!((counts.applied, counts.rejected, counts.held), (1, 1, 0), "{what}");
+        let told = did.acked().map(|a| a.refusal.clone()).unwrap_or_default();
+        assert!(!told.is_empty() && !told.contains("Secret"), "{what}: {told:?} is why");
         assert_eq!(ids(&s.kernel), [format!("{THERE}/1")], "{what}");
         s.takes(1, 2, 2);
     }
+}
+
+/// Whoever declares the flow shows it, so it is said with the acknowledgement: the last one, without what this side's rules are.
+#[test]
+fn why_an_entity_is_refused_for_good_is_told_once() {
+    let mut s = Side::new(Vec::new());
+    s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "ours"}"#, &Params::new()).expect("a statement of this ontology");
+    let ours = ids(&s.kernel).remove(0);
+    s.greet();
+    s.open(wire::FlowOpen { delete_on_unmatch: true, ..open(1, TASKS) });
+    let third = |n: u32| bytes(&draft("Task", &format!("plant.third/{n}")));
+    let left = wire::Leave { sync_id: ours.clone(), time: Hlc::from_ms(NOW_MS).0, kernel: KernelKey::of(THERE).0 };
+    let told = |did: &Did| did.acked().map(|a| (a.counts.map(|c| c.rejected), a.refusal.clone()));
+    let did = s.push(batch(1, 0, 1, vec![third(1), third(2)]));
+    let (rejected, why) = told(&did).unwrap_or_else(|| panic!("{did:?}"));
+    assert!(rejected == Some(2) && why.contains("plant.third/2") && why.contains("forwarding"), "{why:?}");
+    let did = s.push(wire::SyncPush { leaves: vec![left], ..batch(1, 1, 2, Vec::new()) });
+    let (rejected, why) = told(&did).unwrap_or_else(|| panic!("{did:?}"));
+    assert!(rejected == Some(3) && why.contains(&ours) && !why.contains("may not"), "{why:?}");
+    let did = s.push(batch(1, 2, 3, vec![task(1)]));
+    assert_eq!(told(&did), Some((Some(3), String::new())), "nothing is refused in this one");
 }
 
 /// Two versions of it, or it and what is said of it, are more than one record holds.

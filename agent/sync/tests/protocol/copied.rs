@@ -115,3 +115,28 @@ fn a_copy_after_a_reset_is_not_complete_because_one_before_was() {
     s.hear(accept(OURS));
     assert_eq!((s.flow().state, s.flow().initial_percent), (FlowState::Copying, Some(0)));
 }
+
+/// Where the sink was is known from this process on; how old the oldest change is that it would take is not.
+#[test]
+fn what_waits_for_a_sink_that_is_away_is_counted_if_it_is_known() {
+    let write = |s: &mut Side| {
+        let spawned = s.kernel.execute(NOW_MS, r#"SPAWN Task {name = "while it is away"}"#, &Params::new());
+        spawned.expect("a statement of this ontology");
+        s.handle(Event::Wake);
+    };
+    let said = |s: &Side| (s.flow().state, s.flow().lag_ms, s.flow().pending);
+    let mut s = Side::with_own_flow();
+    assert_eq!(said(&s), (FlowState::Waiting, None, None), "it has never said where it is");
+    s.greet();
+    let upto = sent(&s.hear(accept(OURS))).upto;
+    s.hear(ack(OURS, upto));
+    assert_eq!(said(&s), (FlowState::Live, Some(0), Some(0)));
+    s.handle(Event::Closed(s.conn, None));
+    for waiting in 1..=3 {
+        write(&mut s);
+        assert_eq!(said(&s), (FlowState::Waiting, None, Some(waiting)));
+    }
+    // It comes back, and has not said yet whether it takes the flow.
+    s.greet();
+    assert_eq!(s.flow().pending, Some(3));
+}

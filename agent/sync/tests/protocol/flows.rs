@@ -2,8 +2,9 @@
 
 use crate::peer::{OTHERS, TASKS, accept, ack, batch, edge, open, pull, shapes_of, task};
 use crate::side::{Side, content, ids};
+use mew_contract::problem::MAX_TEXT;
 use mew_contract::samples::THERE;
-use mew_contract::{FlowState, Reason};
+use mew_contract::{FlowState, Problem, Reason};
 use mew_sync::Event;
 use mew_wire as wire;
 use wire::frame::Body;
@@ -92,6 +93,28 @@ fn so_does_one_of_a_flow_that_the_peer_declares() {
     assert!(refuse.message.contains("acknowledges") && !did.closed, "{did:?}");
     assert!(s.hear(ack(1, sent)).is_nothing());
     s.takes(3, 0, 1);
+}
+
+/// As of a flow that is pulled, where this side refuses it. A peer's words are as long as it likes.
+#[test]
+fn why_the_sink_refused_an_entity_is_said_by_the_flow_that_pushes_it() {
+    let mut s = Side::with_own_flow();
+    s.greet();
+    let sent = s.hear(accept(2)).pushed().map(|p| p.upto).expect("a batch");
+    let refused = |why: &str| {
+        let counts = Some(wire::Counts { rejected: 1, ..wire::Counts::default() });
+        Body::SyncAck(wire::SyncAck { flow: 2, upto: sent, counts, refusal: why.into() })
+    };
+    s.hear(refused("malformed entity"));
+    let flow = s.report().1.remove(0);
+    assert_eq!((flow.state, flow.rejected, flow.problem), (FlowState::Live, 1, None), "the flow goes on");
+    assert_eq!(flow.last_error, Some(Problem::new(Reason::SinkError, "malformed entity")));
+    // It is the last one, until there is another.
+    s.hear(refused(""));
+    assert_eq!(s.report().1.remove(0).last_error.map(|p| p.message), Some("malformed entity".to_owned()));
+    s.hear(refused(&"x".repeat(1 << 20)));
+    let message = s.report().1.remove(0).last_error.map(|p| p.message).unwrap_or_default();
+    assert!(message.starts_with('x') && message.len() < MAX_TEXT + 4, "{} bytes", message.len());
 }
 
 #[test]

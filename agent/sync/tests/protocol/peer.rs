@@ -110,5 +110,5 @@ pub fn batch(flow: u32, after: u64, upto: u64, entities: Vec<Bytes>) -> wire::Sy
 }
 
 pub fn ack(flow: u32, upto: u64) -> Body {
-    Body::SyncAck(wire::SyncAck { flow, upto, counts: None })
+    Body::SyncAck(wire::SyncAck { flow, upto, ..wire::SyncAck::default() })
 }

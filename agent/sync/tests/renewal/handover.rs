@@ -29,13 +29,13 @@ fn nothing_is_missed_while_one_connection_takes_the_place_of_another() {
         s.mono_ms += 700;
         let (remote, flows) = s.report();
         assert_eq!((remote.state, flows[0].state), (LinkState::Connected, FlowState::Live));
-        assert_eq!((flows[0].lag_ms, flows[0].pending), (Some(700), None), "{flows:?}");
+        assert_eq!((flows[0].lag_ms, flows[0].pending), (Some(700), Some(0)), "{flows:?}");
         let flow = s.greet().opened().expect("the flow is declared again");
         assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
         s.take(flow);
         let (_, flows) = s.report();
         assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(0)));
-        assert!(flows[0].pending.is_some(), "it is known again: {flows:?}");
+        assert_eq!(flows[0].pending, Some(0), "{flows:?}");
     }
 }
 
@@ -134,7 +134,9 @@ fn a_flow_that_is_pulled_is_live_with_its_lag_while_its_connection_is_replaced()
     let flow = s.greet().opened().expect("the flow is declared");
     s.hear(accept(flow));
     s.hear(Body::SyncPush(wire::SyncPush { flow, ..first.clone() }));
-    assert_eq!(s.states(), (LinkState::Connected, FlowState::Live));
+    s.hear(Body::SyncPush(wire::SyncPush { flow, after: 5, pending: 7, ..first.clone() }));
+    let (_, flows) = s.report();
+    assert_eq!((flows[0].state, flows[0].pending), (FlowState::Live, Some(7)));
 
     s.connect(OLD);
     let flow = s.greet().opened().expect("the flow is declared");
@@ -142,7 +144,8 @@ fn a_flow_that_is_pulled_is_live_with_its_lag_while_its_connection_is_replaced()
     s.hear(accept(flow));
     let (_, flows) = s.report();
     assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(100)), "at most");
+    assert_eq!(flows[0].pending, Some(7), "as it was said last");
     s.hear(Body::SyncPush(wire::SyncPush { flow, after: 5, ..first }));
     let (_, flows) = s.report();
-    assert_eq!((flows[0].state, flows[0].lag_ms), (FlowState::Live, Some(0)));
+    assert_eq!((flows[0].state, flows[0].lag_ms, flows[0].pending), (FlowState::Live, Some(0), Some(0)));
 }

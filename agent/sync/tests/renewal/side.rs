@@ -113,7 +113,7 @@ impl Side {
         let types = vec!["Task".to_owned()];
         let did = self.hear(Body::FlowAccept(wire::FlowAccept { flow, types, ..wire::FlowAccept::default() }));
         let upto = did.pushed().unwrap_or_else(|| panic!("nothing was sent: {did:?}"));
-        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, counts: None }))
+        self.hear(Body::SyncAck(wire::SyncAck { flow, upto, ..wire::SyncAck::default() }))
     }
 
     /// Up, with a live flow.

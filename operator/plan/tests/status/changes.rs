@@ -215,6 +215,29 @@ fn a_lag_around_a_boundary_does_not_swing() {
     assert_eq!(lag(Some(u64::MAX)), ">1h");
 }
 
+/// What waited when it was known last is no answer to how much waits now.
+#[test]
+fn what_is_not_known_of_a_flow_is_not_said_with_an_old_figure() {
+    let mut w = World::in_sync();
+    let mut said = |link: RemoteReport, flow: FlowReport| {
+        w.report(link, flow);
+        let status = w.settled_sync()["status"].clone();
+        (status["lag"].as_str().unwrap_or("?").to_owned(), status.get("pending").cloned())
+    };
+    let is = |lag: &str, pending: Option<u64>| (lag.to_owned(), pending.map(|n| json!(n)));
+    assert_eq!(said(up(), live()), is("0s", Some(0)));
+    assert_eq!(said(down(Reason::Unreachable), waiting()), is("-", None));
+    // A source knows where its sink was.
+    assert_eq!(said(down(Reason::Unreachable), FlowReport { pending: Some(3), ..waiting() }), is("-", Some(3)));
+    assert_eq!(said(up(), live()), is("0s", Some(0)));
+
+    // Nobody says anything of it any more.
+    let mut w = World::in_sync();
+    assert_eq!(w.settled_sync()["status"]["pending"], 0);
+    w.agent().confirmed = None;
+    assert_eq!(w.settled_sync()["status"].get("pending"), None);
+}
+
 #[test]
 fn a_reset_is_acknowledged_when_the_agent_says_so() {
     let mut w = World::in_sync();
