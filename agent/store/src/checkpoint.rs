@@ -13,7 +13,7 @@
 
 mod writing;
 
-pub use writing::{Image, write};
+pub use writing::{Image, about, write};
 
 use crate::disk::Disk;
 use crate::index::{Index, Keys, SHARDS};

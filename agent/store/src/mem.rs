@@ -14,7 +14,8 @@ use std::sync::Arc;
 /// What the next operations of a disk do wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// Bytes that may still be written before the disk is full.
+    /// Bytes that may still be written before the disk is full. A file whose name is gone, durably, gives its length back, if
+    /// nobody has it open then.
     pub room: Option<u64>,
     /// Syncs of files fail. What they were to make durable can still be read, and no later sync makes it durable: systems take
     /// it for written.
@@ -88,7 +89,18 @@ impl Inner {
 
     fn drop_nameless(&mut self) {
         let named = self.names.files();
-        self.files.retain(|id, _| named.contains(id));
+        let is_limited = self.fault.room.is_some() && self.fault.begins_after == 0;
+        let mut freed = 0;
+        self.files.retain(|id, f| {
+            let is_named = named.contains(id);
+            if is_limited && !is_named && Arc::strong_count(f) == 1 {
+                freed += lock(f).len() as u64;
+            }
+            is_named
+        });
+        if let Some(room) = &mut self.fault.room {
+            *room += freed;
+        }
     }
 
     /// The power comes back: with the names that were synced, and those that survive; what is left of the files is for the

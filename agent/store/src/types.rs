@@ -12,11 +12,17 @@ use thiserror::Error;
 /// the same entity, and the number itself stays unused: it is what comes next when none is left.
 pub const MOST_ENTITIES: u32 = u32::MAX;
 
+const MIB: u64 = 1 << 20;
+
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Nothing was written; it works again once there is space.
     #[error("the disk is full; free some space, then it goes on by itself")]
     Full,
+    /// Upkeep has no room for the least that it can do, of about so many bytes: one rewritten group, if any is due, and the
+    /// checkpoint that lets it count. What was done before that stays done.
+    #[error("the disk is full: compaction and a checkpoint need about {} MiB", .0.div_ceil(MIB))]
+    NoRoom(u64),
     /// A sync failed, so it is unknown what is on disk. Nothing can be written until the store is opened again.
     #[error("nothing can be written until the store is opened again, as a restart does: {0}")]
     Broken(String),

@@ -20,6 +20,10 @@ const CHUNK: usize = 1 << 20;
 /// Some of it is on disk before the end: a commit that syncs a file must not wait for all of it.
 const SYNC_EVERY: u64 = 32 << 20;
 
+/// What a segment takes in it, without marks, and a fact with a key as most are.
+const SEGMENT: usize = 44;
+const FACT: usize = 64;
+
 /// One commit, and what is known of it at the moment of that commit only.
 pub struct Image<'a> {
     pub view: View<'a>,
@@ -158,6 +162,18 @@ impl Out {
         }
         Ok(())
     }
+}
+
+/// About how many bytes one of this state takes.
+pub fn about(state: &State) -> u64 {
+    let i = &state.index;
+    let types: usize = i.types.values().map(RoaringBitmap::serialized_size).sum();
+    let ordered: usize = i.ordered.values().map(|set| set.len()).sum();
+    let marks: usize = state.segments.values().map(|s| s.marks.len()).sum();
+    // Each has an id and a place.
+    let of_8 = 2 * i.held() as usize;
+    let of_12 = i.uniques() + i.ends.len() + ordered + marks;
+    (8 * of_8 + 12 * of_12 + types + FACT * i.facts.len() + SEGMENT * state.segments.len()) as u64
 }
 
 /// Writes it under its temporary name, durably, and gives it its name. That is durable as well when it returns: the one that it

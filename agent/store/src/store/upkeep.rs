@@ -39,6 +39,8 @@ struct Due {
     groups: Vec<Group>,
     /// Bytes that this makes free, about.
     gain: u64,
+    /// Bytes that the first group leaves, about.
+    least: u64,
     /// Some of it has to wait.
     is_more: bool,
 }
@@ -90,26 +92,25 @@ impl Store {
         let dear = self.size_of_checkpoint()? / 100 * u.checkpoint_percent;
         let behind = self.behind.load(Ordering::Relaxed);
         let is_due = behind > u.checkpoint_bytes && behind > dear;
-        let Due { groups, gain, is_more } = self.groups(u)?;
+        let Due { groups, gain, least, is_more } = self.groups(u)?;
         if !is_due && (groups.is_empty() || gain < dear) {
             return Ok(false);
         }
-        let Compacted { rewritten, failed, mut unfinished } = self.compact(&groups, u, rubbish);
+        let Compacted { mut rewritten, failed, mut unfinished } = self.compact(&groups, u, rubbish);
         if rewritten.is_empty()
             && !is_due
             && let Some(e) = failed
         {
             *rubbish = unfinished;
-            return Err(e);
+            return Err(self.or_no_room(e, least));
         }
-        rubbish.push(UNFINISHED.to_owned());
-        done.checkpoint_bytes = self.checkpoint(&rewritten).map_err(|e| {
-            // What it took is better free; what cannot be removed now is before the next compaction.
-            rubbish.append(&mut unfinished);
-            let _ = self.sweep(rubbish);
-            full_or(e)
-        })?;
-        *rubbish = unfinished;
+        rubbish.append(&mut unfinished);
+        let all = rewritten.len();
+        let written = self.checkpoint_with(&mut rewritten, is_due, rubbish);
+        done.checkpoint_bytes = written.map_err(|e| self.or_no_room(e, least))?;
+        rubbish.drain(..rewritten.len());
+        let was_full = rewritten.len() < all || matches!(failed, Some(StoreError::Full));
+        let freed_before = done.freed_bytes;
         for x in rewritten {
             done.rewritten += x.old.len() as u64;
             done.freed_bytes += x.freed_bytes;
@@ -132,7 +133,23 @@ impl Store {
             });
         }
         self.sweep(rubbish)?;
-        failed.map_or(Ok(is_more), Err)
+        match failed {
+            // There is room for more now.
+            _ if was_full && done.freed_bytes > freed_before => Ok(true),
+            _ if was_full => Err(self.no_room(least)),
+            Some(e) => Err(e),
+            None => Ok(is_more),
+        }
+    }
+
+    fn or_no_room(&self, e: StoreError, least: u64) -> StoreError {
+        if matches!(e, StoreError::Full) { self.no_room(least) } else { e }
+    }
+
+    /// A checkpoint does not fit with a group that leaves so many bytes.
+    fn no_room(&self, least: u64) -> StoreError {
+        let before = self.size_of_checkpoint().unwrap_or(0);
+        StoreError::NoRoom(least + before.max(checkpoint::about(&self.read())))
     }
 
     /// Changes where things are, which counts as a commit: looks that are open see them where they were.
@@ -166,6 +183,9 @@ impl Store {
                 due.gain += s.bytes_of(gone);
                 bytes += u64::from(s.end);
                 records += u64::from(s.records - s.dead.min(s.records));
+                if due.groups.is_empty() {
+                    due.least += s.bytes_of(s.records - gone);
+                }
             }
             // At least one: it is bounded by itself.
             if !due.groups.is_empty() && (bytes > MOST_REWRITTEN || records > MOST_MOVED) {
@@ -178,25 +198,53 @@ impl Store {
     }
 
     /// As far as that goes: what was rewritten before something failed is good without the rest. `rubbish` becomes what to remove
-    /// if it does not come to count.
+    /// if it does not come to count: a name for each.
     fn compact(&self, groups: &[Group], u: &Upkeep, rubbish: &mut Vec<String>) -> Compacted {
         let mut out = Compacted::default();
         for group in groups {
             let id = self.new_id();
             let name = segment_name(id);
-            let mut made = vec![name.clone(), format!("{name}{NEW}")];
             match compact::rewrite(self, &*self.disk, group, id, u) {
                 Ok(x) => out.rewritten.push(x),
                 Err(e) => {
                     // What it took is better free.
+                    let part = format!("{name}{NEW}");
+                    let mut made = vec![name, part];
                     let _ = self.sweep(&mut made);
                     (out.failed, out.unfinished) = (Some(full_or(e)), made);
                     break;
                 }
             }
-            rubbish.extend(made);
+            rubbish.push(name);
         }
         out
+    }
+
+    /// A checkpoint with as much of what was rewritten as leaves room for it, or, if it is due, with nothing of that. The newest
+    /// is given back first, as the older is good without it, and half of it each time, so that few checkpoints are begun in vain.
+    /// `rubbish` begins with a name for each; when nothing comes to count, all of it is removed, or else before the next
+    /// compaction.
+    fn checkpoint_with(&self, rewritten: &mut Vec<Rewritten>, is_due: bool, rubbish: &mut Vec<String>) -> Result<u64> {
+        loop {
+            rubbish.push(UNFINISHED.to_owned());
+            let e = match self.checkpoint(rewritten) {
+                Ok(bytes) => {
+                    rubbish.pop();
+                    return Ok(bytes);
+                }
+                Err(e) => full_or(e),
+            };
+            let is_full = matches!(e, StoreError::Full);
+            let left = if is_full { rewritten.len() / 2 } else { 0 };
+            let goes_on = left > 0 || is_full && is_due && !rewritten.is_empty();
+            // This closes the files: one that is open keeps its room.
+            rewritten.truncate(left);
+            let swept = self.sweep_to(left, rubbish);
+            if !goes_on {
+                return Err(e);
+            }
+            swept?;
+        }
     }
 
     /// Of the newest commit, after what compaction left out was replaced: nothing that it points to may be gone. If more is
@@ -235,7 +283,14 @@ impl Store {
     /// From the last to the first, each durably before the next: of what a compaction made in vain, a newer segment may leave
     /// out the tombstone of what only an older one leaves out.
     fn sweep(&self, rubbish: &mut Vec<String>) -> Result<()> {
-        while let Some(name) = rubbish.last() {
+        self.sweep_to(0, rubbish)
+    }
+
+    /// All but the first so many.
+    fn sweep_to(&self, kept: usize, rubbish: &mut Vec<String>) -> Result<()> {
+        while rubbish.len() > kept
+            && let Some(name) = rubbish.last()
+        {
             if let Err(e) = self.disk.remove(name) {
                 // Where the directory is lost nothing is found, and it may come back with everything.
                 if e.kind() != ErrorKind::NotFound || self.disk.list().is_err() {
