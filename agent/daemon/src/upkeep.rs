@@ -3,8 +3,8 @@
 pub mod tombstones;
 
 use mew_kernel::Kernel;
-use mew_net::Hub;
 use mew_store::{Kept, StoreError, Upkeep};
+use mew_sync::OpenTime;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -16,32 +16,34 @@ const EVERY: Duration = Duration::from_secs(5);
 /// minutes of them.
 const MOST_SKIPPED: u32 = 60;
 
-pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(kernel: Arc<Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(EVERY);
     // Looks to be skipped after a failure, and how many of those are left.
     let (mut pause, mut skip) = (0, 0);
-    let (started, mut hours) = (Instant::now(), Hours::default());
+    // The kernel is open to its peers for as long as this runs.
+    let (started, mut hours, mut open) = (Instant::now(), Hours::default(), OpenTime::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let (k, now_ms) = (kernel.clone(), hub.wall_ms());
+        let mono_ms = started.elapsed().as_millis() as u64;
+        open.look(mono_ms);
+        let k = kernel.clone();
         if skip > 0 {
             skip -= 1;
             // A disk that works again is noticed all the same.
             let _ = tokio::task::spawn_blocking(move || k.maintain(&Upkeep::small())).await?;
             continue;
         }
-        let mono_ms = started.elapsed().as_millis() as u64;
-        let done = tokio::task::spawn_blocking(move || {
-            let mut hours = hours;
+        let tidied = tokio::task::spawn_blocking(move || {
+            let (mut hours, mut open) = (hours, open);
             // A note that cannot be made is made later; commits say as well what is in the way, and compaction may make the room.
             let _ = hours.look(&k, mono_ms);
-            (tidy_up(&k, now_ms), hours)
+            (tidy_up(&k, &mut open), (hours, open))
         });
-        let (done, looked) = done.await?;
-        hours = looked;
+        let (done, looked) = tidied.await?;
+        (hours, open) = looked;
         match done {
             Ok(kept) => {
                 pause = 0;
@@ -67,9 +69,9 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
     }
 }
 
-fn tidy_up(kernel: &Kernel, now_ms: u64) -> Result<Kept, StoreError> {
+fn tidy_up(kernel: &Kernel, open: &mut OpenTime) -> Result<Kept, StoreError> {
     // Where what flows or tombstones need is not known everything stays, and whatever else is due is done all the same.
-    let needs = mew_sync::floor(kernel, now_ms).map_err(|e| e.to_string());
+    let needs = mew_sync::floor(kernel, open).map_err(|e| e.to_string());
     let needs = needs.and_then(|floor| Ok((floor, tombstones::old(kernel).map_err(|e| e.to_string())?)));
     let ((floor, old), unknown) = match needs {
         Ok(needs) => (needs, None),

@@ -123,7 +123,7 @@ impl Agent {
 
     /// The agent's own, which looks at once when it begins.
     fn keep_up(&self) {
-        tokio::spawn(upkeep::run(self.kernel.clone(), self.hub.clone(), self.stop.clone()));
+        tokio::spawn(upkeep::run(self.kernel.clone(), self.stop.clone()));
     }
 
     /// Another process on what this one leaves, or a power loss leaves of it.
