@@ -5,6 +5,7 @@
 
 mod attach;
 mod certificate;
+pub mod descriptors;
 mod ending;
 mod failpoints;
 mod health;
@@ -74,6 +75,7 @@ pub struct AgentOptions {
 /// Runs until `stop`, and then until peers have what is committed, as far as the grace period goes.
 pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
+    descriptors::raise_limit();
     ontology::read(&options.ontology)?;
     // Ports first: a taken port must be said before anything else happens. Peers that call before the kernel is open are
     // refused, and applications are told why; nobody waits for a standby without knowing.
