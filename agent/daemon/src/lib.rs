@@ -134,7 +134,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
-    tasks.spawn(upkeep::run(kernel.clone(), end.clone()));
+    tasks.spawn(upkeep::run(kernel.clone(), health.clone(), end.clone()));
     tasks.spawn(ontology::watch(file, kernel.clone(), hub.clone(), health.clone(), end.clone()));
     let (grace, is_ephemeral) = (options.grace, options.ephemeral);
     let left = Arc::new(OnceLock::new());
