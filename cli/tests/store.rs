@@ -24,7 +24,10 @@ fn temp() -> TempDir {
 }
 
 fn mew(args: &[&str], stdin: &[u8]) -> Output {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_mew"));
+    runs(Command::new(env!("CARGO_BIN_EXE_mew")), args, stdin)
+}
+
+fn runs(mut c: Command, args: &[&str], stdin: &[u8]) -> Output {
     c.arg("store").args(args).env_remove("MEW_DATA").env_remove("MEW_ONTOLOGY");
     c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = c.spawn().expect("it starts");
@@ -194,6 +197,27 @@ fn a_compacted_log_is_smaller_and_holds_the_same() {
     assert_eq!(newest(), there);
     succeeds(&["check", "--data", data]);
     assert_eq!(open(dir.path()).view().last_seq(), u64::from(TASKS) * 10);
+}
+
+/// Each segment stays open for as long as a log is looked at, and of files a process begins with few.
+#[test]
+fn a_log_of_more_segments_than_files_may_be_open_at_first_is_read_and_compacted() {
+    const FILES: usize = 24;
+    let dir = filled(10);
+    let (data, log) = (text(dir.path()), dir.path().join("log"));
+    assert!(files(&log).len() > FILES, "{} files are in the log", files(&log).len());
+    let ontology = dir.path().join("shop.ontology");
+    fs::write(&ontology, ONTOLOGY).expect("it is written");
+    for args in [
+        &["check", "--data", data][..],
+        &["dump", "--data", data],
+        &["compact", "--data", data, "--ontology", text(&ontology)],
+    ] {
+        let mut c = Command::new("sh");
+        c.args(["-c", &format!("ulimit -S -n {FILES} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_mew")]);
+        let o = runs(c, args, b"");
+        assert!(o.status.success(), "{args:?}: {}", said(&o));
+    }
 }
 
 #[test]

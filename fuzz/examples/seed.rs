@@ -204,7 +204,7 @@ fn definition() -> wire::FlowDefinition {
 }
 
 fn members() -> wire::FlowMembers {
-    wire::FlowMembers { seq: 1, saved_at_ms: NOW_MS, needs_reconcile: false, generation: 0 }
+    wire::FlowMembers { seq: 1, saved_at_ms: NOW_MS, ..wire::FlowMembers::default() }
 }
 
 fn held() -> wire::Held {

@@ -7,7 +7,7 @@ use mew_kernel::{Kernel, Params};
 use mew_model::EntityRef;
 use mew_model::name::{kernel_of_sync_id, number};
 use mew_store::{MemDisk, Store};
-use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now, records};
+use mew_sync::{ConnId, Connected, Effect, Event, Link, Local, Now, OpenTime, records};
 use mew_wire as wire;
 use prost::Message;
 use std::sync::Arc;
@@ -182,7 +182,7 @@ pub fn fact(data: &[u8]) {
         Ok(())
     });
     written.expect("a disk in memory takes it");
-    let _ = mew_sync::floor(&s.kernel, NOW_MS);
+    let _ = mew_sync::floor(&s.kernel, &mut OpenTime::default());
     let _ = records::conflict_totals(&s.kernel.view());
     s.greet();
     let pushes = s.hear(Body::FlowOpen(samples::open(1, TASKS, ""))).consents(1);

@@ -22,6 +22,7 @@ pub struct Health(Arc<Mutex<Inner>>);
 struct Inner {
     kernel: Option<(Arc<Kernel>, Arc<Hub>)>,
     attached: bool,
+    upkeep_failures: u32,
     opening: bool,
     /// Why the operator did not say who this kernel is, when it was asked last.
     unidentified: Option<String>,
@@ -66,6 +67,11 @@ impl Health {
 
     pub fn set_attached(&self, yes: bool) {
         self.lock().attached = yes;
+    }
+
+    /// How often upkeep has failed since it last succeeded.
+    pub fn set_upkeep_failures(&self, in_a_row: u32) {
+        self.lock().upkeep_failures = in_a_row;
     }
 
     /// Another holder has the kernel. The pod is ready all the same, so that a rolling update does not wait for ever. It is said
@@ -114,12 +120,12 @@ impl Health {
     }
 
     fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let (open, stands_by, attached) = {
+        let (open, stands_by, attached, failures) = {
             let i = self.lock();
-            (i.kernel.clone(), i.standby.is_some(), i.attached)
+            (i.kernel.clone(), i.standby.is_some(), i.attached, i.upkeep_failures)
         };
         match open {
-            Some((kernel, hub)) => metrics::of_open(&kernel, &hub, !stands_by, attached),
+            Some((kernel, hub)) => metrics::of_open(&kernel, &hub, !stands_by, attached, failures),
             None => metrics::of_waiting(),
         }
     }

@@ -5,6 +5,7 @@
 
 mod attach;
 mod certificate;
+pub mod descriptors;
 mod ending;
 mod failpoints;
 mod health;
@@ -74,6 +75,7 @@ pub struct AgentOptions {
 /// Runs until `stop`, and then until peers have what is committed, as far as the grace period goes.
 pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     mew_tls::install_provider();
+    descriptors::raise_limit();
     ontology::read(&options.ontology)?;
     // Ports first: a taken port must be said before anything else happens. Peers that call before the kernel is open are
     // refused, and applications are told why; nobody waits for a standby without knowing.
@@ -132,7 +134,7 @@ pub async fn run(options: AgentOptions, stop: CancellationToken) -> Result<()> {
     tasks.spawn(async move { api.await.context("the client API") });
     let peers = serve_federation(hub.clone(), federation, end.clone());
     tasks.spawn(async move { peers.await.context("the federation port") });
-    tasks.spawn(upkeep::run(kernel.clone(), hub.clone(), end.clone()));
+    tasks.spawn(upkeep::run(kernel.clone(), health.clone(), end.clone()));
     tasks.spawn(ontology::watch(file, kernel.clone(), hub.clone(), health.clone(), end.clone()));
     let (grace, is_ephemeral) = (options.grace, options.ephemeral);
     let left = Arc::new(OnceLock::new());

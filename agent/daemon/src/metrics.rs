@@ -51,7 +51,13 @@ pub fn of_waiting() -> Result<String, fmt::Error> {
 }
 
 /// The whole page. A registry is made for each scrape, so that what no longer exists leaves no series behind.
-pub fn of_open(kernel: &Kernel, hub: &Hub, serves: bool, attached: bool) -> Result<String, fmt::Error> {
+pub fn of_open(
+    kernel: &Kernel,
+    hub: &Hub,
+    serves: bool,
+    attached: bool,
+    upkeep_failures: u32,
+) -> Result<String, fmt::Error> {
     let (remotes, syncs) = hub.report();
     let mut r = Registry::default();
     register_agent(&mut r, serves);
@@ -94,6 +100,11 @@ pub fn of_open(kernel: &Kernel, hub: &Hub, serves: bool, attached: bool) -> Resu
     let (bytes, all) = kernel.usage();
     r.register("mew_kernel_log_bytes", "Size of the kernel's log", ConstGauge::new(bytes as i64));
     r.register("mew_kernel_entities", "Entities, tombstones included", ConstGauge::new(all as i64));
+    r.register(
+        "mew_kernel_upkeep_failures",
+        "Tries to tidy up the log that failed since one succeeded",
+        ConstGauge::new(i64::from(upkeep_failures)),
+    );
     r.register("mew_agent_attached", "1 while the operator is attached", ConstGauge::new(i64::from(attached)));
     encoded(&r)
 }

@@ -11,12 +11,12 @@ use mew_net::archive::{MANIFEST, MAX_MANIFEST, Manifest};
 use mew_store::disk::{make_dir, sync_dir};
 use mew_store::inspect::{Report, check};
 use mew_store::{DirDisk, Disk, Kept, Options, ReadOnlyDir, Store, Upkeep};
+use mew_sync::OpenTime;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 /// A log that is being restored.
 const UNFINISHED: &str = "restore.new";
@@ -218,30 +218,17 @@ pub fn compact(data: &Path, ontology: &Path) -> Result<Compacted> {
     let report = check(&ReadOnlyDir::new(&log))?;
     ensure!(report.damages.is_empty(), "the log is damaged, and stays as it is: {}", listed(&report));
     let kernel_id = report.kernel_id.with_context(|| format!("{} holds no kernel yet", log.display()))?;
-    let now_ms = last_written_ms(&log)?;
     // Of a kernel that exists it stays what it is.
     let new_incarnation = StateDir::renewed(data)?.incarnation().to_owned();
     let options = Options { kernel_id, new_incarnation, segment_bytes: SEGMENT_BYTES };
     let (store, _) = Store::open(Arc::new(DirDisk::new(&log)?), Arc::new(ontology), options)?;
     let kernel = Kernel::new(store);
     let before = kernel.usage().0;
-    let floor = mew_sync::floor(&kernel, now_ms)?;
+    // Nobody could come while it was stopped, so no flow is abandoned for that.
+    let floor = mew_sync::floor(&kernel, &mut OpenTime::default())?;
     let old = tombstones::old(&kernel)?;
     let kept = kernel.maintain(&Upkeep::thorough(floor, old))?;
     Ok(Compacted { before, after: kernel.usage().0, kept })
-}
-
-/// When an agent last wrote here. Flows that were alive then are not abandoned, however long the agent has been stopped.
-fn last_written_ms(log: &Path) -> Result<u64> {
-    let mut last = 0;
-    for e in fs::read_dir(log)? {
-        let e = e?;
-        if is_segment(&e.file_name().to_string_lossy()) {
-            let since = e.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            last = last.max(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        }
-    }
-    Ok(last)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 pub mod tombstones;
 
+use crate::health::Health;
 use mew_kernel::Kernel;
-use mew_net::Hub;
 use mew_store::{Kept, StoreError, Upkeep};
+use mew_sync::OpenTime;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -16,35 +17,62 @@ const EVERY: Duration = Duration::from_secs(5);
 /// minutes of them.
 const MOST_SKIPPED: u32 = 60;
 
-pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) -> anyhow::Result<()> {
+/// What became of the last tries.
+#[derive(Default)]
+struct Tries {
+    /// How many failed since one succeeded.
+    failed: u32,
+    /// Looks to be skipped after a failure, and how many of those are left.
+    pause: u32,
+    skip: u32,
+}
+
+impl Tries {
+    /// Whether this look is one to be skipped.
+    fn skips(&mut self) -> bool {
+        let skips = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        skips
+    }
+
+    /// Returns whether it is the first in a row.
+    fn fails(&mut self) -> bool {
+        self.failed = self.failed.saturating_add(1);
+        self.pause = (2 * self.pause).clamp(1, MOST_SKIPPED);
+        self.skip = self.pause;
+        self.failed == 1
+    }
+}
+
+pub async fn run(kernel: Arc<Kernel>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(EVERY);
-    // Looks to be skipped after a failure, and how many of those are left.
-    let (mut pause, mut skip) = (0, 0);
-    let (started, mut hours) = (Instant::now(), Hours::default());
+    let mut tries = Tries::default();
+    // The kernel is open to its peers for as long as this runs.
+    let (started, mut hours, mut open) = (Instant::now(), Hours::default(), OpenTime::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let (k, now_ms) = (kernel.clone(), hub.wall_ms());
-        if skip > 0 {
-            skip -= 1;
+        let mono_ms = started.elapsed().as_millis() as u64;
+        open.look(mono_ms);
+        let k = kernel.clone();
+        if tries.skips() {
             // A disk that works again is noticed all the same.
             let _ = tokio::task::spawn_blocking(move || k.maintain(&Upkeep::small())).await?;
             continue;
         }
-        let mono_ms = started.elapsed().as_millis() as u64;
-        let done = tokio::task::spawn_blocking(move || {
-            let mut hours = hours;
+        let tidied = tokio::task::spawn_blocking(move || {
+            let (mut hours, mut open) = (hours, open);
             // A note that cannot be made is made later; commits say as well what is in the way, and compaction may make the room.
             let _ = hours.look(&k, mono_ms);
-            (tidy_up(&k, now_ms), hours)
+            (tidy_up(&k, &mut open), (hours, open))
         });
-        let (done, looked) = done.await?;
-        hours = looked;
+        let (done, looked) = tidied.await?;
+        (hours, open) = looked;
         match done {
             Ok(kept) => {
-                pause = 0;
+                tries = Tries::default();
                 if kept.checkpoint_bytes > 0 {
                     tracing::info!(
                         checkpoint_bytes = kept.checkpoint_bytes,
@@ -56,20 +84,19 @@ pub async fn run(kernel: Arc<Kernel>, hub: Arc<Hub>, stop: CancellationToken) ->
                 }
             }
             Err(e) => {
-                // Once, not every time: commits say what is wrong as well.
-                if pause == 0 {
-                    tracing::warn!(error = %e, "the store cannot be tidied up; it is tried again");
+                // Once, not every time: the metric goes on, and commits say what is wrong as well.
+                if tries.fails() {
+                    tracing::warn!(error = %e, "the store cannot be tidied up, or not all of it; it is tried again");
                 }
-                pause = (2 * pause).clamp(1, MOST_SKIPPED);
-                skip = pause;
             }
         }
+        health.set_upkeep_failures(tries.failed);
     }
 }
 
-fn tidy_up(kernel: &Kernel, now_ms: u64) -> Result<Kept, StoreError> {
+fn tidy_up(kernel: &Kernel, open: &mut OpenTime) -> Result<Kept, StoreError> {
     // Where what flows or tombstones need is not known everything stays, and whatever else is due is done all the same.
-    let needs = mew_sync::floor(kernel, now_ms).map_err(|e| e.to_string());
+    let needs = mew_sync::floor(kernel, open).map_err(|e| e.to_string());
     let needs = needs.and_then(|floor| Ok((floor, tombstones::old(kernel).map_err(|e| e.to_string())?)));
     let ((floor, old), unknown) = match needs {
         Ok(needs) => (needs, None),
@@ -77,4 +104,21 @@ fn tidy_up(kernel: &Kernel, now_ms: u64) -> Result<Kept, StoreError> {
     };
     let kept = kernel.maintain(&Upkeep::routine(floor, old))?;
     unknown.map_or(Ok(kept), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_SKIPPED, Tries};
+
+    #[test]
+    fn failures_in_a_row_are_counted_and_followed_by_longer_and_longer_pauses() {
+        let mut t = Tries::default();
+        assert!(!t.skips(), "nothing has failed");
+        let mut pauses = Vec::new();
+        for n in 1..=9 {
+            assert_eq!((t.fails(), t.failed), (n == 1, n));
+            pauses.push((0..).take_while(|_| t.skips()).count() as u32);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, MOST_SKIPPED, MOST_SKIPPED, MOST_SKIPPED]);
+    }
 }

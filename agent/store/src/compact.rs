@@ -12,6 +12,8 @@ use crate::state::State;
 use crate::store::Store;
 use crate::types::{Result, StoreError, Upkeep};
 use mew_model::EntityRef;
+use std::collections::BTreeSet;
+use std::io;
 
 /// Output is written in pieces of this size.
 const PIECE: usize = 1 << 20;
@@ -43,9 +45,9 @@ const MOST_READ: u64 = 1 << 31;
 
 /// How many segments from the oldest on are worth rewriting together. In all of them nothing older is left of what is replaced, so
 /// that tombstones go as well: one record that is dead at the beginning must not keep them for ever.
-fn worth(closed: &[&Segment], u: &Upkeep) -> usize {
+fn worth(closed: &[&Segment], u: &Upkeep, damaged: &BTreeSet<u32>) -> usize {
     let (mut all, mut gone, mut worth) = (0_u64, 0_u64, 0);
-    for (i, s) in closed.iter().enumerate() {
+    for (i, s) in closed.iter().enumerate().take_while(|(_, s)| !damaged.contains(&s.id)) {
         let here = s.gone(true, u.tombstones_up_to);
         // Where nothing is gone nothing is rewritten.
         if here == 0 {
@@ -68,14 +70,24 @@ pub struct Group {
     pub clean: bool,
 }
 
-pub fn groups<'a>(closed: impl Iterator<Item = &'a Segment>, u: &Upkeep, segment_bytes: u32) -> Vec<Group> {
-    let small = |s: &Segment| s.compacted && s.end < segment_bytes / 4;
+/// What is worth rewriting. Segments that turned out to be `damaged` stay, with whatever they hold.
+pub fn groups<'a>(
+    closed: impl Iterator<Item = &'a Segment>,
+    u: &Upkeep,
+    segment_bytes: u32,
+    damaged: &BTreeSet<u32>,
+) -> Vec<Group> {
+    let small = |s: &Segment| s.compacted && s.end < segment_bytes / 4 && !damaged.contains(&s.id);
     let closed: Vec<&Segment> = closed.take_while(|s| s.last_seq <= u.floor).collect();
-    let worth = worth(&closed, u);
+    let worth = worth(&closed, u, damaged);
     let mut out: Vec<Group> = Vec::new();
     let (mut open, mut clean) = (false, true);
     let (mut size, mut read) = (0_u64, 0_u64);
     for (i, s) in closed.iter().enumerate() {
+        if damaged.contains(&s.id) {
+            (open, clean) = (false, false);
+            continue;
+        }
         let gone = s.gone(clean, u.tombstones_up_to);
         let pays = u64::from(gone) * 100 >= u64::from(s.records) * u64::from(u.dead_percent);
         let dirty = gone > 0 && (i < worth || pays);
@@ -107,12 +119,12 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn push(&mut self, b: &[u8]) -> std::io::Result<()> {
+    fn push(&mut self, b: &[u8]) -> io::Result<()> {
         self.buf.extend_from_slice(b);
         if self.buf.len() >= PIECE { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.file.write_at(&self.buf, self.written)?;
         self.written += self.buf.len() as u64;
         self.buf.clear();
@@ -165,7 +177,7 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &Group, id: u32, u: &Upkee
             })
         });
         if let Err(e) = r {
-            return Err(failed.unwrap_or(e.into()));
+            return Err(failed.unwrap_or_else(|| damaged(&again, e)));
         }
     }
     if next < end_frame {
@@ -178,11 +190,29 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &Group, id: u32, u: &Upkee
     disk.rename(&part, &name)?;
     // Before the next one has its name: a tombstone that is left out there may be of what only this one leaves out.
     disk.sync_names()?;
-    let new = Segment::open(disk, id)?.ok_or_else(|| StoreError::Inconsistent(format!("{name} has no header")))?;
+    let new = Segment::open(disk, id).map_err(unusable)?;
+    let new = new.ok_or_else(|| StoreError::Inconsistent(format!("{name} has no header")))?;
     let new = counted(store, new, &moves)?;
     let before: u64 = inputs.iter().map(|s| u64::from(s.end)).sum();
     let freed_bytes = before.saturating_sub(new.end.into());
     Ok(Rewritten { old: inputs.iter().map(|s| s.id).collect(), new, moves, forgotten, freed_bytes })
+}
+
+/// Why an input cannot be read on. A bad sector is damage as well, and has a place.
+fn damaged(input: &Segment, e: LogError) -> StoreError {
+    let e = match e {
+        LogError::Io(e) => LogError::Damaged { segment: input.id, offset: input.end.into(), why: e.to_string() },
+        e => e,
+    };
+    e.into()
+}
+
+/// What was just written cannot be read: no damage of an input, without which the rest could go on.
+fn unusable(e: LogError) -> StoreError {
+    match e {
+        LogError::Io(e) => e.into(),
+        e => io::Error::other(e).into(),
+    }
 }
 
 /// Puts what still counts of a frame into `out`; the places in the new moves are relative to the frame.
@@ -259,7 +289,8 @@ fn counted(store: &Store, mut new: Segment, moves: &[Move]) -> Result<Segment> {
             }
         });
         Ok(())
-    })?;
+    })
+    .map_err(unusable)?;
     new.buried = buried;
     new.dead = new.records.saturating_sub(moves.len() as u32);
     new.stuck = new.dead;

@@ -19,7 +19,7 @@ mod source;
 
 pub use backoff::wait_ms;
 pub use link::{ConnId, Connected, Effect, Event, Link, Local, Now, Outstanding};
-pub use members::{SAVE_EVERY, floor};
+pub use members::{OpenTime, SAVE_EVERY, floor};
 pub use rules::Rules;
 
 /// Versions of the protocol that this program speaks.

@@ -5,6 +5,10 @@
 //! left the pattern stays in it until the sink has acknowledged the leave, and what enters by something that the log after
 //! the saved seq does not tell is saved before it is sent. Of what was sent and not acknowledged it says that it is unsure.
 
+mod floor;
+
+pub use floor::{OpenTime, floor};
+
 use crate::records;
 use mew_kernel::{Kernel, KernelError};
 use mew_store::{StoreError, View};
@@ -17,12 +21,10 @@ use std::collections::{BTreeSet, VecDeque};
 const RANGE: u32 = 1 << 20;
 /// The set is saved when the sink is so many changes beyond what is saved; until then compaction waits.
 pub const SAVE_EVERY: u64 = 50_000;
-/// It is saved this often even if nothing happens, so that it is seen to be alive.
+/// It is saved this often even if nothing happens, so that it is seen to be alive: many times before it would count as abandoned.
 const REFRESH_MS: u64 = 24 * 3_600_000;
 /// After a failed save.
 const RETRY_MS: u64 = 10_000;
-/// A flow that was not seen for so long no longer holds compaction back; when it returns, it copies anew.
-const ABANDONED_MS: u64 = 7 * REFRESH_MS;
 
 #[derive(Default)]
 pub struct Members {
@@ -152,10 +154,12 @@ impl Members {
     }
 
     pub fn is_due(&self, now_ms: u64, every: u64) -> bool {
+        // A clock that was ahead for a moment must not keep a flow that is alive from being seen.
         let due = !self.known
             || self.covers >= self.saved.saturating_add(every)
-            || now_ms >= self.saved_at_ms.saturating_add(REFRESH_MS);
-        due && now_ms >= self.not_before_ms
+            || now_ms.abs_diff(self.saved_at_ms) >= REFRESH_MS;
+        let waits = self.not_before_ms.saturating_sub(now_ms);
+        due && (waits == 0 || waits > RETRY_MS)
     }
 
     /// After a failure.
@@ -180,10 +184,16 @@ impl Members {
         unsure &= &self.set;
         facts.push((records::members_key(sink, flow, UNSURE), encoded(&unsure)?));
         let (seq, needs_reconcile, generation) = (self.covers, self.needs_reconcile, self.generation);
-        let head = wire::FlowMembers { seq, saved_at_ms: now_ms, needs_reconcile, generation };
-        facts.push((records::members_key(sink, flow, HEAD), head.encode_to_vec()));
+        let (key, known) = (records::members_key(sink, flow, HEAD), self.known);
         kernel.write(now_ms, move |tx| {
+            // It counted as abandoned until a moment ago: what was loaded before, and is not dirty, is gone.
+            if known && tx.fact(&key)?.is_none() {
+                return Err(KernelError::NotFound("what was saved of the entities that the sink has".to_owned()));
+            }
+            let saved_open_ms = records::open_ms(tx.fact(records::OPEN)?);
+            let head = wire::FlowMembers { seq, saved_at_ms: now_ms, needs_reconcile, generation, saved_open_ms };
             facts.into_iter().for_each(|(k, v)| tx.set_fact(k, v));
+            tx.set_fact(key, head.encode_to_vec());
             Ok(())
         })?;
         self.dirty.clear();
@@ -225,44 +235,19 @@ pub fn pulled(kernel: &Kernel, sink: &str) -> Result<Vec<(String, u64)>, StoreEr
     Ok(all)
 }
 
-/// How far history may go: no flow needs what is before it. Abandoned flows are forgotten.
-pub fn floor(kernel: &Kernel, now_ms: u64) -> Result<u64, KernelError> {
-    let view = kernel.view();
-    let mut floor = u64::MAX;
-    let mut abandoned = Vec::new();
-    // Only the heads are read: the sets may be large.
-    let mut keys = view.fact_keys(records::MEMBERS)?;
-    for key in keys.iter().filter(|k| part_of(k) == HEAD) {
-        let head = records::read::<wire::FlowMembers>(view.fact(key)?).unwrap_or_default();
-        if head.saved_at_ms.saturating_add(ABANDONED_MS) < now_ms {
-            abandoned.push(key[..key.len() - HEAD.len()].to_vec());
-        } else {
-            floor = floor.min(head.seq);
-        }
-    }
-    keys.retain(|k| abandoned.iter().any(|a| k.starts_with(a)));
-    if !keys.is_empty() {
-        kernel.write(now_ms, move |tx| {
-            keys.into_iter().for_each(|k| tx.delete_fact(k));
-            Ok(())
-        })?;
-    }
-    Ok(floor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use mew_store::{MemDisk, Options, Store};
     use std::sync::Arc;
 
-    fn kernel(disk: &MemDisk) -> Kernel {
+    pub(super) fn kernel(disk: &MemDisk) -> Kernel {
         let o = mew_lang::parse_ontology("ontology T { node Task { n: Int } }").expect("an ontology");
         let options = Options { kernel_id: "t.k".into(), new_incarnation: "i".into(), segment_bytes: 1 << 20 };
         Kernel::new(Store::open(Arc::new(disk.clone()), Arc::new(o), options).expect("the store opens").0)
     }
 
-    fn load(k: &Kernel) -> Members {
+    pub(super) fn load(k: &Kernel) -> Members {
         Members::load(&k.view(), "sink", "flow").expect("what is saved can be read")
     }
 
@@ -289,7 +274,7 @@ mod tests {
         assert!(l.contains(5 * RANGE + 7) && !l.is_sure(5 * RANGE + 7), "it was sent and not acknowledged");
     }
 
-    fn kernel_again(k: Kernel, disk: &MemDisk) -> Kernel {
+    pub(super) fn kernel_again(k: Kernel, disk: &MemDisk) -> Kernel {
         drop(k);
         kernel(disk)
     }
@@ -325,17 +310,38 @@ mod tests {
         assert!(load(&k).reconsidered(&rescans, 7).contains(3), "a rescan is no earlier time");
     }
 
+    /// Or a flow that is alive would count as abandoned after a week.
     #[test]
-    fn history_is_kept_for_who_is_known_and_alive() {
+    fn a_flow_is_saved_as_alive_also_after_the_clock_was_ahead() {
+        const AHEAD_MS: u64 = 30 * REFRESH_MS;
         let disk = MemDisk::new();
         let k = kernel(&disk);
-        assert_eq!(floor(&k, 0).expect("it can be read"), u64::MAX, "without flows nobody needs history");
+        let mut m = load(&k);
+        m.save(&k, AHEAD_MS).expect("there is room");
+        assert!(!m.is_due(AHEAD_MS + 1, SAVE_EVERY));
+        assert!(m.is_due(1, SAVE_EVERY), "the clock was put right");
+        m.postpone(AHEAD_MS);
+        assert!(m.is_due(1, SAVE_EVERY), "and that was long before");
+        m.postpone(1);
+        assert!(!m.is_due(RETRY_MS, SAVE_EVERY));
+        assert!(m.is_due(1 + RETRY_MS, SAVE_EVERY));
+    }
+
+    #[test]
+    fn what_was_forgotten_meanwhile_is_not_passed_off_as_saved() {
+        let disk = MemDisk::new();
+        let k = kernel(&disk);
         let mut m = load(&k);
         m.enter(3, 1, 1);
-        m.acked(40);
-        m.save(&k, 1_000).expect("there is room");
-        assert_eq!(floor(&k, 1_000 + ABANDONED_MS).expect("it can be read"), 40);
-        assert_eq!(floor(&k, 1_001 + ABANDONED_MS).expect("it can be read"), u64::MAX);
-        assert!(!load(&k).known, "an abandoned flow is forgotten");
+        m.save(&k, 1).expect("there is room");
+        let mut loaded = load(&k);
+        k.write(2, |tx| {
+            tx.fact_keys(records::MEMBERS)?.into_iter().for_each(|key| tx.delete_fact(key));
+            Ok(())
+        })
+        .expect("there is room");
+        let e = loaded.save(&k, 3).expect_err("its set is gone");
+        assert!(matches!(e, KernelError::NotFound(_)), "{e}");
+        assert!(!load(&k).known);
     }
 }

@@ -44,6 +44,8 @@ pub fn definition_key(sink: &str, flow: &str, revision: &str) -> Vec<u8> {
 
 /// Which entities sinks have; see `members.rs`.
 pub const MEMBERS: &[u8] = b"members/";
+/// How long this kernel has been open to its peers; see `members/floor.rs`.
+pub const OPEN: &[u8] = b"open/";
 
 pub fn members_prefix(sink: &str, flow: &str) -> Vec<u8> {
     key(&["members/", sink, flow, ""])
@@ -125,6 +127,11 @@ pub fn conflict_totals(view: &View<'_>) -> Result<Vec<(String, String, u64)>, St
     let all = view.facts(TOTALS)?;
     let total = |(k, b): &(Vec<u8>, Bytes)| parts_after(1, k).map(|(remote, how)| (remote, how, number(b)));
     Ok(all.iter().filter_map(total).collect())
+}
+
+/// What is saved under [`OPEN`], in ms.
+pub fn open_ms(saved: Option<Bytes>) -> u64 {
+    saved.map_or(0, |b| number(&b))
 }
 
 fn number(b: &[u8]) -> u64 {

@@ -13,13 +13,13 @@ use mew_lang::parse_ontology;
 use mew_model::Value;
 use mew_model::name::number;
 use mew_store::{Kept, MemDisk, Options, Store, Upkeep};
-use mew_sync::{ConnId, Effect, Event, Link, Now, floor};
+use mew_sync::{ConnId, Effect, Event, Link, Now, OpenTime, floor};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 const ONTOLOGY: &str = "node Task { name: String? shared: Bool? }";
 const DAY_MS: u64 = 24 * 3_600_000;
-/// As in `members.rs`, and as an agent's upkeep keeps tombstones.
+/// As in `members/floor.rs`, and as an agent's upkeep keeps tombstones.
 const WEEK_MS: u64 = 7 * DAY_MS;
 /// Some commits fill one, so that what was replaced lies in closed ones.
 const SEGMENT: u32 = 600;
@@ -28,6 +28,8 @@ const SINK: usize = 1;
 /// Looks at a pair that settles, and how far apart they are.
 const LOOKS: u32 = 600;
 const LOOK_MS: u64 = 100;
+/// What the source's upkeep looks at, seldom enough for a test of weeks.
+const UPKEEP_MS: u64 = 60_000;
 
 struct End {
     kernel: Kernel,
@@ -58,6 +60,8 @@ struct Pair {
     mono_ms: u64,
     /// How far the source had come, and when.
     heads: Vec<(u64, u64)>,
+    /// Of the source.
+    open: OpenTime,
 }
 
 impl Pair {
@@ -83,6 +87,7 @@ impl Pair {
             queue: VecDeque::new(),
             mono_ms: 0,
             heads: Vec::new(),
+            open: OpenTime::default(),
         };
         p.configure();
         p
@@ -135,12 +140,33 @@ impl Pair {
 
     /// The sink cannot be reached for so long.
     fn away(&mut self, ms: u64) {
+        self.disconnects();
+        for _ in 0..ms / UPKEEP_MS {
+            self.mono_ms += UPKEEP_MS;
+            self.floor();
+        }
+        self.mono_ms += ms % UPKEEP_MS;
+    }
+
+    /// The source does not run for so long.
+    fn is_off(&mut self, ms: u64) {
+        self.disconnects();
+        self.mono_ms += ms;
+        self.open = OpenTime::default();
+    }
+
+    fn disconnects(&mut self) {
         self.heads.push((self.mono_ms, self.ends[SOURCE].kernel.head()));
         self.online = false;
         self.queue.clear();
         self.hang_up();
         self.deliver();
-        self.mono_ms += ms;
+    }
+
+    /// What an agent's upkeep asks each time.
+    fn floor(&mut self) -> u64 {
+        self.open.look(self.mono_ms);
+        floor(&self.ends[SOURCE].kernel, &mut self.open).expect("a disk in memory")
     }
 
     fn comes_back(&mut self) {
@@ -195,9 +221,9 @@ impl Pair {
     }
 
     /// What an agent's upkeep does at the source, though sooner.
-    fn tidy_up(&self) -> Kept {
+    fn tidy_up(&mut self) -> Kept {
+        let floor = self.floor();
         let kernel = &self.ends[SOURCE].kernel;
-        let floor = floor(kernel, self.wall_ms()).expect("a disk in memory");
         let old = self.heads.iter().rev().find(|(at, _)| at + WEEK_MS <= self.mono_ms).map_or(0, |(_, head)| *head);
         kernel.maintain(&Upkeep::thorough(floor, old)).expect("upkeep succeeds")
     }
@@ -259,6 +285,25 @@ fn a_sink_that_is_away_for_less_than_a_week_hears_of_everything() {
         p.are_equal(&format!("{direction:?}, after six days"));
         assert!(!p.flow().needs_reconcile, "{direction:?}: {:?}", p.flow());
         assert_eq!(p.of(SINK).len(), 11);
+    }
+}
+
+/// Nobody could come.
+#[test]
+fn a_source_that_was_off_for_a_month_knows_its_sinks_still() {
+    for direction in [Direction::Push, Direction::Pull] {
+        let mut p = pair(direction);
+        p.away(DAY_MS);
+        p.kill(SOURCE, "t1");
+        p.write(r##"SET #"t3" {shared = false}"##);
+        p.fill();
+        p.is_off(30 * DAY_MS);
+        p.tidy_up();
+        assert!(p.source_knows("t1"), "{direction:?}: the tombstone waits for the sink");
+        p.comes_back();
+        p.are_equal(&format!("{direction:?}, after a month"));
+        assert!(!p.flow().needs_reconcile, "{direction:?}: {:?}", p.flow());
+        assert_eq!(p.of(SINK).len(), 10);
     }
 }
 

@@ -6,6 +6,7 @@ mod dump;
 use crate::out;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use mew_agent::descriptors;
 use mew_agent::offline::{self, explain_busy, log_of};
 use mew_store::ReadOnlyDir;
 use mew_store::inspect::{Report, check};
@@ -58,6 +59,7 @@ pub struct RestoreArgs {
 }
 
 pub async fn run(c: StoreCommand) -> Result<ExitCode> {
+    descriptors::raise_limit();
     // All but one read and write files, and nothing else goes on.
     let work: Box<dyn FnOnce() -> Result<ExitCode> + Send> = match c {
         StoreCommand::Backup(a) => return backup::run(a).await.map(|()| ExitCode::SUCCESS),

@@ -6,6 +6,7 @@ use super::world::{Happening, World};
 use mew_kernel::{KernelError, Params};
 use mew_model::name;
 use mew_store::{Fault, StoreError, Upkeep};
+use mew_sync::OpenTime;
 
 /// Entities that one kernel lets live at a time; together with the tombstones this stays small.
 const MOST_LIVING: usize = 14;
@@ -60,10 +61,9 @@ impl World {
     /// Checkpoint and compaction, as far as the flows allow, with whatever the disk does meanwhile.
     pub fn tidy_up(&mut self) -> Result<(), Violation> {
         let a = self.any_agent();
-        let now = self.agents[a].clock(self.now);
         let Some(kernel) = self.agents[a].kernel() else { return Ok(()) };
         let too_far = self.scenario.mutant == Some(Mutant::CompactedTooFar);
-        let done = mew_sync::floor(kernel, now.wall_ms)
+        let done = mew_sync::floor(kernel, &mut OpenTime::default())
             .map_err(|e| e.to_string())
             .map(|floor| if too_far { u64::MAX } else { floor })
             .and_then(|floor| kernel.maintain(&Upkeep::thorough(floor, 0)).map_err(|e| e.to_string()));

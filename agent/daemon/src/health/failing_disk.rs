@@ -30,6 +30,7 @@ struct Agent {
     disk: MemDisk,
     kernel: Arc<Kernel>,
     hub: Arc<Hub>,
+    probe: Health,
     api: SocketAddr,
     health: SocketAddr,
     stop: CancellationToken,
@@ -56,8 +57,8 @@ impl Agent {
         let stop = CancellationToken::new();
         let served = Api { kernel: kernel.clone(), hub: hub.clone(), gate: Gate::default(), hosts: Vec::new().into() };
         tokio::spawn(serve_api(served, for_api, stop.clone()));
-        tokio::spawn(serve(probe, for_health, stop.clone()));
-        Agent { disk, kernel, hub, api, health, stop }
+        tokio::spawn(serve(probe.clone(), for_health, stop.clone()));
+        Agent { disk, kernel, hub, probe, api, health, stop }
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -110,10 +111,14 @@ impl Agent {
     }
 
     async fn becomes_ready(&self, when: &str) {
+        self.comes_to_say("/ready", |code, _| code == 200, when).await;
+    }
+
+    async fn comes_to_say(&self, path: &str, it: impl Fn(u16, &str) -> bool, when: &str) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let (code, said) = self.get("/ready").await;
-            if code == 200 {
+            let (code, said) = self.get(path).await;
+            if it(code, &said) {
                 return;
             }
             assert!(Instant::now() < end, "{when}: not after {PATIENCE:?}: {said}");
@@ -123,7 +128,7 @@ impl Agent {
 
     /// The agent's own, which looks at once when it begins.
     fn keep_up(&self) {
-        tokio::spawn(upkeep::run(self.kernel.clone(), self.hub.clone(), self.stop.clone()));
+        tokio::spawn(upkeep::run(self.kernel.clone(), self.probe.clone(), self.stop.clone()));
     }
 
     /// Another process on what this one leaves, or a power loss leaves of it.
@@ -258,4 +263,17 @@ async fn after_a_failed_sync_only_a_restart_helps_and_it_says_so() {
         again.must_write("z", &when).await;
         assert_eq!(again.names().await.len(), found.len() + 1, "{when}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_that_fails_is_seen_in_the_metrics() {
+    let (a, _) = with_three().await;
+    let failures = |said: &str| -> Option<u32> {
+        said.lines().find_map(|l| l.strip_prefix("mew_kernel_upkeep_failures ")?.parse().ok())
+    };
+    a.comes_to_say("/metrics", |_, said| failures(said) == Some(0), "all is well").await;
+    a.disk.set_fault(Fault { sync_fails: true, ..Fault::default() });
+    a.refuses("the sync fails").await;
+    a.keep_up();
+    a.comes_to_say("/metrics", |_, said| failures(said) > Some(0), "nothing can be written until a restart").await;
 }

@@ -4,12 +4,14 @@ use super::refusal::{because, full_or, full_or_io};
 use super::{Store, lock};
 use crate::checkpoint::{self, CHECKPOINT, Image, UNFINISHED};
 use crate::compact::{self, Group, Rewritten};
+use crate::log::LogError;
 use crate::recover::{NEW, SPARE};
 use crate::segment::segment_name;
 use crate::state::State;
 use crate::sync::atomic::Ordering;
 use crate::types::{Batch, Kept, Result, StoreError, Upkeep};
 use crate::view::PART;
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
 /// A spare file is zeroed in pieces of this size: larger ones make the system use pages of which each small commit would
@@ -43,6 +45,29 @@ struct Due {
     least: u64,
     /// Some of it has to wait.
     is_more: bool,
+}
+
+/// Closed segments that cannot be read. They stay, and hold up nothing but what takes away something that they may hold.
+#[derive(Default)]
+struct Damaged {
+    segments: BTreeSet<u32>,
+    /// What is wrong with the first of them.
+    why: Option<StoreError>,
+}
+
+impl Damaged {
+    /// Of what compaction failed for: without a segment that is damaged it goes on, and after anything else it does not.
+    fn found(&mut self, e: StoreError) -> Result<()> {
+        let segment = match &e {
+            StoreError::Log(LogError::Damaged { segment, .. }) => Some(*segment),
+            _ => None,
+        };
+        if segment.is_none_or(|s| !self.segments.insert(s)) {
+            return Err(e);
+        }
+        self.why.get_or_insert(e);
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -79,20 +104,20 @@ impl Store {
     }
 
     fn compact_and_checkpoint(&self, u: &Upkeep, rubbish: &mut Vec<String>) -> Result<Kept> {
-        let mut done = Kept::default();
-        while self.round(u, rubbish, &mut done)? {}
-        Ok(done)
+        let (mut done, mut damaged) = (Kept::default(), Damaged::default());
+        while self.round(u, rubbish, &mut done, &mut damaged)? {}
+        damaged.why.map_or(Ok(done), Err)
     }
 
     /// Returns whether there is more to compact.
-    fn round(&self, u: &Upkeep, rubbish: &mut Vec<String>, done: &mut Kept) -> Result<bool> {
+    fn round(&self, u: &Upkeep, rubbish: &mut Vec<String>, done: &mut Kept, damaged: &mut Damaged) -> Result<bool> {
         // Segments of two compactions must not lie beside each other.
         self.sweep(rubbish)?;
         // Writing a checkpoint, which compaction ends with, must not cost much more than what it is good for.
         let dear = self.size_of_checkpoint()? / 100 * u.checkpoint_percent;
         let behind = self.behind.load(Ordering::Relaxed);
         let is_due = behind > u.checkpoint_bytes && behind > dear;
-        let Due { groups, gain, least, is_more } = self.groups(u)?;
+        let Due { groups, gain, least, is_more } = self.groups(u, &damaged.segments)?;
         if !is_due && (groups.is_empty() || gain < dear) {
             return Ok(false);
         }
@@ -102,7 +127,7 @@ impl Store {
             && let Some(e) = failed
         {
             *rubbish = unfinished;
-            return Err(self.or_no_room(e, least));
+            return damaged.found(self.or_no_room(e, least)).map(|()| true);
         }
         rubbish.append(&mut unfinished);
         let all = rewritten.len();
@@ -137,7 +162,7 @@ impl Store {
             // There is room for more now.
             _ if was_full && done.freed_bytes > freed_before => Ok(true),
             _ if was_full => Err(self.no_room(least)),
-            Some(e) => Err(e),
+            Some(e) => damaged.found(e).map(|()| true),
             None => Ok(is_more),
         }
     }
@@ -171,13 +196,13 @@ impl Store {
         }
     }
 
-    fn groups(&self, u: &Upkeep) -> Result<Due> {
+    fn groups(&self, u: &Upkeep, damaged: &BTreeSet<u32>) -> Result<Due> {
         let st = self.read();
         let active = st.last()?.id;
         let closed = st.segments.values().filter(|s| s.id != active);
         let mut due = Due::default();
         let (mut bytes, mut records) = (0, 0);
-        for group in compact::groups(closed, u, self.options.segment_bytes) {
+        for group in compact::groups(closed, u, self.options.segment_bytes, damaged) {
             for s in group.of.iter().filter_map(|first| st.segments.get(first)) {
                 let gone = s.gone(group.clean, u.tombstones_up_to);
                 due.gain += s.bytes_of(gone);
