@@ -179,6 +179,11 @@ pub fn rewrite(store: &Store, disk: &dyn Disk, group: &Group, id: u32, u: &Upkee
         if let Err(e) = r {
             return Err(failed.unwrap_or_else(|| damaged(&again, e)));
         }
+        // Zeroes in place of the last commits look like an end.
+        if again.end != input.end {
+            let (segment, offset, why) = (input.id, again.end.into(), "commits that were here are gone".into());
+            return Err(LogError::Damaged { segment, offset, why }.into());
+        }
     }
     if next < end_frame {
         frame.clear();

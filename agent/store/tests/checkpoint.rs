@@ -303,6 +303,30 @@ fn upkeep_does_not_carry_damage_on() {
     assert_eq!(store.view().fact(b"f/2").expect("it was written again").as_deref(), Some(&b"again"[..]));
 }
 
+/// Whoever reads the log from its beginning takes zeroes for its end.
+#[test]
+fn commits_that_became_zeroes_are_damage_to_upkeep() {
+    let disk = MemDisk::new();
+    let store = open(&disk, SEGMENT);
+    let mut m = Model::new();
+    for n in 0..40 {
+        commit(&store, &m.batch(&[put_task(n % 7, 20, None)]));
+    }
+    let name = segments(&disk).remove(0);
+    let whole = bytes_of(&disk, &name);
+    let last = whole.windows(4).rposition(|w| w == [0xb7, 0x3e, 0xae, 0xf2]).expect("a commit begins with this");
+    disk.edit(&name, |b| b[last..].fill(0));
+    let u = Upkeep::thorough(m.seq, 0);
+    let e = store.maintain(&u).expect_err("commits are gone");
+    let id: u32 = name[..10].parse().expect("a segment is named by its id");
+    assert_eq!(e.to_string(), format!("segment {id} is damaged at offset {last}: commits that were here are gone"));
+    assert!(segments(&disk).contains(&name), "it stays as it is");
+    disk.edit(&name, |b| *b = whole.clone());
+    store.maintain(&u).expect("it is mended");
+    m.maintained(&store, &u);
+    agrees(&store, &m, "mended");
+}
+
 /// One segment that cannot be read must not keep everything else as large as it is.
 #[test]
 fn what_lies_before_damage_and_behind_it_is_compacted() {
