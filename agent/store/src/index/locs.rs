@@ -184,7 +184,7 @@ mod tests {
             random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             let (page, at) = ((random >> 40) as u32 % 5, (random >> 50) as u32 % 4);
             let ent = page * PAGE + at;
-            if (random >> 33) % 3 == 0 {
+            if (random >> 33).is_multiple_of(3) {
                 l.set(ent, loc(step));
                 map.insert(ent, loc(step));
             } else {
