@@ -94,8 +94,8 @@ impl Store {
         place.offset += used as u32;
         let st = self.read();
         let Some(s) = st.segment(place.segment) else { return Ok(None) };
-        if place.offset >= s.end && st.segments.values().next_back().is_none_or(|l| l.id != s.id) {
-            // The records that had its last seqs may be gone.
+        if place.offset >= s.end {
+            // The records that had its last seqs may be gone, or never were there: a checkpoint is believed.
             place.seq = place.seq.max(s.last_seq);
         }
         if !superseded {
