@@ -34,7 +34,6 @@ use cases::{CASES, Case};
 use clap::{Parser, Subcommand};
 use engine::Engine;
 use mew_image::archive::Image;
-use mew_image::compile::Profile;
 use mew_image::layer;
 use prepare::Prepared;
 use serde_json::json;
@@ -57,9 +56,6 @@ struct Args {
     /// Only the cases that CI runs
     #[arg(long)]
     core: bool,
-    /// Build the programs in half the time, larger and slower than what is shipped
-    #[arg(long)]
-    quick: bool,
     /// Only this case; may be given several times
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
@@ -131,7 +127,7 @@ fn launch(a: Args) -> Result<ExitCode> {
     if engine == Engine::Bare {
         in_namespaces(&a)
     } else {
-        suite(&a, &chosen, prepare::prepare(engine, a.node_image.clone(), profile(&a))?)
+        suite(&a, &chosen, prepare::prepare(engine, a.node_image.clone())?)
     }
 }
 
@@ -156,14 +152,10 @@ fn clean(engine: Engine) -> Result<()> {
     bare.map_or(Ok(()), |b| b.stop())
 }
 
-fn profile(a: &Args) -> Profile {
-    if a.quick { Profile::Quick } else { Profile::Dist }
-}
-
 /// The same, inside namespaces.
 fn in_namespaces(a: &Args) -> Result<ExitCode> {
     let bare = Bare::new()?;
-    let mut prepared = prepare::prepare(Engine::Bare, None, profile(a))?;
+    let mut prepared = prepare::prepare(Engine::Bare, None)?;
     prepared.node_image = Some(bare.prepare()?);
     let status = bare.run_inside(&prepared)?;
     if a.keep {

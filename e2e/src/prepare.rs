@@ -5,7 +5,6 @@ use crate::bins;
 use crate::engine::Engine;
 use crate::steps::step;
 use anyhow::{Context, Result};
-use mew_image::compile::Profile;
 use mew_image::{archive, compile, digest, single_binary};
 use mew_tests::dirs::{self, cache};
 use serde::{Deserialize, Serialize};
@@ -56,10 +55,10 @@ impl Archive {
     }
 }
 
-pub fn prepare(engine: Engine, node_image: Option<String>, profile: Profile) -> Result<Prepared> {
+pub fn prepare(engine: Engine, node_image: Option<String>) -> Result<Prepared> {
     let logs = fresh_logs()?;
-    let mew = step("build mew, static", || compile::build("mew-cli", "mew", profile))?;
-    let app = step("build the suite's application, static", || compile::build("mew-e2e-app", "mew-e2e-app", profile))?;
+    let mew = step("build mew, static", || compile::build("mew-cli", "mew"))?;
+    let app = step("build the suite's application, static", || compile::build("mew-e2e-app", "mew-e2e-app"))?;
     let images = cache()?.join("e2e-images");
     fs::create_dir_all(&images)?;
     let [current, next, older, app] = step("write the images", || {

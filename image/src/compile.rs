@@ -29,24 +29,11 @@ pub fn target() -> Result<String> {
     }
 }
 
-/// A profile of the workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// What is shipped.
-    Dist,
-    /// Made in half the time, larger and slower.
-    Quick,
-}
-
 /// Builds a program of the workspace and says where it is. What cargo has to say goes to standard error.
-pub fn build(package: &str, bin: &str, profile: Profile) -> Result<PathBuf> {
+pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
     let target = target()?;
-    let profile = match profile {
-        Profile::Dist => "dist",
-        Profile::Quick => "quick",
-    };
     let out = cargo()
-        .args(["build", "--locked", "--profile", profile, "--message-format", "json-render-diagnostics"])
+        .args(["build", "--locked", "--profile", "dist", "--message-format", "json-render-diagnostics"])
         .args(["--target", &target, "--package", package, "--bin", bin])
         .env("CARGO_ENCODED_RUSTFLAGS", flags()?.join("\x1f"))
         .env("CARGO_INCREMENTAL", "0")

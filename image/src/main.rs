@@ -26,7 +26,7 @@ fn main() -> Result<()> {
     let a = Args::parse();
     let binary = match &a.binary {
         Some(given) => given.clone(),
-        None => compile::build("mew-cli", "mew", compile::Profile::Dist)?,
+        None => compile::build("mew-cli", "mew")?,
     };
     let image = single_binary(&binary, "mew", &a.tag)?;
     let written = archive::write(&image, &a.out)?;
