@@ -403,8 +403,10 @@ fn names_nothing(n: &Name) -> Diagnostic {
 
 /// Two expressions, each with its kind, if that is known.
 fn comparable(a: (&ast::Expr, Option<Kind>), b: (&ast::Expr, Option<Kind>), span: &Span) -> Checked<()> {
-    for ((e, _), (_, other)) in [(a, b), (b, a)] {
-        no_local_id(e, other)?;
+    for (e, (other, kind)) in [(a.0, b), (b.0, a)] {
+        if kind == Some(Kind::Id) && names_entity(other) {
+            no_local_id(e)?;
+        }
     }
     let numeric = |k| matches!(k, Kind::Int | Kind::Float);
     let textual = |k| matches!(k, Kind::String | Kind::Id);
@@ -416,10 +418,20 @@ fn comparable(a: (&ast::Expr, Option<Kind>), b: (&ast::Expr, Option<Kind>), span
     }
 }
 
-/// An ID is compared by its `_sync_id`, which an `_id` never equals: nothing would be found.
-fn no_local_id(e: &ast::Expr, other: Option<Kind>) -> Checked<()> {
+/// Whether an ID is that of an entity, and so its `_sync_id`. What an attribute holds may be anything.
+fn names_entity(e: &ast::Expr) -> bool {
+    match &e.kind {
+        ExprKind::Reference(_) | ExprKind::Var(_) => true,
+        ExprKind::Binary(a, Op::Coalesce, b) => names_entity(a) || names_entity(b),
+        ExprKind::Call(_, all) => all.iter().any(names_entity),
+        _ => false,
+    }
+}
+
+/// An entity is compared by its `_sync_id`, which an `_id` never equals: nothing would be found.
+fn no_local_id(e: &ast::Expr) -> Checked<()> {
     let ExprKind::Attr(v, field) = &e.kind else { return Ok(()) };
-    if other != Some(Kind::Id) || field.text != "_id" {
+    if field.text != "_id" {
         return Ok(());
     }
     let v = &v.text;

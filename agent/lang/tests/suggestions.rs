@@ -5,7 +5,7 @@ use mew_lang::{Diagnostic, PatternText, parse_ontology, parse_script};
 use mew_model::Ontology;
 
 fn ontology() -> Ontology {
-    parse_ontology("node Task { n: Int? } edge next(a: Task, b: Task)").expect("the ontology is right")
+    parse_ontology("node Task { n: Int?, told: ID? } edge next(a: Task, b: Task)").expect("the ontology is right")
 }
 
 /// Why the script is refused, if it is.
@@ -136,6 +136,8 @@ fn an_entity_is_not_compared_by_its_local_id() {
         "MATCH t: Task WHERE t._sync_id = #e1_7 RETURN t",
         "MATCH t: Task WHERE t._id = $id OR t._id = \"e1_7\" RETURN t",
         "MATCH t: Task, u: Task WHERE t._id != u._id RETURN t",
+        // It may hold what an application read as an _id.
+        "MATCH t: Task, u: Task WHERE t._id = u.told RETURN t",
     ] {
         assert_eq!(refusal(script), None, "{script}");
     }

@@ -268,7 +268,8 @@ impl Index {
             for (scope, attr) in &t.unique {
                 let before = was.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
                 let after = is.map_or(ValueRef::Null, |e| e.attr_ref(*attr));
-                if before.query_eq(after) {
+                // Numbers of two kinds may be equal, and are found by different hashes.
+                if before.kind() == after.kind() && before.query_eq(after) {
                     continue;
                 }
                 if !before.is_null() {

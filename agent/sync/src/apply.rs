@@ -375,8 +375,13 @@ pub fn leave(tx: &mut Tx<'_>, from: &Incoming, l: &wire::Leave) -> Result<Outcom
         let told = format!("{:?} left the pattern and is not deleted at the sink", l.sync_id);
         Outcome::Rejected(Refusal { why, told })
     };
-    let (_, delete) = from.rules.grant(local.entity()?.ty);
+    let ty = local.entity()?.ty;
+    let (_, delete) = from.rules.grant(ty);
     let introduced = local.origin == from.peer;
+    // A refusal would say that it is here, which is told of nothing that the peer may not send.
+    if !introduced && !from.rules.import.contains(&ty) {
+        return Ok(Outcome::Known);
+    }
     if !(delete == Some(true) || (delete.is_none() && introduced)) {
         return Ok(stays(format!("{:?} left the pattern and the peer may not delete it here", l.sync_id)));
     }

@@ -31,6 +31,8 @@ impl Link {
             certificate_not_after_ms: None,
         };
         let sources = self.sources();
+        // Nothing waits for a peer that is kept away on purpose.
+        let kept_away = matches!(state, LinkState::Suspended | LinkState::Blocked);
         let mut flows: Vec<FlowReport> = self
             .own
             .values()
@@ -55,7 +57,9 @@ impl Link {
                         (o.live.then(|| s.lag_ms(wall_ms)).flatten(), Some(s.pending(kernel.head())))
                     }
                     // The sink is away: how old the oldest is that matches is not known without reading the log.
-                    (Direction::Push, None, _) => (None, o.confirmed.map(|at| kernel.head().saturating_sub(at))),
+                    (Direction::Push, None, _) if !kept_away => {
+                        (None, o.confirmed.map(|at| kernel.head().saturating_sub(at)))
+                    }
                     (Direction::Pull, _, Some((pending, oldest))) if state == FlowState::Live => {
                         (Some(if oldest == 0 { 0 } else { wall_ms.saturating_sub(oldest) }), Some(pending))
                     }

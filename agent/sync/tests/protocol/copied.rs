@@ -6,7 +6,7 @@ use crate::side::{Did, Side, remote};
 use mew_contract::report::FlowState;
 use mew_contract::samples::sync_item;
 use mew_contract::snapshot::Direction;
-use mew_contract::{FlowReport, SyncItem};
+use mew_contract::{FlowReport, RemoteItem, SyncItem};
 use mew_kernel::Params;
 use mew_sync::{Event, Link};
 use mew_wire as wire;
@@ -135,6 +135,11 @@ fn what_waits_for_a_sink_that_is_away_is_counted_if_it_is_known() {
     for waiting in 1..=3 {
         write(&mut s);
         assert_eq!(said(&s), (FlowState::Waiting, None, Some(waiting)));
+    }
+    // Nothing waits for a sink that is kept away on purpose.
+    for (suspend, pending) in [(true, None), (false, Some(3))] {
+        s.handle(Event::Configure(Box::new(RemoteItem { suspend, ..remote() }), vec![sync_item()]));
+        assert_eq!(s.flow().pending, pending, "suspended: {suspend}");
     }
     // It comes back, and has not said yet whether it takes the flow.
     s.greet();
