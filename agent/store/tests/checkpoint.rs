@@ -224,7 +224,7 @@ fn a_flipped_bit_in_a_compacted_segment_is_never_read_as_something_else() {
     assert_eq!(errors(&open(&disk.copy(), SEGMENT), &right, "none", "undamaged"), 0);
     for name in &compacted(&disk) {
         let bytes = bytes_of(&disk, name);
-        let id: u32 = name[..10].parse().expect("a segment is named by its id");
+        let id = id_of(name);
         let damaged = format!("segment {id} is damaged at offset ");
         let mut unnoticed = 0;
         for at in 0..bytes.len() {
@@ -253,7 +253,7 @@ fn a_compacted_segment_that_lost_its_end_is_refused_or_its_records_are() {
     let mut found = 0;
     for name in &compacted(&disk) {
         let bytes = bytes_of(&disk, name);
-        let id: u32 = name[..10].parse().expect("a segment is named by its id");
+        let id = id_of(name);
         for cut in 0..bytes.len() {
             let (copy, when) = (disk.copy(), format!("{name} cut at {cut} of {}", bytes.len()));
             copy.edit(name, |b| b.truncate(cut));
@@ -307,6 +307,16 @@ fn upkeep_does_not_carry_damage_on() {
     assert_eq!(store.view().fact(b"f/2").expect("it was written again").as_deref(), Some(&b"again"[..]));
 }
 
+fn id_of(segment: &str) -> u32 {
+    segment[..10].parse().expect("a segment is named by its id")
+}
+
+/// The segment that a commit went to.
+fn newest_after(disk: &MemDisk, store: &Store, m: &mut Model, ops: &[Op]) -> String {
+    commit(store, &m.batch(ops));
+    segments(disk).pop().expect("there are segments")
+}
+
 /// Whoever reads the log from its beginning takes zeroes for its end.
 #[test]
 fn commits_that_became_zeroes_are_damage_to_upkeep() {
@@ -322,7 +332,7 @@ fn commits_that_became_zeroes_are_damage_to_upkeep() {
     disk.edit(&name, |b| b[last..].fill(0));
     let u = Upkeep::thorough(m.seq, 0);
     let e = store.maintain(&u).expect_err("commits are gone");
-    let id: u32 = name[..10].parse().expect("a segment is named by its id");
+    let id = id_of(&name);
     assert_eq!(e.to_string(), format!("segment {id} is damaged at offset {last}: commits that were here are gone"));
     assert!(segments(&disk).contains(&name), "it stays as it is");
     disk.edit(&name, |b| *b = whole.clone());
@@ -339,10 +349,7 @@ fn what_lies_before_damage_and_behind_it_is_compacted() {
     let disk = MemDisk::new();
     let store = open(&disk, segment_bytes);
     let mut m = Model::new();
-    let mut newest = |ops: &[Op]| {
-        commit(&store, &m.batch(ops));
-        segments(&disk).pop().expect("there are segments")
-    };
+    let mut newest = |ops: &[Op]| newest_after(&disk, &store, &mut m, ops);
     let first = newest(&[put_task(0, 20, None), put_task(1, 20, None)]);
     let second = newest(&[put_task(2, 20, None), put_task(3, 20, None)]);
     let third = newest(&[put_task(0, 20, None), put_task(2, 20, None), fact(1, b"replaced")]);
@@ -353,7 +360,7 @@ fn what_lies_before_damage_and_behind_it_is_compacted() {
     flip();
     let u = Upkeep::thorough(m.seq, 0);
     let e = store.maintain(&u).expect_err("the segment is damaged");
-    let id: u32 = second[..10].parse().expect("a segment is named by its id");
+    let id = id_of(&second);
     assert!(e.to_string().starts_with(&format!("segment {id} is damaged at offset ")), "{e}");
     let names = segments(&disk);
     assert!(!names.contains(&first) && names.contains(&second) && !names.contains(&third), "{names:?}");
@@ -381,10 +388,7 @@ fn nothing_comes_back_from_a_damaged_segment() {
     let disk = MemDisk::new();
     let store = open(&disk, segment_bytes);
     let mut m = Model::new();
-    let mut newest = |ops: &[Op]| {
-        commit(&store, &m.batch(ops));
-        segments(&disk).pop().expect("there are segments")
-    };
+    let mut newest = |ops: &[Op]| newest_after(&disk, &store, &mut m, ops);
     let damaged = newest(&[put_task(0, 20, None), put_task(1, 20, None), fact(1, b"to be taken away")]);
     let behind = newest(&[Op::Delete { which: 0 }, fact(1, b""), put_task(2, 20, None)]);
     newest(&[put_task(2, 20, None)]);
